@@ -1,0 +1,82 @@
+"""The chain spec: everything that every node of a chain must agree on before its first block, and its hash.
+
+A node is configured with a chain spec; its canonical bytes hash to the genesis hash, which every header, signature
+and hello names.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from consensus.codec import Canonical, digest
+from consensus.crypto.scheme import Scheme
+from consensus.types import VALIDATORS_MAX, Integer, ShortText
+from consensus.validators import Validator, ValidatorSet
+
+Positive = Annotated[int, Meta(ge=1, le=2**53)]
+
+
+class Pacing(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+    """How fast views go. The duration of a view is ``base * numerator**e // denominator**e`` with
+    ``e = max(0, min(exponent_max, view - last_committed_view - depth))``; an idle leader waits ``idle_interval_ms``
+    before it proposes."""
+
+    view_timeout_ms: Positive = 1500
+    growth_numerator: Positive = 6
+    growth_denominator: Positive = 5
+    exponent_max: Annotated[int, Meta(ge=0, le=64)] = 16
+    idle_interval_ms: Positive = 1000
+    views_per_leader: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+
+
+class ChainSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+    """The constants of a chain. ``rollups`` are the ids whose transactions it orders, ascending.
+    ``deduplication_heights`` is K of the design: a transaction is ordered at most once within K heights, and its
+    expiry lies at most K heights ahead. ``election`` is ``round-robin`` or ``stake-weighted``."""
+
+    chain_id: ShortText
+    genesis_time_ms: Integer
+    protocol: ShortText
+    scheme: ShortText
+    validators: Annotated[tuple[Validator, ...], Meta(min_length=1, max_length=VALIDATORS_MAX)]
+    rollups: Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=4096)]
+    election: ShortText = "round-robin"
+    pacing: Pacing = Pacing()
+    payload_size_max: Positive = 2 * 1024 * 1024
+    transaction_size_max: Positive = 128 * 1024
+    deduplication_heights: Positive = 256
+    timestamp_drift_ms: Positive = 500
+
+    @property
+    def hash(self) -> bytes:
+        """The genesis hash (32 bytes)."""
+        return digest(self)
+
+
+chain_specs = Canonical(ChainSpec)
+
+
+def check_chain_spec(spec: ChainSpec, scheme: Scheme) -> ValidatorSet:
+    """The first epoch's validator set, after everything a stranger could get wrong was checked. Raises ``ValueError``
+    naming the field.
+
+    ``scheme`` is the one that ``spec.scheme`` names. Possession proofs are checked here, at registration, and nowhere
+    later.
+    """
+    if scheme.name != spec.scheme:
+        raise ValueError(f"scheme: the spec names {spec.scheme!r}, this is {scheme.name!r}")
+    if spec.rollups != tuple(sorted(dict.fromkeys(spec.rollups))):
+        raise ValueError("rollups: ids must be ascending and distinct")
+    if spec.pacing.idle_interval_ms >= spec.pacing.view_timeout_ms:
+        raise ValueError("pacing.idle_interval_ms: must be below pacing.view_timeout_ms, or idle leaders time out")
+    if spec.pacing.growth_numerator < spec.pacing.growth_denominator:
+        raise ValueError("pacing.growth_numerator: must be at least pacing.growth_denominator, or timeouts shrink")
+    if spec.transaction_size_max > spec.payload_size_max // 2:
+        raise ValueError("transaction_size_max: must be at most half of payload_size_max")
+    for position, validator in enumerate(spec.validators):
+        if not scheme.check_public_key(validator.public_key, validator.possession_proof):
+            raise ValueError(f"validators[{position}] ({validator.name}): public key or possession proof is not valid")
+    return ValidatorSet(spec.validators)

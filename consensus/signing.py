@@ -1,0 +1,57 @@
+"""From a subject to the bytes that are signed.
+
+Signed bytes are ``canonical([purpose, chain id, genesis hash, epoch, validator-set hash])`` followed by the canonical
+subject: a signature is good for one purpose, on one chain, in one epoch, under one validator set, and cannot be
+replayed anywhere else. There is no call that signs a blob.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, cast
+
+import msgspec
+
+from consensus.codec import encode
+from consensus.types import Epoch, Hash, Integer, ShortText, Subject
+
+PROPOSAL: Final = "proposal"
+VOTE: Final = "vote"
+TIMEOUT: Final = "timeout"
+_PURPOSE_PREFIX: Final = "shared-sequencer/"
+
+
+class _Domain(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    purpose: str
+    chain_id: ShortText
+    genesis_hash: Hash
+    epoch: Integer
+    validators_hash: Hash
+
+
+class SigningDomain(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything besides the subject that a signature is bound to."""
+
+    chain_id: str
+    genesis_hash: bytes
+    epoch: Epoch
+    validators_hash: bytes
+
+    def bytes_to_sign(self, subject: Subject) -> bytes:
+        """The exact bytes that a signature over ``subject`` covers. A subject of another epoch is our bug."""
+        if subject.epoch != self.epoch:
+            raise ValueError(f"subject of epoch {subject.epoch} under the domain of epoch {self.epoch}")
+        return _prefix(self, subject.kind) + encode(cast("msgspec.Struct", subject))
+
+
+@lru_cache(maxsize=256)
+def _prefix(domain: SigningDomain, kind: str) -> bytes:
+    return encode(
+        _Domain(
+            purpose=_PURPOSE_PREFIX + kind,
+            chain_id=domain.chain_id,
+            genesis_hash=domain.genesis_hash,
+            epoch=domain.epoch,
+            validators_hash=domain.validators_hash,
+        )
+    )
