@@ -139,8 +139,8 @@ class Subject(Protocol):
     def slot(self) -> Slot: ...
 
 
-class ProposalSubject(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False,
-forbid_unknown_fields=True, tag=1): """Kind ``proposal``, slot (epoch, view, 0)."""
+class ProposalSubject(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=1):
+    """Kind ``proposal``, slot (epoch, view, 0)."""
 
     epoch: Integer
     view: Integer
@@ -155,9 +155,9 @@ forbid_unknown_fields=True, tag=1): """Kind ``proposal``, slot (epoch, view, 0).
         return Slot(self.epoch, self.view, 0)
 
 
-class VoteSubject(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True,
-tag=2): """Slot (epoch, view, 0) of its own kind: ``vote`` in the HotStuff family; others have several kinds of votes.
-``justify_view`` is signed so that one honest transcript suffices for forensics."""
+class VoteSubject(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=2):
+    """Slot (epoch, view, 0) of its own kind: ``vote`` in the HotStuff family; others have several kinds of votes.
+    ``justify_view`` is signed so that one honest transcript suffices for forensics."""
 
     kind: ShortText
     epoch: Integer
@@ -191,9 +191,9 @@ class StoredBlock(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
     body: Body
 
 
-class AncestorsRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False,
-forbid_unknown_fields=True, tag=16): """Asks for ``block_id`` and its ancestors above ``above_height``, newest first,
-as many as fit one answer."""
+class AncestorsRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=16):
+    """Asks for ``block_id`` and its ancestors above ``above_height``, newest first,
+    as many as fit one answer."""
 
     epoch: Integer
     request_id: Integer
@@ -201,26 +201,26 @@ as many as fit one answer."""
     above_height: Integer
 
 
-class AncestorsResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False,
-forbid_unknown_fields=True, tag=17): """Answers :class:`AncestorsRequest`; empty when the peer does not hold the
-block."""
+class AncestorsResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=17):
+    """Answers :class:`AncestorsRequest`; empty when the peer does not hold the
+    block."""
 
     epoch: Integer
     request_id: Integer
     blocks: Annotated[tuple[StoredBlock, ...], Meta(max_length=SYNC_BLOCKS_MAX)]
 
 
-class RangeRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True,
-tag=18): """Asks for committed blocks from ``from_height`` on, as many as fit one answer."""
+class RangeRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=18):
+    """Asks for committed blocks from ``from_height`` on, as many as fit one answer."""
 
     epoch: Integer
     request_id: Integer
     from_height: Integer
 
 
-class RangeResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True,
-tag=19): """Committed blocks, oldest first, and the proof for the last of them. ``pruned_below`` is the lowest height
-this peer still serves; ``head`` is the highest it has committed."""
+class RangeResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=19):
+    """Committed blocks, oldest first, and the proof for the last of them. ``pruned_below`` is the lowest height
+    this peer still serves; ``head`` is the highest it has committed."""
 
     epoch: Integer
     request_id: Integer

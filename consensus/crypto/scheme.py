@@ -72,8 +72,7 @@ class Scheme(Protocol):
         index."""
         ...
 
-    def verify_aggregates(self, parts: Sequence[tuple[Sequence[bytes], bytes]], aggregate_signatures: Sequence[bytes])
-    -> bool: """True when for each i every key of ``parts[i][0]`` signed ``parts[i][1]`` in
-    ``aggregate_signatures[i]``: the groups of a timeout certificate, as few pairings as the scheme allows. False for
-    no parts."""
+    def verify_groups(self, groups: Sequence[tuple[Sequence[bytes], bytes, bytes]]) -> bool:
+        """True when in every group ``(public_keys, message, aggregate)`` each key signed the message: the groups of a
+        timeout certificate, with as few pairings as the scheme allows. False for no groups."""
         ...

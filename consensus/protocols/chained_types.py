@@ -33,10 +33,12 @@ class TimeoutGroup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, g
     signature: AggregateSignature
 
 
-class TimeoutCertificate(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False,
-forbid_unknown_fields=True): """A quorum gave up ``view``. ``high_qc`` is the highest certificate the collector saw
-among those timeouts; what it must equal is the protocol's rule. Groups are sorted by ``high_qc_view`` and each signer
-stands in exactly one."""
+class TimeoutCertificate(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True
+):
+    """A quorum gave up ``view``. ``high_qc`` is the highest certificate the collector saw
+    among those timeouts; what it must equal is the protocol's rule. Groups are sorted by ``high_qc_view`` and each signer
+    stands in exactly one."""
 
     epoch: Integer
     view: Integer
@@ -44,8 +46,10 @@ stands in exactly one."""
     groups: Annotated[tuple[TimeoutGroup, ...], Meta(min_length=1, max_length=VALIDATORS_MAX)]
 
 
-class TimeoutSubject(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True,
-tag=3): """Kind ``timeout``, slot (epoch, view, 0)."""
+class TimeoutSubject(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=3
+):
+    """Kind ``timeout``, slot (epoch, view, 0)."""
 
     epoch: Integer
     view: Integer
@@ -60,8 +64,8 @@ tag=3): """Kind ``timeout``, slot (epoch, view, 0)."""
         return Slot(self.epoch, self.view, 0)
 
 
-class Proposal(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True,
-tag=1): """A leader's block with its body, and the timeout certificate that its header names."""
+class Proposal(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=1):
+    """A leader's block with its body, and the timeout certificate that its header names."""
 
     epoch: Integer
     header: BlockHeader
@@ -70,9 +74,9 @@ tag=1): """A leader's block with its body, and the timeout certificate that its 
     signature: Signature
 
 
-class Timeout(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True,
-tag=3): """One validator gives up ``view``. ``entry_proof`` is the timeout certificate of ``view - 1``, absent when
-``high_qc.view == view - 1``."""
+class Timeout(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=3):
+    """One validator gives up ``view``. ``entry_proof`` is the timeout certificate of ``view - 1``, absent when
+    ``high_qc.view == view - 1``."""
 
     epoch: Integer
     view: Integer
@@ -82,12 +86,15 @@ tag=3): """One validator gives up ``view``. ``entry_proof`` is the timeout certi
     signature: Signature
 
 
-class Certificates(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True,
-tag=4): """The sender's highest certificates: brings a peer that is behind to the sender's view."""
+class Certificates(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=4
+):
+    """The sender's highest certificates: brings a peer that is behind to the sender's view."""
 
     epoch: Integer
     high_qc: Certificate
     high_tc: TimeoutCertificate | None
+
 
 ChainedMessage: TypeAlias = Proposal | Vote | Timeout | Certificates
 ChainedSubject: TypeAlias = ProposalSubject | VoteSubject | TimeoutSubject
