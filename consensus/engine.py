@@ -30,8 +30,7 @@ from consensus.types import (
     View,
 )
 
-# --- events
------------------------------------------------------------------------------------------------------------
+# --- events --------------------------------------------------------------------------------------------------
 
 
 class Received(msgspec.Struct, frozen=True, gc=False):
@@ -106,8 +105,7 @@ Event: TypeAlias = (
     Received | Signed | PayloadVerdict | PayloadBuilt | TimerFired | BlocksFetched | BlocksLoaded | PeerConnected
 )
 
-# --- records: decisions, durable before the effects of their step
--------------------------------------------------------
+# --- records: decisions, durable before the effects of their step --------------------------------------------
 
 
 class BlockRecord(msgspec.Struct, frozen=True, gc=False):
@@ -137,8 +135,7 @@ class CommitRecord(msgspec.Struct, frozen=True, gc=False):
 
 Record: TypeAlias = BlockRecord | SafetyRecord | CommitRecord
 
-# --- effects
-------------------------------------------------------------------------------------------------------------
+# --- effects -------------------------------------------------------------------------------------------------
 
 
 class Sign(msgspec.Struct, frozen=True, gc=False):

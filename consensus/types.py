@@ -112,8 +112,7 @@ class CommitProof(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
     certificate: Certificate
 
 
-# --- what is signed
--------------------------------------------------------------------------------------------------------
+# --- what is signed ------------------------------------------------------------------------------------------
 
 
 class Slot(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
@@ -139,7 +138,9 @@ class Subject(Protocol):
     def slot(self) -> Slot: ...
 
 
-class ProposalSubject(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=1):
+class ProposalSubject(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=1
+):
     """Kind ``proposal``, slot (epoch, view, 0)."""
 
     epoch: Integer
@@ -155,7 +156,9 @@ class ProposalSubject(msgspec.Struct, frozen=True, kw_only=True, array_like=True
         return Slot(self.epoch, self.view, 0)
 
 
-class VoteSubject(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=2):
+class VoteSubject(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=2
+):
     """Slot (epoch, view, 0) of its own kind: ``vote`` in the HotStuff family; others have several kinds of votes.
     ``justify_view`` is signed so that one honest transcript suffices for forensics."""
 
@@ -167,8 +170,7 @@ class VoteSubject(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
     justify_view: Integer
 
 
-# --- messages
----------------------------------------------------------------------------------------------------------------
+# --- messages ------------------------------------------------------------------------------------------------
 
 
 class Vote(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=2):
@@ -191,7 +193,9 @@ class StoredBlock(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
     body: Body
 
 
-class AncestorsRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=16):
+class AncestorsRequest(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=16
+):
     """Asks for ``block_id`` and its ancestors above ``above_height``, newest first,
     as many as fit one answer."""
 
@@ -201,7 +205,9 @@ class AncestorsRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=Tru
     above_height: Integer
 
 
-class AncestorsResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=17):
+class AncestorsResponse(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=17
+):
     """Answers :class:`AncestorsRequest`; empty when the peer does not hold the
     block."""
 
@@ -210,7 +216,9 @@ class AncestorsResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=Tr
     blocks: Annotated[tuple[StoredBlock, ...], Meta(max_length=SYNC_BLOCKS_MAX)]
 
 
-class RangeRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=18):
+class RangeRequest(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=18
+):
     """Asks for committed blocks from ``from_height`` on, as many as fit one answer."""
 
     epoch: Integer
@@ -218,7 +226,9 @@ class RangeRequest(msgspec.Struct, frozen=True, kw_only=True, array_like=True, g
     from_height: Integer
 
 
-class RangeResponse(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=19):
+class RangeResponse(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=19
+):
     """Committed blocks, oldest first, and the proof for the last of them. ``pruned_below`` is the lowest height
     this peer still serves; ``head`` is the highest it has committed."""
 
