@@ -26,6 +26,11 @@ BODY_SIZE_MAX: Final = 32 * 1024 * 1024
 """The hard cap of the wire; a chain's own cap (``ChainSpec.payload_size_max``) is far lower."""
 PATH_LENGTH_MAX: Final = 4096
 SYNC_BLOCKS_MAX: Final = 256
+SYNC_BYTES_MAX: Final = 8 * 1024 * 1024
+"""An answer to a sync request ends with the block whose body crosses this."""
+
+EMPTY_PAYLOAD_ROOT: Final = bytes(HASH_SIZE)
+"""The root of the payload of no bytes."""
 
 BlockId: TypeAlias = bytes
 PeerId: TypeAlias = bytes

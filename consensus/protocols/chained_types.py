@@ -36,8 +36,8 @@ class TimeoutGroup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, g
 class TimeoutCertificate(
     msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True
 ):
-    """A quorum gave up ``view``. ``high_qc`` is the highest certificate the collector saw among
-    those timeouts; what it must equal is the protocol's rule. Groups are sorted by ``high_qc_view`` and each signer stands in exactly one."""
+    """A quorum gave up ``view``. ``high_qc`` is the highest certificate the collector saw among those timeouts; what it
+    must equal is the protocol's rule. Groups are sorted by ``high_qc_view``; each signer stands in exactly one."""
 
     epoch: Integer
     view: Integer
