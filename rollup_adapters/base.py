@@ -1,8 +1,9 @@
 """The adapter contract: what a rollup plug-in promises, and the values that cross its boundary.
 
-An adapter is loaded by name (entry-point group ``shared_sequencer.adapters``) and runs in a host process of its own, so that
-its death, its hunger for CPU or its bugs never reach consensus. Confirmed blocks arrive in order of height, *at least once*;
-the adapter stores its state and its cursor together, so that a second delivery of a height changes nothing.
+An adapter is loaded by name (entry-point group ``shared_sequencer.adapters``) and runs in a host process of its own,
+so that its death, its hunger for CPU or its bugs never reach consensus. Confirmed blocks arrive in order of height,
+*at least once*; the adapter stores its state and its cursor together, so that a second delivery of a height changes
+nothing.
 
 Every value here is a MessagePack array on the host's socket, so an adapter may be written in any language.
 """
@@ -19,7 +20,7 @@ API_VERSION: Final = 1
 ENTRY_POINT_GROUP: Final = "shared_sequencer.adapters"
 
 Height: TypeAlias = int
-JsonValue: TypeAlias = "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 Level: TypeAlias = Literal["soft", "firm"]
 """``soft``: confirmed by BFT commit. ``firm``: settled, never reversed. A rollup never moves from firm back to soft."""
 
@@ -38,8 +39,10 @@ Admission: TypeAlias = Accepted | Rejected
 
 
 class SequencedBlock(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One confirmed block as one rollup sees it: its complete section, in order. Heights without transactions are delivered too,
-    in runs: a delivery may jump over empty heights, and ``height`` is strictly increasing.
+    """One confirmed block as one rollup sees it: its complete section, in order.
+
+    ``height`` is strictly increasing. A delivery may jump over heights without transactions, or name some of them to
+    move the cursor along; nodes differ in which, so an empty block moves the cursor but never the state commitment.
 
     ``timestamp_ms`` is the block's consensus timestamp (milliseconds since the Unix epoch), the same on every node.
     ``block_id`` is the 32-byte consensus block id. ``transactions`` are the payload bytes as they were submitted.
@@ -54,8 +57,9 @@ class SequencedBlock(msgspec.Struct, frozen=True, kw_only=True, array_like=True)
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What became of one delivered transaction.
 
-    ``included``: executed, and part of the rollup's history (even where it reverted). ``skipped``: malformed or unaffordable;
-    passed over by rule, recorded, and never a reason to stop. ``detail`` is a short human sentence, empty where there is nothing to say.
+    ``included``: executed, and part of the rollup's history (even where it reverted). ``skipped``: malformed or
+    unaffordable; passed over by rule, recorded, and never a reason to stop. ``detail`` is a short human sentence, empty
+    where there is nothing to say.
     """
 
     status: Literal["included", "skipped"]
@@ -63,9 +67,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Executed(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """The result of a delivery: the last height now durable, the rollup's state commitment there (32 bytes, equal on every
-    honest node), and one tuple of outcomes per delivered block, one outcome per transaction. A block at or below the
-    cursor was delivered before: its outcomes are those stored the first time."""
+    """The result of a delivery: the last height now durable, the rollup's state commitment there (32 bytes, equal on
+    every honest node), and one tuple of outcomes per delivered block, one outcome per transaction. A block at or below
+    the cursor was delivered before: its outcomes are those stored the first time."""
 
     height: Height
     state_commitment: bytes
@@ -83,8 +87,9 @@ class QueryError(Exception):
 
 
 class AdapterContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What an adapter is opened with. ``directory`` is its own, exists, and survives restarts. ``settings`` come verbatim from
-    the node's configuration (``[rollups.settings]``); the adapter checks them and raises ``ValueError`` naming the bad key."""
+    """What an adapter is opened with. ``directory`` is its own, exists, and survives restarts. ``settings`` come
+    verbatim from the node's configuration (``[rollups.settings]``); the adapter checks them and raises ``ValueError``
+    naming the bad key, an unknown one included."""
 
     rollup_id: int
     directory: Path
@@ -92,8 +97,12 @@ class AdapterContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RollupAdapter(Protocol):
-    """One rollup's plug-in. Constructed with an :class:`AdapterContext`; ``close`` is called once, and may never be called
-    at all (SIGKILL): durable state must not depend on it."""
+    """One rollup's plug-in. Constructed with an :class:`AdapterContext`; ``close`` is called once, and may never be
+    called at all (SIGKILL): durable state must not depend on it.
+
+    ``deliver`` and ``settle`` are called one at a time and are never cancelled; the other methods may run beside them
+    and each other. A long ``deliver`` lets them by passing a checkpoint now and then
+    (``await trio.lowlevel.checkpoint()``)."""
 
     api_version: int
 
@@ -104,7 +113,8 @@ class RollupAdapter(Protocol):
         ...
 
     async def deliver(self, blocks: Sequence[SequencedBlock]) -> Executed:
-        """Execute confirmed blocks, in order, at least once; state and cursor become durable together before this returns."""
+        """Execute confirmed blocks, in order, at least once; state and cursor become durable together before this
+        returns. An exception means a bug here, not a bad transaction: the host restarts the adapter from its disk."""
         ...
 
     async def last_delivered(self) -> Height:
@@ -112,11 +122,15 @@ class RollupAdapter(Protocol):
         ...
 
     async def settle(self, level: Level, height: Height) -> None:
-        """Everything up to ``height`` reached ``level``. Never moves backwards; ``firm`` <= ``soft`` <= cursor."""
+        """Everything up to ``height`` reached ``level``. A lower height than before changes nothing;
+        ``firm`` <= ``soft`` <= cursor."""
         ...
 
     async def query(self, method: str, params: JsonValue) -> JsonValue:
-        """Answer a read (``eth_call`` and friends). Bounded in time and memory, and cancellable. Raises :class:`QueryError`."""
+        """Answer a read (``eth_call`` and friends). Bounded in time and memory, and cancellable.
+
+        Raises :class:`QueryError`, with code -32601 for a method it does not know and -32602 for parameters that do not
+        fit; whatever the parameters are, it raises nothing else."""
         ...
 
     async def close(self) -> None:
