@@ -28,8 +28,8 @@ DRIVER: Final = "consensus/driver.py"
 # fmt: off
 IMPURE: Final = frozenset({
     "anyio", "asyncio", "concurrent", "datetime", "io", "logging", "multiprocessing", "os", "pathlib", "random",
-    "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile", "threading", "time",
-    "trio", "uuid",
+    "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile", "threading",
+    "time", "trio", "uuid",
 })
 # fmt: on
 DRIVER_MAY_IMPORT: Final = frozenset({"trio", "time", "logging"})
