@@ -174,6 +174,10 @@ class VoteSubject(
     height: Integer
     justify_view: Integer
 
+    @property
+    def slot(self) -> Slot:
+        return Slot(self.epoch, self.view, 0)
+
 
 # --- messages ------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,155 @@
+"""The blocks above the committed head, and their ancestry.
+
+A block enters with its body. It is *checked* once its payload was judged (or, when certified, once its body proved to
+be the one that the header names), and *recorded* once a record of ours holds it. Everything that does not descend
+from the committed head is dropped at a commit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from consensus.types import Block, BlockId, Height, View
+
+ENTRIES_MAX: Final = 8192
+BODIES_SIZE_MAX: Final = 512 * 1024 * 1024
+
+Body: TypeAlias = "bytes | memoryview"
+
+
+@dataclass(slots=True)
+class Entry:
+    """One block above the committed head."""
+
+    block: Block
+    body: Body
+    checked: bool = False
+    recorded: bool = False
+    refused: bool = False
+    """The payload was judged invalid: never voted for, kept so that it is not asked for again."""
+    check_pending: bool = False
+    certified_check_pending: bool = False
+
+    @property
+    def view(self) -> View:
+        return self.block.header.view
+
+    @property
+    def height(self) -> Height:
+        return self.block.header.height
+
+    @property
+    def parent(self) -> BlockId:
+        return self.block.header.parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Root:
+    """The committed head, or the epoch's boundary."""
+
+    id: BlockId
+    height: Height
+    view: View
+    timestamp_ms: int
+
+
+class BlockTree:
+    """Uncommitted blocks by id. Bounded in entries and in bytes of bodies: ``insert`` refuses beyond them."""
+
+    __slots__ = ("_bodies_size", "_entries", "root")
+
+    def __init__(self, root: Root) -> None:
+        self.root = root
+        self._entries: dict[BlockId, Entry] = {}
+        self._bodies_size = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, block_id: BlockId) -> Entry | None:
+        """The entry of an uncommitted block."""
+        return self._entries.get(block_id)
+
+    def insert(self, block: Block, body: Body) -> Entry | None:
+        """The entry of ``block``, new or known; None when the tree is full or the block cannot lie above the
+        committed head."""
+        entry = self._entries.get(block.id)
+        if entry is not None:
+            return entry
+        if block.header.height <= self.root.height or len(self._entries) >= ENTRIES_MAX:
+            return None
+        if self._bodies_size + len(body) > BODIES_SIZE_MAX:
+            return None
+        entry = Entry(block, body)
+        self._entries[block.id] = entry
+        self._bodies_size += len(body)
+        return entry
+
+    def discard(self, block_id: BlockId) -> None:
+        """Forget a block whose body was not the one its header names."""
+        entry = self._entries.pop(block_id, None)
+        if entry is not None:
+            self._bodies_size -= len(entry.body)
+
+    def path(self, block_id: BlockId) -> tuple[Entry, ...] | None:
+        """The blocks from just above the committed head down to ``block_id``, oldest first. Empty for the head
+        itself, None when an ancestor is missing or the block is not a descendant of the head."""
+        reversed_path: list[Entry] = []
+        while block_id != self.root.id:
+            entry = self._entries.get(block_id)
+            if entry is None or entry.height <= self.root.height:
+                return None
+            reversed_path.append(entry)
+            block_id = entry.parent
+        reversed_path.reverse()
+        return tuple(reversed_path)
+
+    def missing_ancestor(self, block_id: BlockId, height: Height) -> tuple[BlockId, Height] | None:
+        """The nearest ancestor of ``block_id`` (itself included) that is not here, with its height; None when the
+        chain reaches the head or can never reach it."""
+        while block_id != self.root.id:
+            if height <= self.root.height:
+                return None
+            entry = self._entries.get(block_id)
+            if entry is None:
+                return block_id, height
+            block_id, height = entry.parent, height - 1
+        return None
+
+    def extends(self, block_id: BlockId, ancestor_id: BlockId, ancestor_height: Height) -> bool:
+        """True when ``ancestor_id`` is the block itself or an ancestor. What lies at or below the committed head is
+        an ancestor of everything that descends from the head."""
+        if ancestor_height <= self.root.height:
+            return self.path(block_id) is not None
+        entry = self._entries.get(block_id)
+        while entry is not None and entry.height >= ancestor_height:
+            if entry.block.id == ancestor_id:
+                return True
+            entry = self._entries.get(entry.parent)
+        return False
+
+    def timestamp_of(self, block_id: BlockId) -> int | None:
+        """The timestamp of an uncommitted block or of the head; None for any other."""
+        if block_id == self.root.id:
+            return self.root.timestamp_ms
+        entry = self._entries.get(block_id)
+        return None if entry is None else entry.block.header.timestamp_ms
+
+    def commit(self, head: Entry) -> None:
+        """Make ``head`` the committed head and drop every block that does not descend from it."""
+        header = head.block.header
+        self.root = Root(id=head.block.id, height=header.height, view=header.view, timestamp_ms=header.timestamp_ms)
+        kept: dict[BlockId, Entry] = {}
+        orphans: dict[BlockId, Entry] = {}
+        for block_id, entry in sorted(self._entries.items(), key=lambda item: item[1].height):
+            if entry.height <= header.height:
+                continue
+            if entry.parent == head.block.id or entry.parent in kept:
+                kept[block_id] = entry
+            elif entry.height > header.height + 1 and entry.parent not in self._entries:
+                orphans[block_id] = entry  # its ancestors may still arrive
+            elif entry.parent in orphans:
+                orphans[block_id] = entry
+        self._entries = kept | orphans
+        self._bodies_size = sum(len(entry.body) for entry in self._entries.values())

@@ -1,0 +1,1 @@
+"""Consensus protocols as plug-ins; only this folder knows one by name."""
