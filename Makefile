@@ -11,8 +11,7 @@ SWEEP_ARGS =
 BIN = $(VENV)/bin
 ROOMS = consensus sequencer rollup_adapters netsim
 CODE := $(wildcard $(ROOMS) tests tools docs/conf.py)
-# A new top-level package changes the editable install, so it renews it.
-INSTALL_INPUTS := pyproject.toml constraints.txt tools/make_venv.sh $(wildcard $(addsuffix /__init__.py,$(ROOMS)))
+INSTALL_INPUTS = pyproject.toml constraints.txt tools/make_venv.sh
 
 .PHONY: help install demo test lint bench sweep mutants docs
 

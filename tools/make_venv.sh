@@ -64,8 +64,9 @@ make_venv() {
 
 usable || make_venv
 
+set -- --quiet --constraint constraints.txt --editable "$requirement"
 if have_uv; then
-    uv pip install --quiet --python "$venv/bin/python" --constraint constraints.txt --editable "$requirement"
+    uv pip install --python "$venv/bin/python" "$@"
 else
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable "$requirement"
+    "$venv/bin/python" -m pip install --disable-pip-version-check "$@"
 fi
