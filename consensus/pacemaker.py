@@ -10,10 +10,9 @@ Bounds: one timeout per signer, for views within ``VIEWS_AHEAD`` above the curre
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 from consensus.genesis import Pacing
-from consensus.protocols.chained_types import Timeout
 from consensus.types import Nanoseconds, ValidatorIndex, View
 from consensus.validators import ValidatorSet
 
@@ -29,13 +28,25 @@ def view_duration(pacing: Pacing, view: View, last_committed_view: View, depth: 
     return base * pacing.growth_numerator**exponent // pacing.growth_denominator**exponent
 
 
+class SignedTimeout(Protocol):
+    """A protocol's timeout message, as far as counting goes."""
+
+    @property
+    def view(self) -> View: ...
+    @property
+    def signer(self) -> ValidatorIndex: ...
+
+
+T = TypeVar("T", bound=SignedTimeout)
+
+
 @dataclass(slots=True)
-class _View:
-    timeouts: dict[ValidatorIndex, Timeout] = field(default_factory=dict)
+class _View(Generic[T]):
+    timeouts: dict[ValidatorIndex, T] = field(default_factory=dict)
     stake: int = 0
 
 
-class TimeoutTally:
+class TimeoutTally(Generic[T]):
     """The first timeout of each signer and view. Their signatures are not checked here: a sender is its signer, and
     the quorum's are checked together when the certificate is made."""
 
@@ -43,7 +54,7 @@ class TimeoutTally:
 
     def __init__(self, validators: ValidatorSet) -> None:
         self._validators = validators
-        self._views: dict[View, _View] = {}
+        self._views: dict[View, _View[T]] = {}
         self._current: View = 1
 
     def advance(self, view: View) -> None:
@@ -52,7 +63,7 @@ class TimeoutTally:
         for old in [known for known in self._views if known < view]:
             del self._views[old]
 
-    def add(self, timeout: Timeout) -> int | None:
+    def add(self, timeout: T) -> int | None:
         """Take a timeout; the stake that gave up its view so far, or None for a duplicate or a view outside the
         window."""
         if not self._current <= timeout.view <= self._current + VIEWS_AHEAD:
@@ -66,7 +77,7 @@ class TimeoutTally:
         votes.stake += self._validators.stakes[timeout.signer]
         return votes.stake
 
-    def of(self, view: View) -> tuple[Timeout, ...]:
+    def of(self, view: View) -> tuple[T, ...]:
         """The timeouts of a view, by signer."""
         votes = self._views.get(view)
         return () if votes is None else tuple(votes.timeouts[signer] for signer in sorted(votes.timeouts))

@@ -63,8 +63,8 @@ class TimeoutSubject(
         return Slot(self.epoch, self.view, 0)
 
 
-class Proposal(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True,
-tag=1): """A leader's block with its body, and the timeout certificate that its header names."""
+class Proposal(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=1):
+    """A leader's block with its body, and the timeout certificate that its header names."""
 
     epoch: Integer
     header: BlockHeader
@@ -73,9 +73,9 @@ tag=1): """A leader's block with its body, and the timeout certificate that its 
     signature: Signature
 
 
-class Timeout(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True,
-tag=3): """One validator gives up ``view``. ``entry_proof`` is the timeout certificate of ``view - 1``, absent when
-``high_qc.view == view - 1``."""
+class Timeout(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=3):
+    """One validator gives up ``view``. ``entry_proof`` is the timeout certificate of ``view - 1``, absent when
+    ``high_qc.view == view - 1``."""
 
     epoch: Integer
     view: Integer
