@@ -22,13 +22,15 @@ UNNOTICED: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
-    """``function`` is ``module.Class.name`` or ``module.name``; ``change`` the diff's lines without their indentation."""
+    """``function`` is ``module.Class.name`` or ``module.name``; ``change`` the diff's lines, unindented."""
 
     function: str
     change: tuple[str, ...]
 
     def entry(self) -> str:
-        return "\n".join((f"### {self.function}", "", "```diff", *self.change, "```", "", "Why no test sees it: ..."))
+        return "\n".join(
+            (f"### {self.function}", "", "```diff", *self.change, "```", "", "Why no test sees it: ...", "")
+        )
 
 
 def function_of(name: str) -> str:
