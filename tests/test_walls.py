@@ -85,7 +85,7 @@ def purity(source: Source) -> list[str]:
 
 
 def thread_wall(source: Source) -> list[str]:
-    """Threads live in sequencer/storage/, where the journal bounds them, and in the evm adapter, alone in its process."""
+    """Threads live in sequencer/storage/, where the journal bounds them, and in the evm adapter, alone in a process."""
     if source.inside("sequencer/storage", "rollup_adapters/evm"):
         return []
     names = [(line, name.rpartition(".")[2]) for line, name in source.imports]
