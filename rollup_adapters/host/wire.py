@@ -40,7 +40,12 @@ from rollup_adapters.base import Admission, Executed, Height, Level, SequencedBl
 FRAME_SIZE_BYTES_MAX: Final = 64 * 1024 * 1024
 """Room for the largest section of a block with a good margin; a run of blocks is the caller's to cut."""
 
-CHUNK_SIZE_BYTES: Final = 256 * 1024
+QUERY_SIZE_BYTES_MAX: Final = 1024 * 1024
+"""A query with its parameters. The node refuses a larger one before the adapter sees it."""
+
+ANSWER_SIZE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""The answer to a query. A larger one becomes a :class:`QueryError`."""
+
 HEADER: Final = struct.Struct(">I")
 
 
@@ -174,11 +179,11 @@ async def read_to_adapter(socket: trio.socket.SocketType) -> ToAdapter | None:
         raise WireError(f"unreadable frame: {error}") from error
 
 
-async def read_to_node(socket: trio.socket.SocketType) -> ToNode | None:
-    """The next message for the node, or None at the end of the stream. Raises :class:`WireError`."""
+async def read_to_node(socket: trio.socket.SocketType) -> tuple[ToNode, int] | None:
+    """The next message for the node and its size, or None at the end of the stream. Raises :class:`WireError`."""
     frame = await _read_frame(socket)
     try:
-        return None if frame is None else TO_NODE.decode(frame)
+        return None if frame is None else (TO_NODE.decode(frame), len(frame))
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise WireError(f"unreadable frame: {error}") from error
 

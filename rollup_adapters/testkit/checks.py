@@ -24,7 +24,7 @@ from rollup_adapters.base import (
     RollupAdapter,
     SequencedBlock,
 )
-from rollup_adapters.host.wire import is_json
+from rollup_adapters.host.wire import ANSWER_SIZE_BYTES_MAX, is_json
 from rollup_adapters.testkit.subject import (
     Bench,
     History,
@@ -44,7 +44,6 @@ METHOD_NOT_FOUND: Final = -32601
 UNKNOWN_METHOD: Final = "no_such_method_exists"
 HUGE_TRANSACTION_BYTES: Final = 1024 * 1024
 DETAIL_CHARACTERS_MAX: Final = 1_000
-ANSWER_SIZE_BYTES_MAX: Final = 4 * 1024 * 1024
 
 
 def contract(subject: Subject) -> None:
