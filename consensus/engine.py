@@ -254,7 +254,25 @@ class Step(NamedTuple):
     effects: tuple[Effect, ...]
 
 
-EMPTY_STEP = Step((), ())
+class StepBuilder:
+    """Collects what one event causes."""
+
+    __slots__ = ("effects", "records")
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.effects: list[Effect] = []
+
+    def reject(self, peer: PeerId, reason: str) -> None:
+        """A peer's fault."""
+        self.effects.append(Reject(peer, reason))
+
+    def finish(self) -> Step:
+        """The step so far; begins the next one."""
+        step = Step(tuple(self.records), tuple(self.effects))
+        self.records.clear()
+        self.effects.clear()
+        return step
 
 
 class Recovered(msgspec.Struct, frozen=True, kw_only=True):
@@ -298,6 +316,10 @@ class Engine(Protocol):
 
     def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: Epoch) -> Refusal | None:
         """None when ``proof`` shows ``header``'s block committed in ``epoch``; the reason otherwise."""
+        ...
+
+    def block(self, block_id: BlockId) -> StoredBlock | None:
+        """An uncommitted block that peers may be given: its body was checked."""
         ...
 
     def status(self) -> Status: ...

@@ -25,7 +25,9 @@ def view_duration(pacing: Pacing, view: View, last_committed_view: View, depth: 
     takes."""
     exponent = max(0, min(pacing.exponent_max, view - last_committed_view - depth))
     base = pacing.view_timeout_ms * NANOSECONDS_PER_MILLISECOND
-    return base * pacing.growth_numerator**exponent // pacing.growth_denominator**exponent
+    grown: int = base * pacing.growth_numerator**exponent
+    shrunk: int = pacing.growth_denominator**exponent
+    return grown // shrunk
 
 
 class SignedTimeout(Protocol):

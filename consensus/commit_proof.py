@@ -1,0 +1,49 @@
+"""What "committed" means to a stranger: a block, and its descendants up to a certified one, in a pattern that commits.
+
+The headers are hash-linked, so one certificate over the last covers them all; honest voters checked every certificate
+on the way. A stranger re-checks the links, the rule's pattern, and the one quorum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from consensus.certificates import QuorumChecker
+from consensus.codec import digest
+from consensus.engine import Refusal
+from consensus.epochs import EpochInfo
+from consensus.types import PATH_LENGTH_MAX, BlockHeader, CommitProof
+
+
+def check_commit_proof(
+    proof: CommitProof,
+    header: BlockHeader,
+    epoch: EpochInfo,
+    checker: QuorumChecker,
+    is_committed: Callable[[Sequence[BlockHeader]], bool],
+) -> Refusal | None:
+    """None when ``proof`` shows the block of ``header`` committed; the reason otherwise."""
+    if proof.epoch != epoch.epoch or header.epoch != epoch.epoch or header.chain != epoch.chain:
+        return Refusal("commit proof: of another chain or epoch")
+    chain = (header, *proof.headers)
+    for parent, child in pairwise(chain):
+        linked = child.parent == digest(parent) == child.justify.block_id and child.height == parent.height + 1
+        if not linked or child.epoch != epoch.epoch or child.chain != epoch.chain or child.view <= parent.view:
+            return Refusal("commit proof: the headers do not follow from each other")
+    last = chain[-1]
+    certificate = proof.certificate
+    if (certificate.block_id, certificate.height, certificate.view) != (digest(last), last.height, last.view):
+        return Refusal("commit proof: the certificate is not the last header's")
+    if not is_committed(chain):
+        return Refusal("commit proof: these views commit nothing")
+    return checker.check(certificate)
+
+
+def extend(proof: CommitProof, headers: Sequence[BlockHeader]) -> CommitProof | None:
+    """The proof of an ancestor: ``headers`` lie between it and what ``proof`` begins with, oldest first. None beyond
+    the cap."""
+    joined = (*headers, *proof.headers)
+    if len(joined) > PATH_LENGTH_MAX:
+        return None
+    return CommitProof(epoch=proof.epoch, headers=joined, certificate=proof.certificate)

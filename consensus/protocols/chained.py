@@ -1,0 +1,641 @@
+"""The engine of the HotStuff family: one state machine, with the members' differences in their rules (``jolteon.py``,
+``hotstuff.py``).
+
+Specification
+=============
+A view has one leader. Replicas work in the view after their highest certificate: ``view = max(high_qc.view,
+high_tc.view) + 1``, derived and never stored; every verified certificate inside any message is processed before the
+message itself.
+
+::
+
+    propose(v)   the leader, once: a block on high_qc, with TC(v-1) when high_qc.view != v-1
+    vote(v)      iff v is the current view, v > last_voted_view, the block stands on QC(v-1) or carries TC(v-1), all
+    ancestors and the payload are here and checked, and the rules agree: record {vote, lock, certificates, blocks},
+    sign, broadcast QC(v)        a quorum of votes over one subject: enter v+1; commit what the rules say timeout(v)
+    on the timer, or when stake A gave v up: stop voting in v, record, sign (v, high_qc); again until v ends TC(v)
+    a quorum of timeouts: broadcast it, enter v+1
+
+Blocks are committed oldest first, from just above the committed head up to the target, once all of them are here and
+checked.
+
+Sources: HotStuff (Yin et al., PODC 2019), Jolteon (Gelashvili et al., 2021), and the public safety rules of Diem and
+Aptos.
+
+Deviations from the papers: see the rules' modules. Here: votes go to everybody in committees of at most
+``BROADCAST_VOTES_MAX`` and to the next leader beyond; an idle leader waits the chain's idle interval before it
+proposes an empty block, and proposes at once while anything with a payload is not committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+import msgspec
+
+from consensus.block_tree import Entry
+from consensus.certificates import QuorumChecker
+from consensus.codec import block_of, digest
+from consensus.commit_proof import check_commit_proof
+from consensus.crypto.scheme import Scheme
+from consensus.engine import (
+    BlocksFetched,
+    BlocksLoaded,
+    Broadcast,
+    BuildPayload,
+    Commit,
+    Event,
+    PayloadBuilt,
+    PayloadVerdict,
+    PeerConnected,
+    Received,
+    Recovered,
+    Refusal,
+    ReportEvidence,
+    Send,
+    SetTimer,
+    Signed,
+    Status,
+    Step,
+    StepBuilder,
+    TimerFired,
+)
+from consensus.epochs import EpochInfo
+from consensus.genesis import ChainSpec
+from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND, TimeoutTally, view_duration
+from consensus.protocols.chained_blocks import ChainedBlocks
+from consensus.protocols.chained_checks import FirstProposals, proposal_fault, timeout_fault, vote_fault, without_body
+from consensus.protocols.chained_state import Restored, SafetyState, restore
+from consensus.protocols.chained_types import (
+    Certificates,
+    Proposal,
+    Timeout,
+    TimeoutCertificate,
+    TimeoutSubject,
+)
+from consensus.protocols.rules import ChainedRules
+from consensus.protocols.timeout_certificates import TimeoutCertifier
+from consensus.safety import Forbidden, SafetyGuard
+from consensus.signing import VOTE
+from consensus.types import (
+    Block,
+    BlockHeader,
+    BlockId,
+    Certificate,
+    CommitProof,
+    Epoch,
+    Nanoseconds,
+    PeerId,
+    ProposalSubject,
+    StoredBlock,
+    Subject,
+    ValidatorIndex,
+    View,
+    Vote,
+    VoteSubject,
+)
+from consensus.vote_tally import BadSignature, Counted, Equivocated, Ignored, VoteTally
+
+BROADCAST_VOTES_MAX: Final = 50
+VIEW_TIMER: Final = "view"
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """The proposal of the current view."""
+
+    entry: Entry
+    entry_proof: TimeoutCertificate | None
+
+
+class ChainedEngine:
+    """One replica of the HotStuff family. ``me`` is None for an observer, which verifies everything and signs
+    nothing."""
+
+    def __init__(
+        self,
+        *,
+        spec: ChainSpec,
+        epoch: EpochInfo,
+        scheme: Scheme,
+        rules: ChainedRules,
+        me: ValidatorIndex | None,
+    ) -> None:
+        self._spec = spec
+        self._epoch = epoch
+        self._rules = rules
+        self._me = me
+        self._validators = epoch.validators
+        self._broadcast_votes = len(epoch.validators) <= BROADCAST_VOTES_MAX
+        self._checker = QuorumChecker(epoch, scheme, (VOTE,))
+        self._certifier = TimeoutCertifier(epoch, self._checker, rules)
+        self._out = StepBuilder()
+        self._blocks = ChainedBlocks(epoch, self._checker, rules, self._out)
+        self._guard = SafetyGuard()
+        self._votes = VoteTally(epoch.validators, self._checker)
+        self._timeouts: TimeoutTally[Timeout] = TimeoutTally(epoch.validators)
+        genesis = epoch.genesis
+        # durable
+        self._last_voted_view: View = 0
+        self._lock: Certificate = genesis
+        self._high_qc: Certificate = genesis
+        self._high_tc: TimeoutCertificate | None = None
+        # derived or volatile
+        self._view: View = 0
+        self._entered_ns: Nanoseconds = 0
+        self._now: Nanoseconds = 0
+        self._candidate: _Candidate | None = None
+        self._first_proposals = FirstProposals()
+        self._building: tuple[View, Certificate] | None = None
+        self._proposed_view: View = 0
+        self._proposing: tuple[Block, memoryview, TimeoutCertificate | None] | None = None
+        self._timeout_view: View = 0
+        self._timeout_parts: tuple[Certificate, TimeoutCertificate | None] | None = None
+        self._last_timeout: Timeout | None = None
+        self._last_vote: Vote | None = None
+        self._helped: dict[PeerId, View] = {}
+        self._timeouts_count = 0
+        self._source: PeerId | None = None
+
+    # --- the contract -------------------------------------------------------------------------------------------
+
+    def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
+        """Put the durable state together and resume: the stored subjects are signed and sent again, commits above the
+        ledger's height are emitted again."""
+        self._now = now
+        restored = restore(recovered, self._guard, self._epoch.genesis)
+        self._last_voted_view = restored.state.last_voted_view
+        self._lock = restored.state.lock
+        self._high_qc = restored.state.high_qc
+        self._high_tc = restored.state.high_tc
+        self._blocks.restore(recovered)
+        if recovered.head_proof is not None:
+            self._adopt_certificate(recovered.head_proof.certificate)
+        if self._high_tc is not None:
+            self._adopt_certificate(self._high_tc.high_qc)
+        self._out.effects += [
+            Commit(block=block_of(stored.header), body=stored.body, proof=proof) for stored, proof in recovered.commits
+        ]
+        self._update_view()
+        self._restore_subjects(restored)
+        if self._me is not None:
+            self._out.effects += self._guard.stored()
+        self._blocks.reconsider(self._high_qc)
+        return self._finish()
+
+    def handle(self, event: Event, now: Nanoseconds) -> Step:
+        self._now = now
+        match event:
+            case Received(peer, message):
+                self._on_message(peer, message)
+            case Signed(subject, signature):
+                self._on_signed(subject, signature)
+            case PayloadVerdict() | PayloadBuilt():
+                self._on_payload(event)
+            case TimerFired(name):
+                if name == VIEW_TIMER:
+                    self._on_view_timer()
+            case BlocksFetched() | BlocksLoaded() | PeerConnected():
+                self._on_outside(event)
+            case _:
+                assert_never(event)
+        return self._finish()
+
+    def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: Epoch) -> Refusal | None:
+        if epoch != self._epoch.epoch:
+            return Refusal(f"commit proof: epoch {epoch} is not known here")
+        return check_commit_proof(proof, header, self._epoch, self._checker, self._rules.is_committed)
+
+    def status(self) -> Status:
+        return Status(
+            epoch=self._epoch.epoch,
+            view=self._view,
+            leader=self._leader(self._view),
+            committed_height=self._blocks.tree.root.height,
+            committed_view=self._blocks.tree.root.view,
+            seen_height=max(self._high_qc.height, self._blocks.tree.root.height),
+            timeouts=self._timeouts_count,
+        )
+
+    def block(self, block_id: BlockId) -> StoredBlock | None:
+        entry = self._blocks.tree.get(block_id)
+        if entry is None or not entry.checked:
+            return None
+        return StoredBlock(header=entry.block.header, body=memoryview(entry.body))
+
+    # --- events -------------------------------------------------------------------------------------------------
+
+    def _on_message(self, peer: PeerId, message: msgspec.Struct) -> None:
+        match message:
+            case Vote():
+                self._on_vote(peer, message)
+            case Proposal():
+                self._on_proposal(peer, message)
+            case Timeout():
+                self._on_timeout(peer, message)
+            case Certificates():
+                refusal = self._learn(message.epoch, message.high_qc, message.high_tc, peer)
+                if refusal is not None:
+                    self._out.reject(peer, refusal.reason)
+            case _:
+                self._out.reject(peer, f"{type(message).__name__} is no message of this protocol")
+
+    def _on_payload(self, event: PayloadVerdict | PayloadBuilt) -> None:
+        if isinstance(event, PayloadBuilt):
+            self._on_payload_built(event)
+            return
+        self._blocks.on_verdict(event)
+        if self._candidate is not None and self._blocks.tree.get(self._candidate.entry.block.id) is None:
+            self._candidate = None
+
+    def _on_outside(self, event: BlocksFetched | BlocksLoaded | PeerConnected) -> None:
+        match event:
+            case BlocksFetched(blocks=blocks, proof=proof):
+                self._blocks.take(blocks, proof)
+                if proof is not None:
+                    self._adopt_certificate(proof.certificate)
+                self._blocks.reconsider(self._high_qc)
+            case PeerConnected(peer):
+                if self._view > 1:
+                    self._out.effects.append(Send(peer, self._certificates()))
+            case BlocksLoaded():
+                pass  # block sync's alone
+            case _:
+                assert_never(event)
+
+    def _finish(self) -> Step:
+        self._update_view()
+        self._blocks.try_commit()
+        self._try_vote()
+        self._try_propose()
+        wanted = [(self._high_qc.block_id, self._high_qc.height)]
+        if self._candidate is not None:
+            header = self._candidate.entry.block.header
+            wanted.append((header.parent, header.height - 1))
+        self._blocks.fetch_missing(wanted, self._source)
+        return self._out.finish()
+
+    # --- certificates and views ---------------------------------------------------------------------------------
+
+    def _learn(
+        self, epoch: Epoch, certificate: Certificate, timeout_certificate: TimeoutCertificate | None, peer: PeerId
+    ) -> Refusal | None:
+        """Verify and adopt the certificates of a message, before anything else of it is looked at."""
+        if epoch != self._epoch.epoch:
+            return Refusal(f"message of epoch {epoch}, expected {self._epoch.epoch}")
+        refusal = self._checker.check(certificate)
+        if refusal is None and timeout_certificate is not None:
+            refusal = self._certifier.check(timeout_certificate)
+        if refusal is not None:
+            return refusal
+        if certificate.view > self._high_qc.view:
+            self._source = peer
+        self._adopt_certificate(certificate)
+        if timeout_certificate is not None:
+            self._adopt_timeout_certificate(timeout_certificate)
+        self._update_view()
+        return None
+
+    def _adopt_certificate(self, certificate: Certificate) -> None:
+        if certificate.view > self._high_qc.view:
+            self._high_qc = certificate
+        self._blocks.consider(certificate)
+
+    def _adopt_timeout_certificate(self, certificate: TimeoutCertificate) -> None:
+        if self._high_tc is None or certificate.view > self._high_tc.view:
+            self._high_tc = certificate
+        self._adopt_certificate(certificate.high_qc)
+
+    def _update_view(self) -> None:
+        view = 1 + max(self._high_qc.view, 0 if self._high_tc is None else self._high_tc.view)
+        if view <= self._view:
+            return
+        self._view = view
+        self._entered_ns = self._now
+        self._candidate = None
+        self._building = None
+        self._votes.advance(view)
+        self._timeouts.advance(view)
+        self._first_proposals.advance(view)
+        self._arm_view_timer()
+
+    def _arm_view_timer(self) -> None:
+        duration = view_duration(self._spec.pacing, self._view, self._blocks.tree.root.view, self._rules.backoff_depth)
+        self._out.effects.append(SetTimer(VIEW_TIMER, self._now + duration))
+
+    def _certificates(self) -> Certificates:
+        return Certificates(epoch=self._epoch.epoch, high_qc=self._high_qc, high_tc=self._high_tc)
+
+    def _leader(self, view: View) -> ValidatorIndex:
+        return self._epoch.leaders.leader(view)
+
+    def _entry_proof(self, justify: Certificate) -> TimeoutCertificate | None:
+        """The timeout certificate that entitles to the current view, when ``justify`` does not."""
+        if justify.view == self._view - 1:
+            return None
+        if self._high_tc is None or self._high_tc.view != self._view - 1:
+            raise RuntimeError("the current view is entered by neither certificate")
+        return self._high_tc
+
+    # --- proposals ----------------------------------------------------------------------------------------------
+
+    def _on_proposal(self, peer: PeerId, proposal: Proposal) -> None:
+        header = proposal.header
+        fault = proposal_fault(proposal, self._epoch, self._spec.payload_size_max)
+        if fault is not None:
+            self._out.reject(peer, f"proposal: {fault}")
+            return
+        block = block_of(header)
+        if self._blocks.tree.get(block.id) is not None or header.height <= self._blocks.tree.root.height:
+            return
+        subject = ProposalSubject(epoch=header.epoch, view=header.view, block_id=block.id)
+        if not self._checker.check_signature(header.proposer, subject, proposal.signature):
+            self._out.reject(peer, "proposal: the signature is not its leader's")
+            return
+        refusal = self._learn(proposal.epoch, header.justify, proposal.entry_proof, peer)
+        if refusal is not None:
+            self._out.reject(peer, f"proposal: {refusal.reason}")
+            return
+        first = self._first_proposals.keep(proposal)
+        if first is not None:
+            if first.header != header:
+                self._out.effects.append(ReportEvidence(first, without_body(proposal)))
+            return
+        entry = self._blocks.tree.insert(block, proposal.body)
+        if entry is not None and header.view == self._view:
+            self._candidate = _Candidate(entry, proposal.entry_proof)
+        if block.id == self._high_qc.block_id:  # its quorum was seen before it
+            self._blocks.reconsider(self._high_qc)
+
+    def _try_propose(self) -> None:
+        view = self._view
+        if self._me is None or self._leader(view) != self._me or self._building is not None:
+            return
+        if self._proposed_view >= view or self._timeout_view >= view:
+            return
+        path = self._blocks.tree.path(self._high_qc.block_id)
+        if path is None or not self._blocks.all_checked(path, full_check_of_last=False):
+            return
+        urgent = any(entry.block.header.payload_size for entry in path)
+        idle_ns = 0 if urgent else self._spec.pacing.idle_interval_ms * NANOSECONDS_PER_MILLISECOND
+        timestamp_ms = path[-1].block.header.timestamp_ms if path else self._blocks.tree.root.timestamp_ms
+        self._building = (view, self._high_qc)
+        self._out.effects.append(
+            BuildPayload(
+                view=view,
+                parent=self._high_qc.block_id,
+                height=self._high_qc.height + 1,
+                parent_timestamp_ms=timestamp_ms,
+                path=tuple((entry.block, entry.body) for entry in path),
+                deadline_ns=self._entered_ns + idle_ns,
+            )
+        )
+
+    def _on_payload_built(self, built: PayloadBuilt) -> None:
+        if self._building is None or self._me is None or self._timeout_view >= self._view:
+            return
+        view, justify = self._building
+        if (built.view, built.parent) != (view, justify.block_id):
+            return
+        path = self._blocks.tree.path(justify.block_id)
+        if path is None:
+            return
+        proof = self._entry_proof(justify)
+        block = block_of(
+            BlockHeader(
+                chain=self._epoch.chain,
+                epoch=self._epoch.epoch,
+                view=view,
+                height=justify.height + 1,
+                parent=justify.block_id,
+                justify=justify,
+                entry_proof_hash=b"" if proof is None else digest(proof),
+                payload_root=built.payload_root,
+                payload_size=len(built.body),
+                next_validators_hash=b"",
+                timestamp_ms=built.timestamp_ms,
+                proposer=self._me,
+            )
+        )
+        entry = self._blocks.tree.insert(block, built.body)
+        if entry is None:
+            return
+        entry.checked = True
+        self._proposed_view = view
+        self._proposing = (block, memoryview(built.body), proof)
+        self._blocks.record((*path, entry))
+        self._sign(ProposalSubject(epoch=self._epoch.epoch, view=view, block_id=block.id))
+        self._candidate = _Candidate(entry, proof)
+
+    # --- votes --------------------------------------------------------------------------------------------------
+
+    def _try_vote(self) -> None:
+        candidate = self._candidate
+        if candidate is None or self._me is None or self._last_voted_view >= self._view:
+            return
+        entry = candidate.entry
+        header = entry.block.header
+        path = self._blocks.tree.path(entry.block.id)
+        if path is None or entry.refused:
+            return
+        parent_timestamp_ms = self._blocks.tree.timestamp_of(header.parent)
+        if parent_timestamp_ms is None or header.timestamp_ms <= parent_timestamp_ms:
+            entry.refused = True
+            reason = "proposal: its timestamp does not exceed its parent's"
+            self._out.reject(self._validators.peer_of(header.proposer), reason)
+            return
+        if not self._blocks.all_checked(path, full_check_of_last=True):
+            return
+        if not self._rules.may_vote(header, candidate.entry_proof, self._lock, self._blocks.tree):
+            return
+        self._lock = self._rules.lock_after(self._lock, header, self._blocks.tree)
+        self._last_voted_view = self._view
+        self._blocks.record(path)
+        self._sign(
+            VoteSubject(
+                kind=VOTE,
+                epoch=header.epoch,
+                view=header.view,
+                block_id=entry.block.id,
+                height=header.height,
+                justify_view=header.justify.view,
+            )
+        )
+
+    def _on_vote(self, peer: PeerId, vote: Vote) -> None:
+        fault = vote_fault(vote, peer, self._epoch)
+        if fault is not None:
+            self._out.reject(peer, f"vote: {fault}")
+        else:
+            self._count_vote(vote)
+
+    def _count_vote(self, vote: Vote) -> None:
+        result = self._votes.add(vote)
+        match result:
+            case Counted(certificate, spoiled):
+                self._reject_signers(spoiled, "vote")
+                if certificate is not None:
+                    self._adopt_certificate(certificate)
+                    if not self._broadcast_votes:
+                        self._out.effects.append(Broadcast(self._certificates()))
+            case Ignored():
+                pass
+            case Equivocated(first, second):
+                self._out.effects.append(ReportEvidence(first, second))
+            case BadSignature():
+                self._reject_signers((vote.signer,), "vote")
+            case _:
+                assert_never(result)
+
+    # --- timeouts -----------------------------------------------------------------------------------------------
+
+    def _on_view_timer(self) -> None:
+        if self._me is not None:
+            self._time_out()
+        self._arm_view_timer()
+
+    def _time_out(self) -> None:
+        """Give up the current view; again, send what was signed before."""
+        view = self._view
+        if self._timeout_view == view:
+            if self._last_timeout is not None and self._last_timeout.view == view:
+                self._out.effects.append(Broadcast(self._last_timeout))
+            if self._last_vote is not None:
+                self._send_vote(self._last_vote)
+            return
+        if view < self._last_voted_view or not self._rules.may_time_out(self._high_qc, self._lock):
+            raise RuntimeError(f"view {view} cannot be given up: the state contradicts its own votes")
+        self._timeouts_count += 1
+        self._timeout_view = view
+        self._last_voted_view = view
+        self._timeout_parts = (self._high_qc, self._entry_proof(self._high_qc))
+        path = self._blocks.tree.path(self._high_qc.block_id)
+        if path is not None and all(entry.checked for entry in path):
+            self._blocks.record(path)
+        self._sign(self._certifier.subject(view, self._high_qc))
+
+    def _on_timeout(self, peer: PeerId, timeout: Timeout) -> None:
+        fault = timeout_fault(timeout, peer, self._epoch)
+        refusal = Refusal(fault) if fault is not None else None
+        if refusal is None:
+            refusal = self._learn(timeout.epoch, timeout.high_qc, timeout.entry_proof, peer)
+        if refusal is not None:
+            self._out.reject(peer, f"timeout: {refusal.reason}")
+        elif timeout.view < self._view:
+            if self._helped.get(peer, 0) < self._view:
+                self._helped[peer] = self._view
+                self._out.effects.append(Send(peer, self._certificates()))
+        else:
+            self._count_timeout(timeout)
+
+    def _count_timeout(self, timeout: Timeout) -> None:
+        stake = self._timeouts.add(timeout)
+        if stake is None or timeout.view != self._view:
+            return
+        if stake >= self._validators.amplification and self._timeout_view < self._view and self._me is not None:
+            self._time_out()
+        if stake >= self._validators.quorum:
+            certificate, spoiled = self._certifier.make(self._view, self._timeouts.of(self._view))
+            self._reject_signers(spoiled, "timeout")
+            for signer in spoiled:
+                self._timeouts.drop(self._view, signer)
+            if certificate is not None:
+                self._adopt_timeout_certificate(certificate)
+                self._out.effects.append(Broadcast(self._certificates()))
+
+    def _reject_signers(self, signers: Iterable[ValidatorIndex], what: str) -> None:
+        for signer in signers:
+            self._out.reject(self._validators.peer_of(signer), f"{what}: the signature does not verify")
+
+    # --- signing ------------------------------------------------------------------------------------------------
+
+    def _sign(self, subject: Subject) -> None:
+        state = SafetyState(
+            last_voted_view=self._last_voted_view, lock=self._lock, high_qc=self._high_qc, high_tc=self._high_tc
+        )
+        granted = self._guard.authorize(subject, state)
+        if isinstance(granted, Forbidden):
+            raise RuntimeError(f"the guard refuses {subject}: {granted.stored} holds that slot")
+        self._out.records += granted.records
+        self._out.effects.append(granted.sign)
+
+    def _on_signed(self, subject: Subject, signature: bytes) -> None:
+        if self._me is None:
+            raise RuntimeError("an observer signs nothing")
+        match subject:
+            case VoteSubject():
+                vote = Vote(
+                    kind=subject.kind,
+                    epoch=subject.epoch,
+                    view=subject.view,
+                    block_id=subject.block_id,
+                    height=subject.height,
+                    justify_view=subject.justify_view,
+                    signer=self._me,
+                    signature=signature,
+                )
+                self._last_vote = vote
+                self._send_vote(vote)
+                if self._broadcast_votes or self._leader(vote.view + 1) == self._me:
+                    self._count_vote(vote)
+            case ProposalSubject():
+                self._send_proposal(subject, signature)
+            case TimeoutSubject():
+                self._send_timeout(subject, signature)
+            case _:
+                raise RuntimeError(f"{subject} is no subject of this protocol")
+
+    def _send_vote(self, vote: Vote) -> None:
+        if self._broadcast_votes:
+            self._out.effects.append(Broadcast(vote))
+            return
+        collector = self._leader(vote.view + 1)
+        if collector != self._me:
+            self._out.effects.append(Send(self._validators.peer_of(collector), vote))
+
+    def _send_proposal(self, subject: ProposalSubject, signature: bytes) -> None:
+        if self._proposing is None or self._proposing[0].id != subject.block_id:
+            return  # of a view that is over
+        block, body, proof = self._proposing
+        self._out.effects.append(
+            Broadcast(
+                Proposal(epoch=subject.epoch, header=block.header, body=body, entry_proof=proof, signature=signature)
+            )
+        )
+
+    def _send_timeout(self, subject: TimeoutSubject, signature: bytes) -> None:
+        if self._timeout_parts is None or self._timeout_view != subject.view or self._me is None:
+            return  # of a view that is over
+        high_qc, proof = self._timeout_parts
+        timeout = Timeout(
+            epoch=subject.epoch,
+            view=subject.view,
+            high_qc=high_qc,
+            entry_proof=proof,
+            signer=self._me,
+            signature=signature,
+        )
+        self._last_timeout = timeout
+        self._out.effects.append(Broadcast(timeout))
+        if timeout.view == self._view:
+            self._count_timeout(timeout)
+
+    # --- restart ------------------------------------------------------------------------------------------------
+
+    def _restore_subjects(self, restored: Restored) -> None:
+        """What the stored subjects need to become messages again."""
+        for subject, state in restored.by_kind.values():
+            if isinstance(subject, TimeoutSubject):
+                self._timeout_view = subject.view
+                proof = None if state.high_qc.view == subject.view - 1 else state.high_tc
+                self._timeout_parts = (state.high_qc, proof)
+            elif isinstance(subject, ProposalSubject):
+                self._proposed_view = subject.view
+                entry = self._blocks.tree.get(subject.block_id)
+                if entry is not None:
+                    proof = None if entry.block.header.justify.view == subject.view - 1 else state.high_tc
+                    self._proposing = (entry.block, memoryview(entry.body), proof)
+                    if subject.view == self._view:
+                        self._candidate = _Candidate(entry, proof)

@@ -1,0 +1,184 @@
+"""The blocks of a chained engine on their way from a proposal to the ledger: checks asked for, records made, commits
+emitted.
+
+A block that is known to be committed is a *goal*. It is committed once the path from the committed head up to it is
+here and every body on that path was checked; oldest first, each height once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from consensus.block_tree import BlockTree, Entry, Root
+from consensus.certificates import QuorumChecker
+from consensus.codec import block_of
+from consensus.engine import (
+    BlockRecord,
+    CheckPayload,
+    Commit,
+    CommitRecord,
+    FetchBlocks,
+    PayloadVerdict,
+    Recovered,
+    StepBuilder,
+)
+from consensus.epochs import EpochInfo
+from consensus.protocols.rules import ChainedRules
+from consensus.types import Block, BlockId, Certificate, CommitProof, Height, PeerId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """A block that is known to be committed, though perhaps not all of its ancestors are here yet. ``proof`` came from
+    a peer; without one it is made from ``certificate``."""
+
+    block_id: BlockId
+    height: Height
+    certificate: Certificate
+    proof: CommitProof | None
+
+
+class ChainedBlocks:
+    """The block tree and the next commit. Adds to the step that ``out`` collects."""
+
+    __slots__ = ("_checker", "_epoch", "_goal", "_out", "_rules", "tree")
+
+    def __init__(self, epoch: EpochInfo, checker: QuorumChecker, rules: ChainedRules, out: StepBuilder) -> None:
+        self._epoch = epoch
+        self._checker = checker
+        self._rules = rules
+        self._out = out
+        self._goal: Goal | None = None
+        genesis = epoch.genesis
+        self.tree = BlockTree(
+            Root(id=genesis.block_id, height=genesis.height, view=0, timestamp_ms=epoch.boundary_timestamp_ms)
+        )
+
+    def restore(self, recovered: Recovered) -> None:
+        """Take back what the journal holds. Raises ``ValueError`` when it lacks its own committed head."""
+        blocks = sorted(recovered.blocks, key=lambda stored: stored.header.height)
+        if recovered.committed_id is not None:
+            heads = [stored.header for stored in blocks if block_of(stored.header).id == recovered.committed_id]
+            if not heads:
+                raise ValueError("the journal lacks its own committed head")
+            head = heads[0]
+            self.tree = BlockTree(
+                Root(id=recovered.committed_id, height=head.height, view=head.view, timestamp_ms=head.timestamp_ms)
+            )
+        for stored in blocks:
+            entry = self.tree.insert(block_of(stored.header), stored.body)
+            if entry is not None:
+                entry.checked = entry.recorded = True
+
+    def record(self, path: Sequence[Entry]) -> None:
+        """Make every block of ``path`` durable with this step, once."""
+        for entry in path:
+            if not entry.recorded:
+                entry.recorded = True
+                self._out.records.append(BlockRecord(entry.block, entry.body))
+
+    def all_checked(self, path: Sequence[Entry], *, full_check_of_last: bool) -> bool:
+        """True when every body of ``path`` was checked; asks for the checks that are missing. All but the last block
+        are certified by their children, the last one too unless it needs the full check that comes before a vote."""
+        ready = True
+        for position, entry in enumerate(path):
+            if entry.checked:
+                continue
+            ready = False
+            full = full_check_of_last and position == len(path) - 1
+            if entry.check_pending if full else entry.certified_check_pending:
+                continue
+            if full:
+                entry.check_pending = True
+            else:
+                entry.certified_check_pending = True
+            ancestors = tuple((ancestor.block, ancestor.body) for ancestor in path[:position]) if full else ()
+            self._out.effects.append(
+                CheckPayload(block=entry.block, body=entry.body, path=ancestors, certified=not full)
+            )
+        return ready
+
+    def on_verdict(self, verdict: PayloadVerdict) -> None:
+        """A body was judged."""
+        entry = self.tree.get(verdict.block_id)
+        if entry is None:
+            return
+        if verdict.valid:
+            entry.checked = True
+        if not verdict.certified:
+            entry.check_pending = False
+            if not entry.checked:
+                entry.refused = True
+                proposer = self._epoch.validators.peer_of(entry.block.header.proposer)
+                self._out.reject(proposer, f"payload: {verdict.reason}")
+            return
+        entry.certified_check_pending = False
+        if not entry.checked:
+            self.tree.discard(verdict.block_id)  # not the body that the quorum saw: fetched again, from another peer
+
+    def consider(self, certificate: Certificate) -> None:
+        """A verified certificate may commit something."""
+        target = self._rules.commit_target(certificate, self.tree)
+        if target is not None and (self._goal is None or target.height > self._goal.height):
+            self._goal = Goal(block_id=target.block.id, height=target.height, certificate=certificate, proof=None)
+
+    def reconsider(self, high_qc: Certificate) -> None:
+        """Blocks arrived after the certificates that commit them: look down the chain of the highest one once more."""
+        path = self.tree.path(high_qc.block_id)
+        if path is None:
+            return
+        for certificate in (high_qc, *(entry.block.header.justify for entry in reversed(path))):
+            if self._rules.commit_target(certificate, self.tree) is not None:
+                if self._checker.check(certificate) is None:
+                    self.consider(certificate)
+                return
+
+    def take(self, blocks: Sequence[tuple[Block, memoryview]], proof: CommitProof | None) -> None:
+        """Block sync fetched hash-linked blocks, oldest first; with a proof, the last of them is committed."""
+        for block, body in blocks:
+            self.tree.insert(block, body)
+        if proof is None or not blocks:
+            return
+        head = blocks[-1][0]
+        height = head.header.height
+        if height > self.tree.root.height and (self._goal is None or height > self._goal.height):
+            self._goal = Goal(block_id=head.id, height=height, certificate=proof.certificate, proof=proof)
+
+    def try_commit(self) -> None:
+        """Commit the goal once everything up to it is here and checked."""
+        goal = self._goal
+        if goal is None:
+            return
+        if goal.height <= self.tree.root.height:
+            self._goal = None
+            return
+        path = self.tree.path(goal.block_id)
+        if path is None or not self.all_checked(path, full_check_of_last=False):
+            return
+        proof = goal.proof if goal.proof is not None else self._prove(path[-1], goal.certificate)
+        self.record(path)
+        for entry in path:
+            own = proof if entry is path[-1] else None
+            self._out.records.append(CommitRecord(entry.height, entry.block.id, own))
+            self._out.effects.append(Commit(block=entry.block, body=entry.body, proof=own))
+        self.tree.commit(path[-1])
+        self._goal = None
+
+    def fetch_missing(self, wanted: Sequence[tuple[BlockId, Height]], peer: PeerId | None) -> None:
+        """Ask for the nearest missing ancestor of each wanted block and of the goal."""
+        goal = self._goal
+        targets = wanted if goal is None else (*wanted, (goal.block_id, goal.height))
+        asked: list[BlockId] = []
+        for block_id, height in targets:
+            missing = self.tree.missing_ancestor(block_id, height)
+            if missing is not None and missing[0] not in asked:
+                asked.append(missing[0])
+                self._out.effects.append(FetchBlocks(block_id=missing[0], height=missing[1], peer=peer))
+
+    def _prove(self, target: Entry, certificate: Certificate) -> CommitProof:
+        path = self.tree.path(certificate.block_id)
+        if path is None:
+            raise RuntimeError("a commit without the blocks that prove it")
+        headers = tuple(entry.block.header for entry in path if entry.height > target.height)
+        return CommitProof(epoch=self._epoch.epoch, headers=headers, certificate=certificate)
