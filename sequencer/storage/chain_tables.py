@@ -1,0 +1,261 @@
+"""The tables of the chain store, and the statements over them. Each function runs inside a transaction of its caller
+on the database's thread; none waits for anything but SQLite.
+
+``number`` is a block's row, given in the order of arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import apsw
+
+from consensus import codec
+from consensus.engine import BlockRecord, CommitRecord, SafetyRecord
+from consensus.types import PATH_LENGTH_MAX, Block, BlockHeader, BlockId, CommitProof, Height
+from sequencer.storage.database import DamagedError, Layout, StorageError
+
+CHAIN_LAYOUT: Final = Layout(
+    name="safety journal and block archive",
+    version=1,
+    synchronous="FULL",
+    repair=(
+        "A validator must not go on with an empty or older file: it could contradict what it has signed. Keep this one "
+        "for inspection and start in an empty directory as an observer, or with a new key that replaced the old one."
+    ),
+    statements=(
+        "CREATE TABLE safety (kind TEXT PRIMARY KEY, subject BLOB NOT NULL, state BLOB NOT NULL) STRICT, WITHOUT ROWID",
+        "CREATE TABLE blocks (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, header BLOB NOT NULL,"
+        " body BLOB NOT NULL) STRICT",
+        # Blocks that no commit names. A flag in `blocks` would rewrite the whole row, body included, at the commit.
+        "CREATE TABLE undecided (height INTEGER, number INTEGER, PRIMARY KEY (height, number)) STRICT, WITHOUT ROWID",
+        "CREATE TABLE commits (height INTEGER PRIMARY KEY, number INTEGER NOT NULL, proof BLOB) STRICT",
+        "INSERT INTO meta VALUES ('pruned below', 1)",
+    ),
+)
+
+
+class Head(NamedTuple):
+    """The committed head; height 0 and no id before the first commit."""
+
+    height: Height
+    id: BlockId | None
+
+
+BlockRow = tuple[Block, memoryview]
+"""A block and its body."""
+
+
+# --- writing -------------------------------------------------------------------------------------------------
+
+
+def put_block(connection: apsw.Connection, record: BlockRecord) -> None:
+    """Store a block, once."""
+    block = record.block
+    connection.execute(
+        "INSERT INTO blocks (id, header, body) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        (block.id, codec.encode(block.header), record.body),
+    )
+    if connection.changes():
+        connection.execute("INSERT INTO undecided VALUES (?, ?)", (block.header.height, connection.last_insert_rowid()))
+
+
+def put_safety(connection: apsw.Connection, record: SafetyRecord) -> None:
+    """Replace the decision of the same kind."""
+    connection.execute("INSERT OR REPLACE INTO safety VALUES (?, ?, ?)", (record.kind, record.subject, record.state))
+
+
+def put_commit(connection: apsw.Connection, record: CommitRecord) -> None:
+    """Note that a stored block is committed on top of the committed head. Again for the same block, it adds a missing
+    proof and nothing else. Raises :class:`StorageError` for anything that would make the archive contradict itself."""
+    head = head_of(connection)
+    proof = None if record.proof is None else codec.encode(record.proof)
+    if record.height <= head.height:
+        _again(connection, record, proof)
+        return
+    if record.height != head.height + 1:
+        raise StorageError(f"commit of height {record.height} on a committed head at {head.height}: a gap")
+    number = connection.execute("SELECT number FROM blocks WHERE id = ?", (record.block_id,)).get
+    if number is None:
+        raise StorageError(f"commit of block {record.block_id.hex()} at height {record.height}, which was not stored")
+    connection.execute("DELETE FROM undecided WHERE height = ? AND number = ?", (record.height, number))
+    if connection.changes() != 1:
+        raise StorageError(f"commit of block {record.block_id.hex()} at height {record.height}, which is not its own")
+    connection.execute("INSERT INTO commits VALUES (?, ?, ?)", (record.height, number, proof))
+
+
+def _again(connection: apsw.Connection, record: CommitRecord, proof: bytes | None) -> None:
+    if record.height < pruned_below_of(connection):
+        return
+    stored = connection.execute(
+        "SELECT id FROM commits JOIN blocks USING (number) WHERE height = ?", (record.height,)
+    ).get
+    if stored != record.block_id:
+        raise StorageError(
+            f"two blocks committed at height {record.height}: {'none' if stored is None else stored.hex()} before, "
+            f"{record.block_id.hex()} now"
+        )
+    if proof is not None:
+        connection.execute("UPDATE commits SET proof = ? WHERE height = ? AND proof IS NULL", (proof, record.height))
+
+
+def collect_garbage(connection: apsw.Connection, blocks_max: int) -> None:
+    """Delete up to ``blocks_max`` of the blocks that lost, oldest first."""
+    lost = connection.execute(
+        "SELECT height, number FROM undecided WHERE height <= ? ORDER BY height, number LIMIT ?",
+        (head_of(connection).height, blocks_max),
+    ).fetchall()
+    for height, number in lost:
+        connection.execute("DELETE FROM undecided WHERE height = ? AND number = ?", (height, number))
+        connection.execute("DELETE FROM blocks WHERE number = ?", (number,))
+
+
+def prune_below(connection: apsw.Connection, height: Height, blocks_max: int) -> Height:
+    """Delete up to ``blocks_max`` of the committed blocks below ``height``, and remember it. Returns the lowest height
+    still there."""
+    lowest = pruned_below_of(connection)
+    upper = min(height, lowest + blocks_max)
+    if upper <= lowest:
+        return lowest
+    connection.execute("DELETE FROM blocks WHERE number IN (SELECT number FROM commits WHERE height < ?)", (upper,))
+    connection.execute("DELETE FROM commits WHERE height < ?", (upper,))
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'pruned below'", (upper,))
+    return upper
+
+
+# --- reading -------------------------------------------------------------------------------------------------
+
+
+def head_of(connection: apsw.Connection) -> Head:
+    """The committed head."""
+    row = connection.execute(
+        "SELECT height, id FROM commits LEFT JOIN blocks USING (number) ORDER BY height DESC LIMIT 1"
+    ).get
+    if row is None:
+        return Head(0, None)
+    height, block_id = row
+    if block_id is None:
+        raise DamagedError(f"the block committed at height {height} is missing")
+    return Head(height, block_id)
+
+
+def pruned_below_of(connection: apsw.Connection) -> Height:
+    """The lowest committed height that is kept."""
+    value = connection.execute("SELECT value FROM meta WHERE key = 'pruned below'").get
+    if not isinstance(value, int):
+        raise DamagedError("meta: no height in 'pruned below'")
+    return value
+
+
+def safety_of(connection: apsw.Connection) -> tuple[SafetyRecord, ...]:
+    """The last decision of each kind, by kind."""
+    rows = connection.execute("SELECT kind, subject, state FROM safety ORDER BY kind")
+    return tuple(SafetyRecord(kind=kind, subject=subject, state=state) for kind, subject, state in rows)
+
+
+def block_by_id(connection: apsw.Connection, block_id: BlockId) -> BlockRow | None:
+    """A stored block, committed or not."""
+    row = connection.execute("SELECT id, header, body FROM blocks WHERE id = ?", (block_id,)).get
+    return None if row is None else checked_block(*row)
+
+
+def undecided_blocks(connection: apsw.Connection, above_height: Height) -> Iterator[BlockRow]:
+    """The stored blocks above a height that no commit names."""
+    rows = connection.execute(
+        "SELECT height, id, header, body FROM undecided LEFT JOIN blocks USING (number) WHERE height > ?"
+        " ORDER BY height, number",
+        (above_height,),
+    )
+    for height, block_id, header, body in rows:
+        if block_id is None:
+            raise DamagedError(f"an undecided block of height {height} is missing")
+        yield checked_block(block_id, header, body)
+
+
+def committed_blocks(connection: apsw.Connection, from_height: Height) -> Iterator[BlockRow]:
+    """Committed blocks, oldest first, from exactly ``from_height`` on. None when that one is pruned or not there
+    yet."""
+    rows = connection.execute(
+        "SELECT height, id, header, body FROM commits LEFT JOIN blocks USING (number) WHERE height >= ?"
+        " ORDER BY height",
+        (from_height,),
+    )
+    expected = from_height
+    for height, block_id, header, body in rows:
+        if height != expected:
+            if expected == from_height and from_height < pruned_below_of(connection):
+                return
+            raise DamagedError(f"no commit of height {expected}, but one of {height}")
+        if block_id is None:
+            raise DamagedError(f"the block committed at height {height} is missing")
+        block, body = checked_block(block_id, header, body)
+        if block.header.height != height:
+            raise DamagedError(f"block {block.id.hex()} of height {block.header.height} is committed at {height}")
+        yield block, body
+        expected += 1
+
+
+def proof_at(connection: apsw.Connection, height: Height) -> CommitProof | None:
+    """The proof that was stored for a committed height, if it was the last of its commit."""
+    proof = connection.execute("SELECT proof FROM commits WHERE height = ?", (height,)).get
+    return None if proof is None else _checked_proof(height, proof)
+
+
+def proof_for(connection: apsw.Connection, height: Height) -> CommitProof | None:
+    """The proof of a committed height: that of the next height that has one, with the headers between put before its
+    own. None when the height is pruned or not committed, or when the path would exceed ``PATH_LENGTH_MAX``."""
+    row = connection.execute(
+        "SELECT height, proof FROM commits WHERE height BETWEEN ? AND ? AND proof IS NOT NULL ORDER BY height LIMIT 1",
+        (height, height + PATH_LENGTH_MAX),
+    ).get
+    if row is None or height < pruned_below_of(connection):
+        return None
+    proven, encoded = row
+    proof = _checked_proof(proven, encoded)
+    if proven == height:
+        return proof
+    if proven - height + len(proof.headers) > PATH_LENGTH_MAX:
+        return None
+    between = connection.execute(
+        "SELECT id, header FROM commits JOIN blocks USING (number) WHERE height > ? AND height <= ? ORDER BY height",
+        (height, proven),
+    )
+    headers = tuple(checked_header(block_id, header) for block_id, header in between)
+    if len(headers) != proven - height:
+        raise DamagedError(f"a block committed above height {height} and up to {proven} is missing")
+    return CommitProof(epoch=proof.epoch, headers=headers + proof.headers, certificate=proof.certificate)
+
+
+def proven_height_up_to(connection: apsw.Connection, from_height: Height, to_height: Height) -> Height | None:
+    """The highest height between the two, both included, whose proof is stored."""
+    height = connection.execute(
+        "SELECT height FROM commits WHERE height BETWEEN ? AND ? AND proof IS NOT NULL ORDER BY height DESC LIMIT 1",
+        (from_height, to_height),
+    ).get
+    return height if isinstance(height, int) else None
+
+
+def checked_header(block_id: bytes, header: bytes) -> BlockHeader:
+    """Decode a header that hashes to its id. Raises :class:`DamagedError`."""
+    decoded = codec.headers.decode(header)
+    if isinstance(decoded, codec.Malformed):
+        raise DamagedError(f"header of block {block_id.hex()}: {decoded.reason}")
+    if codec.digest(decoded) != block_id:
+        raise DamagedError(f"header of block {block_id.hex()} hashes to another id")
+    return decoded
+
+
+def checked_block(block_id: bytes, header: bytes, body: bytes) -> BlockRow:
+    """Decode a header that hashes to its id, with a body of its size. Raises :class:`DamagedError`."""
+    decoded = checked_header(block_id, header)
+    if len(body) != decoded.payload_size:
+        raise DamagedError(f"body of block {block_id.hex()}: {len(body)} bytes, not {decoded.payload_size}")
+    return Block(decoded, block_id), memoryview(body)
+
+
+def _checked_proof(height: Height, proof: bytes) -> CommitProof:
+    decoded = codec.commit_proofs.decode(proof)
+    if isinstance(decoded, codec.Malformed):
+        raise DamagedError(f"commit proof of height {height}: {decoded.reason}")
+    return decoded
