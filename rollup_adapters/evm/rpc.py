@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from eth.vm.forks.cancun.state import CancunState
 
-from rollup_adapters.base import JsonValue, QueryError
+from rollup_adapters.base import API_VERSION, JsonValue, QueryError
 from rollup_adapters.evm import rpc_params as read
 from rollup_adapters.evm.chain import Header, next_base_fee
 from rollup_adapters.evm.execution_client import Budget
@@ -37,8 +37,9 @@ from rollup_adapters.evm.transactions import decode_stored
 
 METHOD_NOT_FOUND: Final = -32601
 LIMIT_EXCEEDED: Final = -32005
-LOGS_MAX: Final = 10_000
-LOGS_SIZE_BYTES_MAX: Final = 8 * 1_048_576
+LOGS_MAX: Final = 5_000
+LOGS_SIZE_BYTES_MAX: Final = 4_000_000
+"""Of the answer, roughly; the adapter host passes on no answer above 4 MiB."""
 FEE_HISTORY_BLOCKS_MAX: Final = 1_024
 PERCENTILES_MAX: Final = 100
 
@@ -100,7 +101,7 @@ def _net_version(request: _Request) -> JsonValue:
 
 def _client_version(request: _Request) -> JsonValue:
     request.arguments(0)
-    return f"shared-sequencer/v{version('shared-sequencer')}/py-evm-{version('py-evm')}/cancun"
+    return f"shared-sequencer-evm/api-{API_VERSION}/py-evm-{version('py-evm')}/cancun"
 
 
 def _block_number(request: _Request) -> JsonValue:
@@ -290,7 +291,7 @@ def _logs(request: _Request) -> JsonValue:
     size_bytes = 0
     head = request.head().number
     for stored in request.snapshot.logs(min(first, head + 1), min(last, head), wanted.addresses, wanted.topics):
-        size_bytes += len(stored.log.data)
+        size_bytes += 400 + 69 * len(stored.log.topics) + 2 * len(stored.log.data)
         if len(found) == LOGS_MAX:
             raise QueryError(LIMIT_EXCEEDED, f"query returned more than {LOGS_MAX} results; ask for fewer blocks")
         if size_bytes > LOGS_SIZE_BYTES_MAX:
