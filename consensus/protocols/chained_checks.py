@@ -1,5 +1,4 @@
-"""What is wrong with a message of the HotStuff family by itself: all that needs no signature and no other block; and which
-proposal of a view came first."""
+"""What is wrong with a message of the HotStuff family by itself, and which proposal of a view came first."""
 
 from __future__ import annotations
 

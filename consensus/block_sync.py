@@ -1,0 +1,328 @@
+"""Block sync: missing blocks by hash, and committed ranges by height and proof.
+
+The protocol says which block it lacks; this asks peers for it, one question at a time, and hands over only what is
+hash-linked to what was asked for (ancestors) or proved committed (ranges). Bodies are judged later by the payload
+source; a peer whose body was not the one that a header names is blamed then.
+
+A block that is only just missing is usually on its way: its proposal travels beside the votes that certified it. So
+the first question for a near block waits ``grace``. A node more than ``RANGE_THRESHOLD`` heights behind asks for
+ranges at once.
+
+A peer that answers nothing, or something else, is passed over for the next; a peer that has pruned what is asked for
+says so, and when all do, :attr:`pruned_below` says it to the operator.
+
+Bounds: ``QUESTIONS_MAX`` questions at a time, one answer being made per peer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from consensus.codec import block_of
+from consensus.engine import (
+    BlocksFetched,
+    BlocksLoaded,
+    CancelTimer,
+    FetchBlocks,
+    LoadBlocks,
+    Refusal,
+    Send,
+    SetTimer,
+    StepBuilder,
+)
+from consensus.types import (
+    SYNC_BLOCKS_MAX,
+    SYNC_BYTES_MAX,
+    AncestorsRequest,
+    AncestorsResponse,
+    Block,
+    BlockHeader,
+    BlockId,
+    CommitProof,
+    Epoch,
+    Height,
+    Nanoseconds,
+    PeerId,
+    RangeRequest,
+    RangeResponse,
+    StoredBlock,
+    SyncMessage,
+)
+
+QUESTIONS_MAX: Final = 4
+RANGE_THRESHOLD: Final = 8
+BLAMED_BLOCKS_MAX: Final = 1024
+TIMER_PREFIX: Final = "sync:"
+RANGE_KEY: Final = b""
+"""The one question for a range stands under this key, those for a block under its id."""
+
+
+@dataclass(slots=True)
+class _Question:
+    """What is asked, and of whom. ``peer`` is None while the block may still arrive by itself."""
+
+    key: bytes
+    fetch: FetchBlocks
+    request_id: int = 0
+    peer: PeerId | None = None
+    asked: int = 0
+
+
+class BlockSync:
+    """The state machine of one replica's questions and answers. Adds to the step that ``out`` collects.
+
+    ``lookup`` gives uncommitted blocks of the protocol, ``verify_commit`` is the protocol's, ``committed_height`` its
+    head.
+    """
+
+    def __init__(
+        self,
+        *,
+        epoch: Epoch,
+        out: StepBuilder,
+        lookup: Callable[[BlockId], StoredBlock | None],
+        verify_commit: Callable[[CommitProof, BlockHeader, Epoch], Refusal | None],
+        committed_height: Callable[[], Height],
+        grace_ns: Nanoseconds,
+        patience_ns: Nanoseconds,
+    ) -> None:
+        self._epoch = epoch
+        self._out = out
+        self._lookup = lookup
+        self._verify_commit = verify_commit
+        self._committed_height = committed_height
+        self._grace_ns = grace_ns
+        self._patience_ns = patience_ns
+        self._peers: dict[PeerId, None] = {}
+        self._questions: dict[BlockId, _Question] = {}
+        self._next_request_id = 1
+        self._sources: dict[BlockId, PeerId] = {}
+        self._answering: dict[PeerId, None] = {}
+        self._pruned: dict[PeerId, Height] = {}
+        self._handed_over: Height = 0
+
+    @property
+    def pruned_below(self) -> Height | None:
+        """When every known peer has pruned what this node needs: the lowest height that one of them still serves."""
+        if not self._pruned or any(peer not in self._pruned for peer in self._peers):
+            return None
+        return min(self._pruned.values())
+
+    # --- asking -------------------------------------------------------------------------------------------------
+
+    def connected(self, peer: PeerId) -> None:
+        """A peer that can be asked."""
+        self._peers[peer] = None
+
+    def fetch(self, wanted: FetchBlocks, now: Nanoseconds) -> None:
+        """The protocol lacks a block. Asking again for one that is being fetched changes nothing."""
+        if wanted.height > self._committed_height() + RANGE_THRESHOLD:
+            self._fetch_range(wanted, now)
+        elif wanted.block_id not in self._questions and len(self._questions) < QUESTIONS_MAX:
+            question = _Question(wanted.block_id, wanted)
+            self._questions[wanted.block_id] = question
+            self._set_timer(question, now + self._grace_ns)
+
+    def _fetch_range(self, wanted: FetchBlocks, now: Nanoseconds) -> None:
+        """One range at a time, and none while blocks that were handed over are still being checked."""
+        question = self._questions.get(RANGE_KEY)
+        if question is None:
+            question = self._questions[RANGE_KEY] = _Question(RANGE_KEY, wanted)
+            self._set_timer(question, now + self._patience_ns)
+        question.fetch = wanted
+        if question.peer is None and self._committed_height() >= self._handed_over:
+            self._ask(question, now)
+
+    def timer_fired(self, name: str, now: Nanoseconds) -> bool:
+        """True when the timer was one of ours. The block is there by now, or the next peer is asked."""
+        if not name.startswith(TIMER_PREFIX):
+            return False
+        question = self._questions.get(bytes.fromhex(name[len(TIMER_PREFIX) :]))
+        if question is None:
+            return True
+        if self._is_over(question):
+            self._close(question)
+        else:
+            self._ask(question, now)
+        return True
+
+    def _is_over(self, question: _Question) -> bool:
+        wanted, committed = question.fetch, self._committed_height()
+        if question.key == RANGE_KEY:
+            return wanted.height <= committed + RANGE_THRESHOLD
+        return self._lookup(wanted.block_id) is not None or wanted.height <= committed
+
+    def _ask(self, question: _Question, now: Nanoseconds) -> None:
+        peer = self._choose(question)
+        self._set_timer(question, now + self._patience_ns)
+        if peer is None:
+            return
+        question.peer = peer
+        question.asked += 1
+        question.request_id = self._next_request_id
+        self._next_request_id += 1
+        above = self._committed_height()
+        if question.key == RANGE_KEY:
+            request: SyncMessage = RangeRequest(
+                epoch=self._epoch, request_id=question.request_id, from_height=above + 1
+            )
+        else:
+            request = AncestorsRequest(
+                epoch=self._epoch, request_id=question.request_id, block_id=question.key, above_height=above
+            )
+        self._out.effects.append(Send(peer, request))
+
+    def _choose(self, question: _Question) -> PeerId | None:
+        """The peer that named the block first, then the others in turn."""
+        first = question.fetch.peer
+        if question.asked == 0 and first is not None and first in self._peers:
+            return first
+        peers = sorted(self._peers)
+        if not peers:
+            return None
+        offset = peers.index(first) if first in self._peers else 0
+        return peers[(offset + question.asked) % len(peers)]
+
+    def _set_timer(self, question: _Question, deadline_ns: Nanoseconds) -> None:
+        self._out.effects.append(SetTimer(TIMER_PREFIX + question.key.hex(), deadline_ns))
+
+    def _close(self, question: _Question) -> None:
+        del self._questions[question.key]
+        self._out.effects.append(CancelTimer(TIMER_PREFIX + question.key.hex()))
+
+    # --- answers to us ------------------------------------------------------------------------------------------
+
+    def received(self, peer: PeerId, message: SyncMessage, now: Nanoseconds) -> BlocksFetched | None:
+        """A peer's question or answer. Returns what an answer brings the protocol."""
+        if message.epoch != self._epoch:
+            self._out.reject(peer, f"sync: of epoch {message.epoch}, expected {self._epoch}")
+            return None
+        match message:
+            case AncestorsResponse() | RangeResponse():
+                return self._answered(peer, message, now)
+            case AncestorsRequest() | RangeRequest():
+                self._asked(peer, message)
+                return None
+            case _:
+                assert_never(message)
+
+    def _answered(
+        self, peer: PeerId, answer: AncestorsResponse | RangeResponse, now: Nanoseconds
+    ) -> BlocksFetched | None:
+        question = next((known for known in self._questions.values() if known.request_id == answer.request_id), None)
+        if (
+            question is None
+            or question.peer != peer
+            or isinstance(answer, RangeResponse) != (question.key == RANGE_KEY)
+        ):
+            return None  # late, or unasked: nothing is taken from it
+        if isinstance(answer, RangeResponse):
+            return self._range_answered(question, peer, answer, now)
+        if not answer.blocks:
+            self._ask(question, now)
+            return None
+        blocks: list[tuple[Block, memoryview]] = []
+        expected = question.fetch.block_id
+        for stored in answer.blocks:
+            block = block_of(stored.header)
+            if block.id != expected or len(stored.body) != stored.header.payload_size:
+                self._out.reject(peer, "ancestors: not the blocks that were asked for")
+                self._ask(question, now)
+                return None
+            expected = stored.header.parent
+            blocks.append((block, stored.body))
+        self._close(question)
+        return self._hand_over(peer, tuple(reversed(blocks)), None)
+
+    def _range_answered(
+        self, question: _Question, peer: PeerId, answer: RangeResponse, now: Nanoseconds
+    ) -> BlocksFetched | None:
+        committed = self._committed_height()
+        if answer.pruned_below > committed + 1:
+            self._pruned[peer] = answer.pruned_below
+            self._ask(question, now)
+            return None
+        self._pruned.pop(peer, None)
+        if not answer.blocks or answer.proof is None:
+            self._ask(question, now)
+            return None
+        blocks: list[tuple[Block, memoryview]] = []
+        for stored in answer.blocks:
+            block = block_of(stored.header)
+            linked = stored.header.parent == blocks[-1][0].id if blocks else stored.header.height <= committed + 1
+            if not linked or len(stored.body) != stored.header.payload_size:
+                self._out.reject(peer, "range: the blocks are not a chain")
+                self._ask(question, now)
+                return None
+            blocks.append((block, stored.body))
+        last = blocks[-1][0].header
+        refusal = self._verify_commit(answer.proof, last, last.epoch)
+        if refusal is not None:
+            self._out.reject(peer, f"range: {refusal.reason}")
+            self._ask(question, now)
+            return None
+        self._close(question)
+        self._handed_over = last.height
+        return self._hand_over(peer, tuple(blocks), answer.proof)
+
+    def _hand_over(
+        self, peer: PeerId, blocks: tuple[tuple[Block, memoryview], ...], proof: CommitProof | None
+    ) -> BlocksFetched:
+        for block, _ in blocks:
+            self._sources[block.id] = peer
+        while len(self._sources) > BLAMED_BLOCKS_MAX:
+            del self._sources[next(iter(self._sources))]
+        return BlocksFetched(blocks=blocks, proof=proof)
+
+    def wrong_body(self, block_id: BlockId) -> None:
+        """A body that we were given is not the one its header names."""
+        peer = self._sources.pop(block_id, None)
+        if peer is not None:
+            self._out.reject(peer, "sync: a body that is not the one its header names")
+
+    # --- answers of ours ----------------------------------------------------------------------------------------
+
+    def _asked(self, peer: PeerId, request: AncestorsRequest | RangeRequest) -> None:
+        if peer in self._answering:
+            return  # one at a time: the peer asks again
+        if isinstance(request, AncestorsRequest):
+            blocks = self._uncommitted_ancestors(request)
+            if blocks:
+                answer = AncestorsResponse(epoch=self._epoch, request_id=request.request_id, blocks=blocks)
+                self._out.effects.append(Send(peer, answer))
+                return
+        self._answering[peer] = None
+        self._out.effects.append(LoadBlocks(peer, request))
+
+    def _uncommitted_ancestors(self, request: AncestorsRequest) -> tuple[StoredBlock, ...]:
+        blocks: list[StoredBlock] = []
+        size = 0
+        stored = self._lookup(request.block_id)
+        while stored is not None and len(blocks) < SYNC_BLOCKS_MAX and size < SYNC_BYTES_MAX:
+            if stored.header.height <= request.above_height:
+                break
+            blocks.append(stored)
+            size += len(stored.body)
+            stored = self._lookup(stored.header.parent)
+        return tuple(blocks)
+
+    def loaded(self, event: BlocksLoaded) -> None:
+        """The own archive answered."""
+        self._answering.pop(event.peer, None)
+        request = event.request
+        if isinstance(request, AncestorsRequest):
+            answer: SyncMessage = AncestorsResponse(
+                epoch=self._epoch, request_id=request.request_id, blocks=event.blocks
+            )
+        else:
+            answer = RangeResponse(
+                epoch=self._epoch,
+                request_id=request.request_id,
+                blocks=event.blocks,
+                proof=event.proof,
+                pruned_below=event.pruned_below,
+                head=event.head,
+            )
+        self._out.effects.append(Send(event.peer, answer))

@@ -1,0 +1,117 @@
+"""One replica: block sync and the protocol on one bounded worklist, one merged step per event.
+
+What the protocol lacks is asked for here and comes back as an event of the same worklist, so that neither knows the
+other.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from consensus.block_sync import BlockSync
+from consensus.engine import (
+    BlocksLoaded,
+    Engine,
+    Event,
+    FetchBlocks,
+    PayloadVerdict,
+    PeerConnected,
+    Received,
+    Record,
+    Recovered,
+    Refusal,
+    Status,
+    Step,
+    StepBuilder,
+    TimerFired,
+)
+from consensus.genesis import Pacing
+from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND
+from consensus.types import (
+    AncestorsRequest,
+    AncestorsResponse,
+    BlockHeader,
+    CommitProof,
+    Epoch,
+    Height,
+    Nanoseconds,
+    RangeRequest,
+    RangeResponse,
+)
+
+WORKLIST_MAX: Final = 1000
+SYNC_MESSAGES: Final = (AncestorsRequest, AncestorsResponse, RangeRequest, RangeResponse)
+GRACE_DIVISOR: Final = 10
+PATIENCE_DIVISOR: Final = 2
+
+
+class Replica:
+    """Feeds events to the parts that they concern."""
+
+    def __init__(self, engine: Engine, pacing: Pacing) -> None:
+        self._engine = engine
+        self._out = StepBuilder()
+        view_timeout_ns = pacing.view_timeout_ms * NANOSECONDS_PER_MILLISECOND
+        self._sync = BlockSync(
+            epoch=engine.status().epoch,
+            out=self._out,
+            lookup=engine.block,
+            verify_commit=engine.verify_commit,
+            committed_height=lambda: engine.status().committed_height,
+            grace_ns=view_timeout_ns // GRACE_DIVISOR,
+            patience_ns=view_timeout_ns // PATIENCE_DIVISOR,
+        )
+
+    def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
+        """Resume from what the journal holds."""
+        self._merge(self._engine.start(recovered, now), now)
+        return self._out.finish()
+
+    def handle(self, event: Event, now: Nanoseconds) -> Step:
+        """Everything that one event causes, in one step."""
+        worklist: deque[Event] = deque((event,))
+        for _ in range(WORKLIST_MAX):
+            if not worklist:
+                return self._out.finish()
+            self._route(worklist.popleft(), worklist, now)
+        raise RuntimeError("one event caused more work than can be")
+
+    def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: Epoch) -> Refusal | None:
+        """The protocol's check of a commit proof."""
+        return self._engine.verify_commit(proof, header, epoch)
+
+    def status(self) -> Status:
+        """Where the protocol stands."""
+        return self._engine.status()
+
+    @property
+    def pruned_below(self) -> Height | None:
+        """Set when this node needs blocks that every peer has pruned: it must start from a newer copy."""
+        return self._sync.pruned_below
+
+    def _route(self, event: Event, worklist: deque[Event], now: Nanoseconds) -> None:
+        if isinstance(event, Received) and isinstance(event.message, SYNC_MESSAGES):
+            fetched = self._sync.received(event.peer, event.message, now)
+            if fetched is not None:
+                worklist.append(fetched)
+            return
+        if isinstance(event, BlocksLoaded):
+            self._sync.loaded(event)
+            return
+        if isinstance(event, TimerFired) and self._sync.timer_fired(event.name, now):
+            return
+        if isinstance(event, PeerConnected):
+            self._sync.connected(event.peer)
+        elif isinstance(event, PayloadVerdict) and event.certified and not event.valid:
+            self._sync.wrong_body(event.block_id)
+        self._merge(self._engine.handle(event, now), now)
+
+    def _merge(self, step: Step, now: Nanoseconds) -> None:
+        records: tuple[Record, ...] = step.records
+        self._out.records += records
+        for effect in step.effects:
+            if isinstance(effect, FetchBlocks):
+                self._sync.fetch(effect, now)
+            else:
+                self._out.effects.append(effect)
