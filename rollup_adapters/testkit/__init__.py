@@ -34,7 +34,7 @@ import pytest
 from hypothesis.strategies import SearchStrategy
 
 from rollup_adapters.base import Height, JsonValue, RollupAdapter
-from rollup_adapters.testkit import checks, crash
+from rollup_adapters.testkit import checks, crash, kill
 from rollup_adapters.testkit.subject import ConformanceError, Subject
 
 __all__ = ["ConformanceError", "conformance"]
@@ -49,6 +49,7 @@ ASPECTS: Final = MappingProxyType(
         "poison": checks.poison,
         "settle": checks.settle,
         "query": checks.query,
+        "kill": kill.kill,
     }
 )
 

@@ -252,25 +252,38 @@ def for_each_history(
     example()
 
 
-def run_check(subject: Subject, check: Callable[[Bench], Awaitable[None]]) -> None:
-    """Run ``check`` with a bench of its own, and turn an adapter that does not come back into a failure."""
+def run_check(subject: Subject, check: Callable[[Bench], Awaitable[None]], *, parts: int = 1) -> None:
+    """Run ``check`` with a bench of its own, and turn an adapter that does not come back into a failure.
+
+    A check of several ``parts`` has the time of as many examples."""
+    timeout_s = parts * subject.timeout_s
 
     async def checked() -> None:
         with tempfile.TemporaryDirectory(prefix="conformance-") as root:
             bench = Bench(subject=subject, root=Path(root))
-            with trio.fail_after(subject.timeout_s):
+            with trio.fail_after(timeout_s):
                 await check(bench)
                 await bench.close_all()
 
     try:
-        with alarm(subject.timeout_s + ALARM_GRACE_S):
+        with alarm(timeout_s + ALARM_GRACE_S):
             trio.run(checked)
+    except BaseExceptionGroup as group:  # from a check that needs a nursery
+        failures = group.subgroup(ConformanceError)
+        if failures is None:
+            raise
+        raise _first(failures) from None
     except (trio.TooSlowError, StuckError):
         fail(
             "every call comes back",
-            f"no answer within {subject.timeout_s:g} s; the traceback shows where it hung",
+            f"no answer within {timeout_s:g} s; the traceback shows where it hung",
             "bound every loop and every wait by the input; where it is honest work, raise timeout_s",
         )
+
+
+def _first(group: BaseExceptionGroup[ConformanceError]) -> ConformanceError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 @contextmanager
