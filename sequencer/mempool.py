@@ -1,0 +1,395 @@
+"""Transactions that wait to be ordered: one bounded queue per rollup, and the fair way out of them.
+
+A transaction stays until a committed block orders it or until it expires. One that was proposed in a block that was
+then abandoned never left: the builder passes over what its own path orders, and nothing else.
+
+*Fairness* is deficit round robin by bytes (Shreedhar and Varghese, SIGCOMM 1995) over the rollups that have something
+to order, with a quantum of an equal share of the payload: a rollup that asks for less than its share gets all of it,
+what it leaves is shared by the others, and one whose next transaction exceeds its share saves up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from typing import Final, TypeAlias
+
+import msgspec
+import trio
+
+from consensus.genesis import ChainSpec
+from consensus.types import Height
+from sequencer.body import (
+    BODY_OVERHEAD_BYTES_MAX,
+    SECTION_OVERHEAD_BYTES_MAX,
+    TRANSACTION_OVERHEAD_BYTES_MAX,
+    PayloadSection,
+    SectionBody,
+)
+from sequencer.merkle import TRANSACTIONS_MAX
+from sequencer.transactions import TransactionId, transaction_prefix
+from sequencer.window import CommittedWindow
+
+FORWARD_POOL_BYTES_MAX: Final = 64 * 1024
+"""New transactions are offered for forwarding while fewer bytes than this are pending."""
+FORWARD_ENTRIES_MAX: Final = 4_096
+EXPIRED_REMEMBERED_MAX: Final = 65_536
+QUANTUM_BYTES_MIN: Final = 1024
+SCAN_ENTRIES: Final = 512
+"""How many entries the builder looks at in one go."""
+
+
+# --- answers to a submission -----------------------------------------------------------------------------------
+
+
+class Pending(msgspec.Struct, frozen=True, gc=False, tag="pending"):
+    """It waits here; ``known`` when it already did."""
+
+    transaction_id: TransactionId
+    known: bool = False
+
+
+class Ordered(msgspec.Struct, frozen=True, gc=False, tag="ordered"):
+    """It was ordered at ``height``, within the last K. Nothing to do."""
+
+    transaction_id: TransactionId
+    height: Height
+
+
+class TooLarge(msgspec.Struct, frozen=True, gc=False, tag="too_large"):
+    """Send less than ``size_bytes_max`` of data."""
+
+    size_bytes: int
+    size_bytes_max: int
+
+
+class Full(msgspec.Struct, frozen=True, gc=False, tag="full"):
+    """The rollup's queue is full: resubmit later, or to another validator."""
+
+    rollup_id: int
+    pending: int
+    pending_bytes: int
+
+
+class UnknownRollup(msgspec.Struct, frozen=True, gc=False, tag="unknown_rollup"):
+    """The chain does not order this rollup's transactions."""
+
+    rollup_id: int
+
+
+class Expired(msgspec.Struct, frozen=True, gc=False, tag="expired"):
+    """It could be ordered up to ``valid_until`` only, and the next block is ``next_height``."""
+
+    valid_until: Height
+    next_height: Height
+
+
+class ExpiryTooFar(msgspec.Struct, frozen=True, gc=False, tag="expiry_too_far"):
+    """``valid_until`` must be 0 or at most ``latest`` now."""
+
+    valid_until: Height
+    latest: Height
+
+
+Refused: TypeAlias = TooLarge | Full | UnknownRollup | Expired | ExpiryTooFar
+Submission: TypeAlias = Pending | Ordered | Refused
+
+
+class ForwardedTransaction(msgspec.Struct, frozen=True, gc=False):
+    """A transaction that other validators should have too."""
+
+    rollup_id: int
+    valid_until: Height
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class MempoolLimits:
+    """Bounds of each rollup's queue; the whole pool is bounded by their product with the number of rollups.
+    ``bytes_max`` counts data; an entry costs about 350 bytes of memory besides."""
+
+    bytes_max: int = 32 * 1024 * 1024
+    entries_max: int = 131_072
+
+
+_Entry: TypeAlias = tuple[Height, bytes]
+_Item: TypeAlias = tuple[TransactionId, _Entry]
+
+
+class _Queue:
+    """One rollup's pending transactions, oldest first, and what it may still send in this round."""
+
+    __slots__ = ("bytes", "credit_bytes", "entries", "rollup_id")
+
+    def __init__(self, rollup_id: int) -> None:
+        self.rollup_id = rollup_id
+        self.entries: dict[TransactionId, _Entry] = {}
+        self.bytes = 0
+        self.credit_bytes = 0
+
+
+class Mempool:
+    """The pending transactions of one node."""
+
+    def __init__(self, spec: ChainSpec, window: CommittedWindow, limits: MempoolLimits | None = None) -> None:
+        self.limits = limits or MempoolLimits()
+        self._window = window
+        self._expiry_span = spec.deduplication_heights
+        self._transaction_size_max = spec.transaction_size_max
+        self._queues = {rollup_id: _Queue(rollup_id) for rollup_id in spec.rollups}
+        self._expiring: dict[Height, dict[TransactionId, int]] = {}
+        self._expired: dict[TransactionId, None] = {}
+        self._to_forward: list[ForwardedTransaction] = []
+        self._to_forward_bytes = 0
+        self._pending_bytes = 0
+        self._first = 0
+        self._arrivals = trio.lowlevel.ParkingLot()
+
+    # --- in ------------------------------------------------------------------------------------------------------
+
+    def add(self, rollup_id: int, valid_until: Height, data: bytes, *, local: bool = True) -> Submission:
+        """:meth:`add_batch` of one."""
+        return self.add_batch(rollup_id, ((valid_until, data),), local=local)[0]
+
+    def add_batch(
+        self, rollup_id: int, transactions: Sequence[tuple[Height, bytes]], *, local: bool = True
+    ) -> list[Submission]:
+        """Take ``(valid_until, data)`` of one rollup, one answer each, in order. Submitting again is harmless and gives
+        the transaction's present state. ``local`` is False for what another validator forwarded."""
+        queue = self._queues.get(rollup_id)
+        if queue is None:
+            return [UnknownRollup(rollup_id)] * len(transactions)
+        next_height = self._window.height + 1
+        prefixes = {
+            valid_until: transaction_prefix(rollup_id, valid_until)
+            for valid_until in dict.fromkeys([valid_until for valid_until, _ in transactions])
+            if not valid_until or next_height <= valid_until <= next_height + self._expiry_span
+        }
+        before = len(queue.entries)
+        answers = [self._admit(queue, prefixes.get(entry[0]), entry) for entry in transactions]
+        if len(queue.entries) > before:
+            if local:
+                self._offer_forward(queue, before)
+            self._arrivals.unpark_all()
+        return answers
+
+    def _admit(self, queue: _Queue, prefix: bytes | None, entry: _Entry) -> Submission:
+        valid_until, data = entry
+        size_bytes = len(data)
+        if size_bytes > self._transaction_size_max:
+            return TooLarge(size_bytes, self._transaction_size_max)
+        if prefix is None:
+            return self._unorderable(valid_until)
+        transaction_id = sha256(prefix + data).digest()
+        if transaction_id in queue.entries:
+            return Pending(transaction_id, True)
+        height = self._window.ordered_at(transaction_id)
+        if height is not None:
+            return Ordered(transaction_id, height)
+        limits = self.limits
+        if queue.bytes + size_bytes > limits.bytes_max or len(queue.entries) >= limits.entries_max:
+            return Full(queue.rollup_id, len(queue.entries), queue.bytes)
+        queue.entries[transaction_id] = entry
+        queue.bytes += size_bytes
+        self._pending_bytes += size_bytes
+        if valid_until:
+            self._expiring.setdefault(valid_until, {})[transaction_id] = queue.rollup_id
+        return Pending(transaction_id)
+
+    def _unorderable(self, valid_until: Height) -> Submission:
+        next_height = self._window.height + 1
+        if valid_until < next_height:
+            return Expired(valid_until, next_height)
+        return ExpiryTooFar(valid_until, next_height + self._expiry_span)
+
+    async def arrival(self) -> None:
+        """Return when a new transaction has come in after this call."""
+        await self._arrivals.park()
+
+    # --- forwarding ----------------------------------------------------------------------------------------------
+
+    def _offer_forward(self, queue: _Queue, known: int) -> None:
+        """While little is pending, its latency matters: any validator that leads next should have it. While much is
+        pending, every leader has enough of its own, and copies would cost more than they bring."""
+        new = len(queue.entries) - known
+        for valid_until, data in reversed(list(islice(reversed(queue.entries.values()), new))):
+            if max(self._pending_bytes, self._to_forward_bytes + len(data)) >= FORWARD_POOL_BYTES_MAX:
+                return
+            if len(self._to_forward) >= FORWARD_ENTRIES_MAX:
+                return
+            self._to_forward.append(ForwardedTransaction(queue.rollup_id, valid_until, data))
+            self._to_forward_bytes += len(data)
+
+    def pending_to_forward(self) -> list[ForwardedTransaction]:
+        """What was submitted here since the last call and should go to the other validators: bounded by
+        :data:`FORWARD_POOL_BYTES_MAX` and :data:`FORWARD_ENTRIES_MAX`, and a help to latency only; nothing is lost by
+        losing it."""
+        offered, self._to_forward, self._to_forward_bytes = self._to_forward, [], 0
+        return offered
+
+    # --- state ---------------------------------------------------------------------------------------------------
+
+    def is_pending(self, transaction_id: TransactionId) -> bool:
+        """Whether it waits here."""
+        return any(transaction_id in queue.entries for queue in self._queues.values())
+
+    def has_expired(self, transaction_id: TransactionId) -> bool:
+        """Whether it waited here and expired, within the last :data:`EXPIRED_REMEMBERED_MAX` that did."""
+        return transaction_id in self._expired
+
+    def pending(self, rollup_id: int) -> tuple[int, int]:
+        """How many transactions of a rollup wait, and their bytes of data. Raises ``KeyError`` for a rollup that is not
+        of this chain."""
+        queue = self._queues[rollup_id]
+        return len(queue.entries), queue.bytes
+
+    # --- out -----------------------------------------------------------------------------------------------------
+
+    def committed(self, height: Height, sections: Iterable[PayloadSection]) -> list[TransactionId]:
+        """Take out what the block at ``height`` ordered, and what can no longer be ordered after it: the ids of the
+        latter are returned."""
+        for section in sections:
+            queue = self._queues.get(section.rollup_id)
+            if queue is not None and queue.entries:
+                for transaction_id in section.ids:
+                    self._remove(queue, transaction_id)
+        expired: list[TransactionId] = []
+        # Expiries lie at most K + 1 heights ahead, so there are few; heights may jump when the node catches up.
+        for valid_until in [valid_until for valid_until in self._expiring if valid_until <= height]:
+            for transaction_id, rollup_id in list(self._expiring[valid_until].items()):
+                self._remove(self._queues[rollup_id], transaction_id)
+                expired.append(transaction_id)
+        self._remember_expired(expired)
+        return expired
+
+    def _remove(self, queue: _Queue, transaction_id: TransactionId) -> None:
+        entry = queue.entries.pop(transaction_id, None)
+        if entry is None:
+            return
+        valid_until, data = entry
+        queue.bytes -= len(data)
+        self._pending_bytes -= len(data)
+        if valid_until:
+            expiring = self._expiring[valid_until]
+            del expiring[transaction_id]
+            if not expiring:
+                del self._expiring[valid_until]
+
+    def _remember_expired(self, expired: list[TransactionId]) -> None:
+        self._expired.update(dict.fromkeys(expired))
+        for transaction_id in list(islice(self._expired, max(0, len(self._expired) - EXPIRED_REMEMBERED_MAX))):
+            del self._expired[transaction_id]
+
+    # --- the fair choice -----------------------------------------------------------------------------------------
+
+    def select(
+        self, *, height: Height, size_bytes_max: int, excluded: Sequence[Collection[TransactionId]]
+    ) -> list[tuple[SectionBody, tuple[TransactionId, ...]]]:
+        """What a block at ``height`` may carry: sections ascending by rollup id, at most ``size_bytes_max`` as a body,
+        each queue in order of arrival, nothing expired and nothing of ``excluded``. Everything stays pending."""
+        cursors = [
+            cursor for queue in self._in_rotation() if (cursor := _Cursor(queue, height, excluded)).head is not None
+        ]
+        if not cursors:
+            return []
+        room = _Room(size_bytes_max - BODY_OVERHEAD_BYTES_MAX, TRANSACTIONS_MAX)
+        quantum = max(room.bytes // len(cursors), QUANTUM_BYTES_MIN)
+        credit_max = quantum + self._transaction_size_max + TRANSACTION_OVERHEAD_BYTES_MAX
+        active = cursors
+        while active:
+            for cursor in active:
+                cursor.queue.credit_bytes = min(cursor.queue.credit_bytes + quantum, credit_max)
+                cursor.take(room)
+            # Who has nothing left, or does not fit into what is left, is done; the others get another quantum.
+            active = [cursor for cursor in active if cursor.fits(room)]
+        sections = [cursor.section() for cursor in cursors if cursor.ids]
+        sections.sort(key=lambda section: section[0].rollup_id)
+        return sections
+
+    def _in_rotation(self) -> list[_Queue]:
+        """The queues that hold anything, starting with another one each time: what is left of a payload after equal
+        shares goes to each in turn."""
+        queues = [queue for queue in self._queues.values() if queue.entries]
+        if not queues:
+            return []
+        self._first = (self._first + 1) % len(queues)
+        return queues[self._first :] + queues[: self._first]
+
+
+class _Room:
+    """What is left of a payload under construction."""
+
+    __slots__ = ("bytes", "transactions")
+
+    def __init__(self, size_bytes: int, transactions: int) -> None:
+        self.bytes = size_bytes
+        self.transactions = transactions
+
+
+class _Cursor:
+    """A walk along one queue that takes what its credit pays for."""
+
+    __slots__ = ("_source", "_transactions", "_valid_untils", "head", "ids", "queue")
+
+    def __init__(self, queue: _Queue, height: Height, excluded: Sequence[Collection[TransactionId]]) -> None:
+        self.queue = queue
+        self.ids: list[TransactionId] = []
+        self._valid_untils: list[Height] = []
+        self._transactions: list[bytes] = []
+        self._source = _orderable(queue.entries, height, excluded)
+        self.head = next(self._source, None)
+
+    def take(self, room: _Room) -> None:
+        """Move from the queue's front to the section while credit and room last."""
+        if self.head is None:
+            return
+        section_overhead = 0 if self.ids else SECTION_OVERHEAD_BYTES_MAX
+        left = min(self.queue.credit_bytes, room.bytes - section_overhead)
+        before, transactions = left, room.transactions
+        head: _Item | None = self.head
+        while head is not None and transactions:
+            transaction_id, (valid_until, data) = head
+            cost = len(data) + TRANSACTION_OVERHEAD_BYTES_MAX
+            if cost > left:
+                break
+            left -= cost
+            transactions -= 1
+            self.ids.append(transaction_id)
+            self._valid_untils.append(valid_until)
+            self._transactions.append(data)
+            head = next(self._source, None)
+        self.head = head
+        if self.ids:
+            room.bytes -= section_overhead + before - left
+        room.transactions = transactions
+        # An emptied queue keeps no credit: it saves up for a large transaction, not for having been idle.
+        self.queue.credit_bytes = 0 if head is None else self.queue.credit_bytes - (before - left)
+
+    def fits(self, room: _Room) -> bool:
+        """Whether the next transaction would fit if credit were enough."""
+        if self.head is None or not room.transactions:
+            return False
+        section_overhead = 0 if self.ids else SECTION_OVERHEAD_BYTES_MAX
+        return len(self.head[1][1]) + TRANSACTION_OVERHEAD_BYTES_MAX + section_overhead <= room.bytes
+
+    def section(self) -> tuple[SectionBody, tuple[TransactionId, ...]]:
+        """What was taken, at least one transaction."""
+        body = SectionBody(self.queue.rollup_id, tuple(self._valid_untils), tuple(self._transactions))
+        return body, tuple(self.ids)
+
+
+def _orderable(
+    entries: dict[TransactionId, _Entry], height: Height, excluded: Sequence[Collection[TransactionId]]
+) -> Iterator[_Item]:
+    """The entries that a block at ``height`` may carry, oldest first. An expiry is never too far ahead: it was not when
+    the entry came in, and heights only grow."""
+    items = iter(entries.items())
+    while chunk := list(islice(items, SCAN_ENTRIES)):
+        for ids in excluded:
+            chunk = [item for item in chunk if item[0] not in ids]
+        for item in chunk:
+            valid_until = item[1][0]
+            if not valid_until or height <= valid_until:
+                yield item

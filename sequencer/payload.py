@@ -1,0 +1,204 @@
+"""The sole builder and judge of what a block carries. For now a block carries its transactions inline.
+
+A block at height ``h`` is valid when
+
+1. its body is canonical and is the one that the header names, by root and by size;
+2. it names rollups of the chain spec only, and neither it nor a transaction exceeds its cap;
+3. no transaction is expired (``valid_until`` is 0 or at least ``h``) or expires later than ``h + K``;
+4. no transaction was ordered by an ancestor at ``h - K`` or above: the ancestors that are committed here (the window)
+   and those that are not yet (the request's ``path``);
+5. its timestamp is greater than its parent's.
+
+Whatever is committed locally, nodes agree on this, because window and path together are the block's own ancestor path.
+The same transaction on two forks is fine; on the path of one block it is not.
+
+A timestamp ahead of the local clock by more than the chain's drift is *held*: the answer comes when the clock gets
+there. Clocks differ, so a node that rejected would part honest proposers from their votes.
+
+A ``certified`` block was judged by a quorum; only 1. is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import trio
+
+from consensus.codec import Malformed
+from consensus.engine import BuildPayload, CheckPayload, PayloadBuilt, PayloadVerdict
+from consensus.genesis import ChainSpec
+from consensus.ports import Clock
+from consensus.types import Block, BlockHeader, Height
+from sequencer.body import EMPTY_PAYLOAD, Payload, PayloadCache, assemble_payload
+from sequencer.mempool import Mempool
+from sequencer.window import CommittedWindow
+
+HOLD_STEP_S = 1.0
+"""The longest sleep between two looks at the wall clock, which may be set while a timestamp is held."""
+
+Path = Sequence[tuple[Block, bytes | memoryview]]
+
+
+class InlinePayloadSource:
+    """Implements ``PayloadSource``. ``clock`` is the engine's; ``wall_clock_ms`` gives milliseconds since the Unix
+    epoch. Window, mempool and cache are shared with the ledger."""
+
+    def __init__(
+        self,
+        spec: ChainSpec,
+        *,
+        mempool: Mempool,
+        window: CommittedWindow,
+        cache: PayloadCache,
+        clock: Clock,
+        wall_clock_ms: Callable[[], int],
+    ) -> None:
+        self._spec = spec
+        self._rollups = frozenset(spec.rollups)
+        self._mempool = mempool
+        self._window = window
+        self._cache = cache
+        self._clock = clock
+        self._wall_clock_ms = wall_clock_ms
+        self._building = trio.CancelScope()
+
+    # --- building ------------------------------------------------------------------------------------------------
+
+    async def build(self, request: BuildPayload) -> PayloadBuilt:
+        """Answer as soon as there is something to order, else empty at ``request.deadline_ns``. A newer call makes
+        this one answer empty at once: its view is over."""
+        self._building.cancel()
+        payload = EMPTY_PAYLOAD
+        patience_s = max(0, request.deadline_ns - self._clock.now()) / 1e9
+        with trio.move_on_after(patience_s) as self._building:
+            await self._window.reached(_base(request.path, request.height))
+            excluded = self._ordered_on(request.path, request.height)
+            while not (payload := self._choose(request.height, excluded)).sections:
+                await self._mempool.arrival()
+        self._cache.add(payload)
+        return PayloadBuilt(
+            view=request.view,
+            parent=request.parent,
+            payload_root=payload.root,
+            body=payload.body,
+            timestamp_ms=max(request.parent_timestamp_ms + 1, self._wall_clock_ms()),
+        )
+
+    def _choose(self, height: Height, excluded: Sequence[Payload]) -> Payload:
+        chosen = self._mempool.select(
+            height=height,
+            size_bytes_max=self._spec.payload_size_max,
+            excluded=[payload.positions.keys() for payload in excluded],
+        )
+        return assemble_payload(chosen)
+
+    def _ordered_on(self, path: Path, height: Height) -> list[Payload]:
+        payloads = self._payloads_of(path, height)
+        if isinstance(payloads, Malformed):
+            raise ValueError(f"asked to build on a block that was never judged: {payloads.reason}")
+        return payloads
+
+    # --- judging -------------------------------------------------------------------------------------------------
+
+    async def check(self, request: CheckPayload) -> PayloadVerdict:
+        """Judge a body. What is wrong is answered at once; what is merely early, when it no longer is."""
+        header = request.block.header
+        payload = self._named_payload(header, request.body)
+        if isinstance(payload, Malformed):
+            return _verdict(request, payload.reason)
+        if request.certified:
+            return _verdict(request)
+        fault = self._fault_in_itself(payload, header.height)
+        if fault:
+            return _verdict(request, fault)
+        await self._window.reached(_base(request.path, header.height))
+        fault = self._fault_on_path(payload, header, request.path)
+        if fault:
+            return _verdict(request, fault)
+        return _verdict(request, await self._hold(request.block))
+
+    def _named_payload(self, header: BlockHeader, body: bytes | memoryview) -> Payload | Malformed:
+        if len(body) != header.payload_size:
+            return Malformed(f"the body has {len(body)} bytes, the header says {header.payload_size}")
+        if len(body) > self._spec.payload_size_max:
+            return Malformed(f"a body of {len(body)} bytes exceeds {self._spec.payload_size_max}")
+        payload = self._cache.decode(header.payload_root, body)
+        if isinstance(payload, Payload) and payload.root != header.payload_root:
+            return Malformed("the body's root is not the header's")
+        return payload
+
+    def _fault_in_itself(self, payload: Payload, height: Height) -> str:
+        transaction_size_max = self._spec.transaction_size_max
+        expiry_max = height + self._spec.deduplication_heights
+        for section in payload.sections:
+            if section.rollup_id not in self._rollups:
+                return f"rollup {section.rollup_id} is not of this chain"
+            size_bytes = max(map(len, section.transactions))
+            if size_bytes > transaction_size_max:
+                return f"a transaction of {size_bytes} bytes exceeds {transaction_size_max}"
+            for valid_until in sorted(set(section.valid_untils)):
+                if valid_until and not height <= valid_until <= expiry_max:
+                    return f"valid until {valid_until}: not of {height} to {expiry_max}"
+        return ""
+
+    def _fault_on_path(self, payload: Payload, header: BlockHeader, path: Path) -> str:
+        parent_timestamp_ms = self._parent_timestamp_ms(path, header.height)
+        if parent_timestamp_ms is not None and header.timestamp_ms <= parent_timestamp_ms:
+            return f"timestamp {header.timestamp_ms} is not after the parent's, {parent_timestamp_ms}"
+        ids = payload.positions.keys()
+        lowest = header.height - self._spec.deduplication_heights
+        ordered = self._window.first_ordered(ids, lowest, _base(path, header.height))
+        if ordered is not None:
+            return f"transaction {ordered.hex()} was ordered at height {self._window.ordered_at(ordered)}"
+        ancestors = self._payloads_of(path, header.height)
+        if isinstance(ancestors, Malformed):
+            return f"its ancestor's body: {ancestors.reason}"
+        for ancestor in ancestors:
+            if not ids.isdisjoint(ancestor.positions.keys()):
+                return "a transaction was ordered by an uncommitted ancestor"
+        return ""
+
+    def _payloads_of(self, path: Path, height: Height) -> list[Payload] | Malformed:
+        """What the uncommitted ancestors within K heights carry, newest first; empty ones left out."""
+        payloads = []
+        for block, body in reversed(path):
+            if block.header.height < height - self._spec.deduplication_heights:
+                break
+            if not body and not block.header.payload_size:
+                continue
+            payload = self._named_payload(block.header, body)
+            if isinstance(payload, Malformed):
+                return payload
+            payloads.append(payload)
+        return payloads
+
+    def _parent_timestamp_ms(self, path: Path, height: Height) -> int | None:
+        """None when the parent is committed and has left the window: then so has this block's turn to be voted for."""
+        if path:
+            return path[-1][0].header.timestamp_ms
+        if height == 1:
+            return self._spec.genesis_time_ms
+        parent = self._window.block_at(height - 1)
+        return None if parent is None else parent.timestamp_ms
+
+    async def _hold(self, block: Block) -> str:
+        """Wait until the block's timestamp is no longer too far ahead, or until the block's height is committed and
+        nobody votes there any more. Bounds how long a wild timestamp is held."""
+        header = block.header
+        while (early_ms := header.timestamp_ms - self._spec.timestamp_drift_ms - self._wall_clock_ms()) > 0:
+            with trio.move_on_after(min(early_ms / 1000, HOLD_STEP_S)):
+                await self._window.reached(header.height)
+                committed = self._window.block_at(header.height)
+                if committed is not None and committed.block_id == block.id:
+                    return ""
+                return f"its timestamp was still {early_ms} ms too early when height {header.height} was committed"
+        return ""
+
+
+def _base(path: Path, height: Height) -> Height:
+    """The committed height on which the path (and then the block itself) stands."""
+    return (path[0][0].header.height if path else height) - 1
+
+
+def _verdict(request: CheckPayload, fault: str = "") -> PayloadVerdict:
+    return PayloadVerdict(block_id=request.block.id, certified=request.certified, valid=not fault, reason=fault)
