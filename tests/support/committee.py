@@ -1,0 +1,66 @@
+"""Committees that read: ``committee(4)`` gives a chain spec, its validators and their keys."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from consensus.crypto.registry import scheme_named
+from consensus.crypto.scheme import Scheme, SecretKey
+from consensus.epochs import EpochInfo, first_epoch
+from consensus.genesis import ChainSpec, Pacing, check_chain_spec
+from consensus.types import PeerId, Subject
+from consensus.validators import Validator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committee:
+    """A chain's first epoch with everybody's secret."""
+
+    spec: ChainSpec
+    epoch: EpochInfo
+    scheme: Scheme
+    keys: tuple[SecretKey, ...]
+
+    def sign(self, signer: int, subject: Subject) -> bytes:
+        """What validator ``signer``'s signer port answers."""
+        return self.keys[signer].sign(self.epoch.domain.bytes_to_sign(subject))
+
+    def peer(self, index: int) -> PeerId:
+        """The transport's name of validator ``index``."""
+        return self.epoch.validators.peer_of(index)
+
+
+def committee(
+    count: int = 4,
+    *,
+    protocol: str = "jolteon",
+    scheme: str = "simulated",
+    stakes: tuple[int, ...] | None = None,
+    pacing: Pacing | None = None,
+    chain_id: str = "test-chain",
+    election: str = "round-robin",
+) -> Committee:
+    """``count`` validators of stake 1 (or ``stakes``), with keys derived from their index."""
+    chosen = scheme_named(scheme, allow_simulated=True)
+    keys = tuple(chosen.generate(hashlib.sha256(f"key {index}".encode()).digest()) for index in range(count))
+    spec = ChainSpec(
+        chain_id=chain_id,
+        genesis_time_ms=1_000,
+        protocol=protocol,
+        scheme=scheme,
+        validators=tuple(
+            Validator(
+                name=f"validator-{index}",
+                stake=1 if stakes is None else stakes[index],
+                public_key=key.public_key,
+                possession_proof=key.prove_possession(),
+                peer=hashlib.sha256(f"peer {index}".encode()).digest(),
+            )
+            for index, key in enumerate(keys)
+        ),
+        rollups=(1, 2, 3),
+        election=election,
+        pacing=Pacing() if pacing is None else pacing,
+    )
+    return Committee(spec=spec, epoch=first_epoch(spec, check_chain_spec(spec, chosen)), scheme=chosen, keys=keys)
