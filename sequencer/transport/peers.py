@@ -140,7 +140,7 @@ class RareLog:
         self._subjects_max = subjects_max
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
-    def warning(self, subject: str, message: str) -> None:
+    def say(self, subject: str, message: str) -> None:
         now = trio.current_time()
         last, held_back = self._seen.get(subject, (-self._interval_s, 0))
         if now - last < self._interval_s:

@@ -146,7 +146,7 @@ class TlsTransport:
         record = self._record_of(peer)
         if record is None:
             return
-        self._rare_log.warning(f"reject {peer.hex()}", f"rejected a frame of peer {_short(peer)}: {reason}")
+        self._rare_log.say(f"reject {peer.hex()}", f"rejected a frame of peer {_short(peer)}: {reason}")
         if record.reject(reason):
             why = f"too many rejected frames, the last one because: {reason}; kept out for {record.barred_s():g} s"
             if peer in self._links:
@@ -227,7 +227,7 @@ class TlsTransport:
             started = trio.current_time()
             record.last_reason = await self._dial(record, address)
             name = f"validator {_short(peer)} at {address[0]}:{address[1]}"
-            self._rare_log.warning(f"dial {peer.hex()}", f"not connected to {name}: {record.last_reason}")
+            self._rare_log.say(f"dial {peer.hex()}", f"not connected to {name}: {record.last_reason}")
             longest_s = min(self._limits.reconnect_max_s, self._limits.reconnect_first_s * 2**failures)
             failures = 0 if trio.current_time() - started > longest_s else min(failures + 1, _EXPONENT_MAX)
             await trio.sleep(longest_s * self._random.uniform(0.5, 1.0))
@@ -299,7 +299,7 @@ class TlsTransport:
             await self._join(hello, stream, reader)
         except (Parted, OSError) as error:
             self._refused += 1
-            self._rare_log.warning(f"accept {remote}", f"connection from {remote}: {error}")
+            self._rare_log.say(f"accept {remote}", f"connection from {remote}: {error}")
         finally:
             stream.close()
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
 import trio
+import trio.testing
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from OpenSSL import SSL
 
 from consensus.codec import WIRE_VERSION
 from consensus.ports import Connected, Frame
@@ -140,3 +143,31 @@ class Stranger:
     def close(self) -> None:
         for stream in self.streams:
             stream.close()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that sockets bring about and no event tells."""
+    deadline = time.monotonic() + 20  # real seconds, whatever the test's clock says
+    while not condition():
+        assert time.monotonic() < deadline, "it never came about"
+        await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+async def tls_pair(
+    *, stall_timeout_s: float = 60, contexts: tuple[SSL.Context, SSL.Context] | None = None
+) -> tuple[TlsStream, TlsStream]:
+    """A client and a server stream between identities 0 and 1, before their handshake."""
+    client, server = await tcp_pair()
+    of_client, of_server = contexts or (tls_context(identity(0)), tls_context(identity(1)))
+    return (
+        TlsStream(of_client, client, server=False, stall_timeout_s=stall_timeout_s),
+        TlsStream(of_server, server, server=True, stall_timeout_s=stall_timeout_s),
+    )
+
+
+async def tcp_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """Two ends of a TCP connection on loopback."""
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        client = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
+        return client, await listener.accept()
