@@ -38,22 +38,24 @@ def parse_key(data: bytes) -> KeyPoint | None:
         key = G1Point.from_compressed_bytes(data)  # on the curve and in the subgroup
     except ValueError:
         return None
-    # It reads any bytes after the flag of the identity, and gives the identity: only the re-encoding shows it.
-    return None if key == _KEY_IDENTITY or key.to_compressed_bytes() != data else key
+    # The identity is also the one point of which arkworks reads a second encoding (any bytes behind its flag).
+    return None if key == _KEY_IDENTITY else key
 
 
 def parse_signature(data: bytes) -> SignaturePoint | None:
     try:
-        return _canonical(G2Point.from_compressed_bytes(data), data)
+        signature = G2Point.from_compressed_bytes(data)
     except ValueError:
         return None
+    return None if signature == _SIGNATURE_IDENTITY else signature
 
 
 def parse_part(data: bytes) -> SignaturePoint | None:
     try:
-        return _canonical(G2Point.from_compressed_bytes_unchecked(data), data)  # the subgroup unchecked
+        part = G2Point.from_compressed_bytes_unchecked(data)  # on the curve, the subgroup unchecked
     except ValueError:
         return None
+    return None if part == _SIGNATURE_IDENTITY else part
 
 
 def add_keys(keys: Sequence[KeyPoint]) -> KeyPoint | None:
@@ -84,10 +86,6 @@ def verify_possession(key: KeyPoint, proof: SignaturePoint) -> bool:
 
 def _signed(secret: bytes, message: bytes, domain: bytes) -> bytes:
     return (G2Point.hash_to_curve(message, domain) * Scalar.from_be_bytes(secret)).to_compressed_bytes()
-
-
-def _canonical(signature: G2Point, data: bytes) -> G2Point | None:
-    return None if signature == _SIGNATURE_IDENTITY or signature.to_compressed_bytes() != data else signature
 
 
 def _holds(keys: Sequence[KeyPoint], hashes: Sequence[G2Point], signature: SignaturePoint) -> bool:

@@ -21,13 +21,17 @@ SEED: Final = bytes(range(32))
 _LIBRARIES: Final = {"blspy": "bls_blspy", "py_arkworks_bls12381": "bls_arkworks"}
 
 
-def bls_schemes() -> dict[str, Bls]:
-    """BLS over each library that is installed: at least the one that this Python uses."""
+def bls_points() -> dict[str, Points]:
+    """Each library that is installed, by the name of its scheme here: at least the one that this Python uses."""
     installed = {name: module for name, module in _LIBRARIES.items() if find_spec(name) is not None}
     return {
-        f"bls-{name}": Bls(cast("Points", import_module(f"consensus.crypto.{module}")))
-        for name, module in installed.items()
+        f"bls-{name}": cast("Points", import_module(f"consensus.crypto.{module}")) for name, module in installed.items()
     }
+
+
+def bls_schemes() -> dict[str, Bls]:
+    """BLS over each library that is installed."""
+    return {name: Bls(points) for name, points in bls_points().items()}
 
 
 SCHEMES: Final[dict[str, Scheme]] = {"ed25519": Ed25519(), "simulated": Simulated(), **bls_schemes()}

@@ -12,18 +12,19 @@ import pytest
 from eth_typing import BLSPubkey, BLSSignature
 from py_ecc.bls.ciphersuites import G2ProofOfPossession as Oracle
 from py_ecc.bls.hash_to_curve import hash_to_G2
-from py_ecc.bls.point_compression import compress_G1, compress_G2, decompress_G1
-from py_ecc.bls.typing import G1Compressed
+from py_ecc.bls.point_compression import compress_G1, compress_G2, decompress_G1, decompress_G2
+from py_ecc.bls.typing import G1Compressed, G2Compressed, G2Uncompressed
 from py_ecc.fields import bls12_381_FQ
 from py_ecc.optimized_bls12_381.optimized_curve import G1, add, multiply, neg
 
 from consensus.crypto.bls import GROUP_ORDER, Bls
-from consensus.crypto.bls_points import SIGNATURE_DOMAIN
+from consensus.crypto.bls_points import POSSESSION_DOMAIN, SIGNATURE_DOMAIN
 from tests.consensus.crypto.common import (
     MESSAGE,
     OTHER_MESSAGE,
     SCHEMES,
     SEED,
+    bls_points,
     bls_schemes,
     committee,
     public_keys,
@@ -77,6 +78,18 @@ def scheme_and_keys(name: str) -> tuple[Bls, tuple[int, ...]]:
     """The scheme and its committee's secrets as py_ecc takes them."""
     secrets = tuple(int.from_bytes(key.export(), "big") for key in committee(name))
     return cast("Bls", SCHEMES[name]), secrets
+
+
+def hashed(message: bytes, domain: bytes) -> G2Uncompressed:
+    return hash_to_G2(message, domain, sha256)  # type: ignore[arg-type]  # it takes the constructor
+
+
+def halves(signature: bytes) -> G2Compressed:
+    return G2Compressed((int.from_bytes(signature[:48], "big"), int.from_bytes(signature[48:], "big")))
+
+
+def encoded_g2(point: G2Uncompressed) -> bytes:
+    return b"".join(half.to_bytes(48, "big") for half in compress_G2(point))
 
 
 def negated(signature: bytes) -> bytes:
@@ -183,6 +196,28 @@ def test_a_signature_outside_the_subgroup_never_verifies(name: str) -> None:
 
 
 @every_library
+def test_a_torsion_point_added_to_a_signature_is_noticed(name: str) -> None:
+    scheme, (alice, *_) = SCHEMES[name], committee(name)
+    torsion = multiply(decompress_G2(halves(OUTSIDE_THE_SUBGROUP)), GROUP_ORDER)
+    mixed = encoded_g2(add(decompress_G2(halves(alice.sign(MESSAGE))), torsion))
+    assert scheme.verify(alice.public_key, MESSAGE, alice.sign(MESSAGE))
+    assert not scheme.verify(alice.public_key, MESSAGE, mixed)
+
+
+@every_library
+def test_a_torsion_point_added_to_a_key_is_noticed(name: str) -> None:
+    # The final exponentiation of the pairing removes it: without the subgroup check this proof would verify.
+    scheme, (alice, *_) = SCHEMES[name], committee(name)
+    torsion = multiply(decompress_G1(G1Compressed(COMPRESSED | 4)), GROUP_ORDER)
+    point = add(decompress_G1(G1Compressed(int.from_bytes(alice.public_key, "big"))), torsion)
+    key = compress_G1(point).to_bytes(48, "big")
+    secret = int.from_bytes(alice.export(), "big")
+    proof = encoded_g2(multiply(hashed(key, POSSESSION_DOMAIN), secret))
+    assert not scheme.check_public_key(key, proof)
+    assert not scheme.verify(key, MESSAGE, alice.sign(MESSAGE))
+
+
+@every_library
 def test_a_second_encoding_of_an_honest_key_is_refused(name: str) -> None:
     scheme = SCHEMES[name]
     for index in range(64):  # x + p fits the 381 bits for about every fourth key
@@ -194,6 +229,26 @@ def test_a_second_encoding_of_an_honest_key_is_refused(name: str) -> None:
             assert not scheme.verify(again, MESSAGE, key.sign(MESSAGE))
             return
     pytest.fail("no key has a second encoding")
+
+
+@every_library
+def test_the_libraries_parse_what_the_seam_promises(name: str) -> None:
+    # Some of these a library's pairing would refuse as well; that is its business and may change.
+    points, (alice, *_) = bls_points()[name], committee(name)
+    outside_g1 = BAD_KEYS["on the curve, outside the subgroup"]
+    key, signature = points.parse_key(alice.public_key), points.parse_signature(alice.sign(MESSAGE))
+    assert key is not None
+    assert signature is not None
+    assert points.parse_key(outside_g1) is None
+    assert points.parse_key(KEY_IDENTITY) is None
+    assert points.parse_signature(OUTSIDE_THE_SUBGROUP) is None
+    assert points.parse_signature(SIGNATURE_IDENTITY) is None
+    assert points.parse_part(OUTSIDE_THE_SUBGROUP) is not None
+    assert points.parse_part(SIGNATURE_IDENTITY) is None
+    mirror = points.parse_key(negated(alice.public_key))
+    assert points.add_keys([key, mirror]) is None
+    assert points.add_keys([key, key, mirror]) == key
+    assert points.add_signatures([signature, points.parse_part(negated(alice.sign(MESSAGE)))]) is None
 
 
 @every_library
@@ -214,7 +269,11 @@ def test_keys_that_cancel_out_signed_nothing(name: str) -> None:
     assert not scheme.verify_aggregate(pair, MESSAGE, SIGNATURE_IDENTITY)
     group = ((bob.public_key,), OTHER_MESSAGE, bob.sign(OTHER_MESSAGE))
     assert not scheme.verify_groups([group, (pair, MESSAGE, SIGNATURE_IDENTITY)])
-    assert not scheme.verify_groups([group, (pair, MESSAGE, bob.sign(MESSAGE))])
+    # Moving d between the groups makes both aggregates proper points whose sum is bob's signature.
+    shift = bob.sign(b"any point will do")
+    moved = scheme.aggregate([group[2], shift])
+    assert moved is not None
+    assert not scheme.verify_groups([(group[0], group[1], moved), (pair, MESSAGE, negated(shift))])
 
 
 @every_library
@@ -224,8 +283,7 @@ def test_a_rogue_key_forges_an_aggregate_and_is_stopped_at_registration(name: st
     secret = int.from_bytes(mallory.export(), "big")
     rogue_point = add(multiply(G1, secret), neg(decompress_G1(G1Compressed(int.from_bytes(honest.public_key, "big")))))
     rogue = compress_G1(rogue_point).to_bytes(48, "big")
-    hashed = hash_to_G2(MESSAGE, SIGNATURE_DOMAIN, sha256)  # type: ignore[arg-type]  # takes the constructor
-    forged = b"".join(half.to_bytes(48, "big") for half in compress_G2(multiply(hashed, secret)))
+    forged = encoded_g2(multiply(hashed(MESSAGE, SIGNATURE_DOMAIN), secret))
     assert scheme.verify_aggregate((honest.public_key, rogue), MESSAGE, forged)
     assert not scheme.check_public_key(rogue, mallory.prove_possession())
     assert not scheme.check_public_key(rogue, mallory.sign(rogue))

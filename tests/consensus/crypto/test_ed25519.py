@@ -95,3 +95,11 @@ def test_an_aggregate_is_the_signatures_in_order() -> None:
     assert scheme.aggregate(parts) == parts[0] + parts[1]
     assert scheme.verify_aggregate((alice.public_key, bob.public_key), MESSAGE, parts[0] + parts[1])
     assert not scheme.verify_aggregate((alice.public_key, bob.public_key), MESSAGE, parts[1] + parts[0])
+
+
+def test_bytes_cannot_move_between_signature_and_message() -> None:
+    # libsodium verifies signature and message as one run of bytes.
+    scheme, (alice, *_) = Ed25519(), committee("ed25519")
+    signature = alice.sign(MESSAGE)
+    assert not scheme.verify(alice.public_key, MESSAGE[1:], signature + MESSAGE[:1])
+    assert not scheme.verify(alice.public_key, signature[-1:] + MESSAGE, signature[:-1])
