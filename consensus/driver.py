@@ -102,7 +102,8 @@ class Driver:
         self._build_scope: trio.CancelScope | None = None
         self._to_sign, self._signing = trio.open_memory_channel[Sign](QUEUE_MAX)
         self._to_check, self._checking = trio.open_memory_channel[CheckPayload](QUEUE_MAX)
-        self._to_build, self._building = trio.open_memory_channel[BuildPayload](QUEUE_MAX)
+        self._wanted_build: BuildPayload | None = None
+        self._build_wanted = trio.Event()
         self._to_load, self._loading = trio.open_memory_channel[LoadBlocks](QUEUE_MAX)
         self._to_ledger: deque[Commit | ReportEvidence] = deque()
         self._ledger_filled = trio.Event()
@@ -208,9 +209,10 @@ class Driver:
             case CheckPayload():
                 self._to_check.send_nowait(effect)
             case BuildPayload():
+                self._wanted_build = effect
+                self._build_wanted.set()
                 if self._build_scope is not None:
                     self._build_scope.cancel()  # superseded
-                self._to_build.send_nowait(effect)
             case Commit() | ReportEvidence():
                 self._to_ledger.append(effect)
                 self._ledger_filled.set()
@@ -261,10 +263,16 @@ class Driver:
         await self._serve(self._checking, self._payloads.check)
 
     async def _build(self) -> None:
-        async for request in self._building:
-            with trio.CancelScope() as self._build_scope:
-                self._post(await self._payloads.build(request))
-            self._build_scope = None
+        """One payload at a time, always the one asked for last."""
+        while True:
+            self._build_wanted = trio.Event()
+            if self._wanted_build is None:
+                await self._build_wanted.wait()
+            request, self._wanted_build = self._wanted_build, None
+            if request is not None:
+                with trio.CancelScope() as self._build_scope:
+                    self._post(await self._payloads.build(request))
+                self._build_scope = None
 
     async def _load(self) -> None:
         async for request in self._loading:
