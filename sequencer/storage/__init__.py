@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from sequencer.storage.chain_store import ChainStore
 from sequencer.storage.database import StorageError
+from sequencer.storage.raw_archive import RawArchive, RawBlock, open_raw_archive
 
-__all__ = ["ChainStore", "StorageError"]
+__all__ = ["ChainStore", "RawArchive", "RawBlock", "StorageError", "open_raw_archive"]

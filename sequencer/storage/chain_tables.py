@@ -6,6 +6,7 @@ on the database's thread; none waits for anything but SQLite.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -13,7 +14,7 @@ import apsw
 
 from consensus import codec
 from consensus.engine import BlockRecord, CommitRecord, SafetyRecord
-from consensus.types import PATH_LENGTH_MAX, Block, BlockHeader, BlockId, CommitProof, Height
+from consensus.types import PATH_LENGTH_MAX, Block, BlockId, CommitProof, Height
 from sequencer.storage.database import DamagedError, Layout, StorageError
 
 CHAIN_LAYOUT: Final = Layout(
@@ -25,7 +26,8 @@ CHAIN_LAYOUT: Final = Layout(
         "for inspection and start in an empty directory as an observer, or with a new key that replaced the old one."
     ),
     statements=(
-        "CREATE TABLE safety (kind TEXT PRIMARY KEY, subject BLOB NOT NULL, state BLOB NOT NULL) STRICT, WITHOUT ROWID",
+        "CREATE TABLE safety (kind TEXT PRIMARY KEY, subject BLOB NOT NULL, state BLOB NOT NULL, digest BLOB NOT NULL)"
+        " STRICT, WITHOUT ROWID",
         "CREATE TABLE blocks (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, header BLOB NOT NULL,"
         " body BLOB NOT NULL) STRICT",
         # Blocks that no commit names. A flag in `blocks` would rewrite the whole row, body included, at the commit.
@@ -62,8 +64,11 @@ def put_block(connection: apsw.Connection, record: BlockRecord) -> None:
 
 
 def put_safety(connection: apsw.Connection, record: SafetyRecord) -> None:
-    """Replace the decision of the same kind."""
-    connection.execute("INSERT OR REPLACE INTO safety VALUES (?, ?, ?)", (record.kind, record.subject, record.state))
+    """Replace the decision of the same kind. Nobody else could notice a changed bit in it, hence the digest."""
+    connection.execute(
+        "INSERT OR REPLACE INTO safety VALUES (?, ?, ?, ?)",
+        (record.kind, record.subject, record.state, codec.digest(record)),
+    )
 
 
 def put_commit(connection: apsw.Connection, record: CommitRecord) -> None:
@@ -135,7 +140,7 @@ def head_of(connection: apsw.Connection) -> Head:
     if row is None:
         return Head(0, None)
     height, block_id = row
-    if block_id is None:
+    if not isinstance(block_id, bytes):
         raise DamagedError(f"the block committed at height {height} is missing")
     return Head(height, block_id)
 
@@ -150,8 +155,13 @@ def pruned_below_of(connection: apsw.Connection) -> Height:
 
 def safety_of(connection: apsw.Connection) -> tuple[SafetyRecord, ...]:
     """The last decision of each kind, by kind."""
-    rows = connection.execute("SELECT kind, subject, state FROM safety ORDER BY kind")
-    return tuple(SafetyRecord(kind=kind, subject=subject, state=state) for kind, subject, state in rows)
+    records = []
+    for kind, subject, state, digest in connection.execute("SELECT * FROM safety ORDER BY kind"):
+        record = SafetyRecord(kind=kind, subject=subject, state=state)
+        if codec.digest(record) != digest:
+            raise DamagedError(f"the safety record of kind {kind!r} does not match its digest")
+        records.append(record)
+    return tuple(records)
 
 
 def block_by_id(connection: apsw.Connection, block_id: BlockId) -> BlockRow | None:
@@ -221,7 +231,7 @@ def proof_for(connection: apsw.Connection, height: Height) -> CommitProof | None
         "SELECT id, header FROM commits JOIN blocks USING (number) WHERE height > ? AND height <= ? ORDER BY height",
         (height, proven),
     )
-    headers = tuple(checked_header(block_id, header) for block_id, header in between)
+    headers = tuple(checked_header(block_id, header).header for block_id, header in between)
     if len(headers) != proven - height:
         raise DamagedError(f"a block committed above height {height} and up to {proven} is missing")
     return CommitProof(epoch=proof.epoch, headers=headers + proof.headers, certificate=proof.certificate)
@@ -236,25 +246,29 @@ def proven_height_up_to(connection: apsw.Connection, from_height: Height, to_hei
     return height if isinstance(height, int) else None
 
 
-def checked_header(block_id: bytes, header: bytes) -> BlockHeader:
+def checked_header(block_id: object, header: object) -> Block:
     """Decode a header that hashes to its id. Raises :class:`DamagedError`."""
+    if not isinstance(block_id, bytes) or not isinstance(header, bytes):
+        raise DamagedError("a block without id or header")  # a changed type byte
     decoded = codec.headers.decode(header)
     if isinstance(decoded, codec.Malformed):
         raise DamagedError(f"header of block {block_id.hex()}: {decoded.reason}")
-    if codec.digest(decoded) != block_id:
+    if hashlib.sha256(header).digest() != block_id:
         raise DamagedError(f"header of block {block_id.hex()} hashes to another id")
-    return decoded
+    return Block(decoded, block_id)
 
 
-def checked_block(block_id: bytes, header: bytes, body: bytes) -> BlockRow:
+def checked_block(block_id: object, header: object, body: object) -> BlockRow:
     """Decode a header that hashes to its id, with a body of its size. Raises :class:`DamagedError`."""
-    decoded = checked_header(block_id, header)
-    if len(body) != decoded.payload_size:
-        raise DamagedError(f"body of block {block_id.hex()}: {len(body)} bytes, not {decoded.payload_size}")
-    return Block(decoded, block_id), memoryview(body)
+    block = checked_header(block_id, header)
+    if not isinstance(body, bytes) or len(body) != block.header.payload_size:
+        raise DamagedError(f"body of block {block.id.hex()} is not {block.header.payload_size} bytes")
+    return block, memoryview(body)
 
 
-def _checked_proof(height: Height, proof: bytes) -> CommitProof:
+def _checked_proof(height: Height, proof: object) -> CommitProof:
+    if not isinstance(proof, bytes):
+        raise DamagedError(f"commit proof of height {height} is not bytes")
     decoded = codec.commit_proofs.decode(proof)
     if isinstance(decoded, codec.Malformed):
         raise DamagedError(f"commit proof of height {height}: {decoded.reason}")

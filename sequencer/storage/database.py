@@ -6,7 +6,7 @@
   success for pages that the system has dropped. The first failure therefore stops all later writes. The next opening
   copies the whole log into the database file and syncs that, before anything is added.
 - **Checkpoints run on a connection and thread of their own** when the log has grown by ``CHECKPOINT_BYTES``; a
-  commit never waits for one unless the log reaches ``LOG_BYTES_MAX``, so the log is bounded.
+  commit waits for one only if there was no pause in writing for so long that the log grew to ``LOG_BYTES_HIGH``.
 - **Pragmas are set one by one and read back**: of several statements in one call, those behind the first that returns
   a row would silently not run.
 - **One process.** A second one that opened the same journal could sign against the first, so an advisory lock on
@@ -31,7 +31,10 @@ import trio
 PAGE_BYTES: Final = 8192
 """A 1 MB body commits a sixth faster than with 4,096, a small record equally fast."""
 CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
-LOG_BYTES_MAX: Final = 64 * 1024 * 1024
+LOG_BYTES_HIGH: Final = 64 * 1024 * 1024
+"""From here on the writer copies what little the checkpointer left, so that the log can begin anew."""
+LOG_BYTES_MAX: Final = 128 * 1024 * 1024
+"""Here the writer waits for the checkpointer and copies all."""
 CHECKPOINT_ROUNDS_MAX: Final = 4
 """Passes of one checkpoint over what was written while it ran."""
 WRITER_CACHE_BYTES: Final = 16 * 1024 * 1024
@@ -121,8 +124,7 @@ class Database:
         self._check_open()
         if self._failure is not None:
             raise StorageError(
-                f"{self.path}: nothing is written after a failed write. Start the node again. First failure: "
-                f"{self._failure}"
+                f"{self.path}: nothing more is written after the first failure: {self._failure}"
             ) from self._failure
         try:
             with storage_errors(self.path, self._layout):
@@ -168,11 +170,15 @@ class Database:
         if self._log_pages < self._checkpointed_pages:  # the log began anew
             self._checkpointed_pages = 0
         running = self._checkpoint is not None and not self._checkpoint.done()
-        if self._log_pages * PAGE_BYTES >= LOG_BYTES_MAX:
+        log_bytes = self._log_pages * PAGE_BYTES
+        left_bytes = log_bytes - self._checkpointed_pages * PAGE_BYTES
+        if log_bytes >= LOG_BYTES_MAX or (
+            log_bytes >= LOG_BYTES_HIGH and not running and left_bytes < CHECKPOINT_BYTES // 4
+        ):
             if self._checkpoint is not None:
                 self._checkpoint.result()
             self._copy_log(self._writer)  # nobody writes meanwhile, so this reaches the log's end
-        elif not running and (self._log_pages - self._checkpointed_pages) * PAGE_BYTES >= CHECKPOINT_BYTES:
+        elif not running and (left_bytes >= CHECKPOINT_BYTES or log_bytes >= LOG_BYTES_HIGH):
             self._checkpoint = self._executor.submit(self._copy_log, self._checkpointer)
 
     def _copy_log(self, connection: apsw.Connection) -> None:
@@ -221,7 +227,7 @@ def storage_errors(path: Path, layout: Layout) -> Iterator[None]:
             f"{path}: the disk is full ({error}). Free space on its file system, then start the node again; nothing "
             "that was acknowledged is lost."
         ) from error
-    except (apsw.CorruptError, apsw.NotADBError, DamagedError) as error:
+    except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError, DamagedError) as error:
         raise StorageError(f"{path}: damaged: {error}. {layout.repair}") from error
     except (apsw.BusyError, apsw.LockedError) as error:
         raise StorageError(f"{path}: in use by another program ({error}). End that program and try again.") from error
@@ -270,7 +276,7 @@ def _connect(path: Path, layout: Layout, cache_bytes: int) -> apsw.Connection:
         set_pragma(connection, "fullfsync", 1)
         set_pragma(connection, "checkpoint_fullfsync", 1)
         set_pragma(connection, "wal_autocheckpoint", 0)  # also clears the commit hook, so it comes first
-        set_pragma(connection, "journal_size_limit", LOG_BYTES_MAX)
+        set_pragma(connection, "journal_size_limit", LOG_BYTES_HIGH)
         set_pragma(connection, "cache_size", -(cache_bytes // 1024))
         set_pragma(connection, "cell_size_check", 1)
         set_pragma(connection, "trusted_schema", 0)

@@ -142,7 +142,7 @@ async def test_a_commit_that_contradicts_the_archive_stops_the_journal(path: Pat
         await store.append([BlockRecord(block, body_of(block.header.height)) for block in (two, three, fork)])
         with pytest.raises(StorageError, match=complaint):
             await store.append([record])
-        with pytest.raises(StorageError, match="nothing is written after a failed write"):
+        with pytest.raises(StorageError, match="nothing more is written after the first failure"):
             await store.append([commit(two)])
         assert store.committed_height == 1
 
