@@ -68,6 +68,7 @@ class Link:
     ) -> None:
         self.record = record
         self.finished = trio.Event()
+        """Set by whoever runs the link, when it is over or was never run."""
         self._control = control
         self._bulk = bulk
         self._limits = limits
@@ -104,12 +105,11 @@ class Link:
                     nursery.start_soon(self._ping)
         finally:
             reason = self._reason or "this node stops"
-            if not self._peer_said_goodbye:
-                goodbye = pack_frame(LINK, encode(Goodbye(reason=reason[:REASON_LENGTH_MAX])))
-                self._control.stream.send_if_idle(goodbye)
-            self._control.stream.close()
-            self._bulk.stream.close()
-            self.finished.set()
+            goodbye = pack_frame(LINK, encode(Goodbye(reason=reason[:REASON_LENGTH_MAX])))
+            for lane in (self._control, self._bulk):  # on both, or the end of one hides the reason on the other
+                if not self._peer_said_goodbye:
+                    lane.stream.send_if_idle(goodbye)
+                lane.stream.close()
         return reason
 
     async def _until_parted(

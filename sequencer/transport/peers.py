@@ -80,7 +80,7 @@ class PeerRecord:
         self.last_reason = ""
         self.round_trip_ns: Nanoseconds | None = None
         self._limits = limits
-        self._window_start = trio.current_time()
+        self._window_start = -_MINUTE_S
         self._window_rejects = 0
         self._barred_until = 0.0
         self._bar_level = 0

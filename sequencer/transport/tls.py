@@ -157,8 +157,10 @@ class TlsStream:
                     # Waiting here could collide with the receiving task on one socket.
                     raise Parted("the peer began a second TLS handshake") from None
                 else:
-                    await trio.lowlevel.checkpoint()
-        self._sending = False
+                    if sent < len(view):
+                        await trio.lowlevel.checkpoint()
+        self._sending = False  # before the checkpoint: when it cancels, the frame is out
+        await trio.lowlevel.checkpoint()
         self._records_left -= 1 + len(data) // RECORD_SIZE
         if self._records_left < 0:
             raise Parted("the TLS key has encrypted as much as it may; connecting anew")

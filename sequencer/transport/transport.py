@@ -340,7 +340,8 @@ class TlsTransport:
                 del self._halves[hello.peer]
         if half.link is None:
             raise Parted(f"the second stream of {hello.role} {_short(hello.peer)} did not come")
-        await half.link.finished.wait()
+        with trio.CancelScope(shield=True):  # leaving closes a stream that the link still says goodbye on
+            await half.link.finished.wait()
 
     # --- links -------------------------------------------------------------------------------------------------
 
@@ -349,20 +350,22 @@ class TlsTransport:
 
     async def _run_link(self, link: Link) -> str:
         record = link.record
-        while (older := self._links.get(link.peer)) is not None:
-            older.part("replaced by a newer connection")
-            await older.finished.wait()
-        self._links[link.peer] = link
-        record.connections += 1
-        record.round_trip_ns = None
-        self._log.info("connected to %s %s", record.role, _short(link.peer))
-        self._inbox.announce(link.peer, Connected(link.peer))
         try:
+            while (older := self._links.get(link.peer)) is not None:
+                older.part("replaced by a newer connection")
+                await older.finished.wait()
+            self._links[link.peer] = link
+            record.connections += 1
+            record.round_trip_ns = None
+            self._log.info("connected to %s %s", record.role, _short(link.peer))
+            self._inbox.announce(link.peer, Connected(link.peer))
             return await link.run()
         finally:
-            del self._links[link.peer]
+            if self._links.get(link.peer) is link:
+                del self._links[link.peer]
             if record.role == "observer":
                 self._discard(record)
+            link.finished.set()
 
     def _discard(self, record: PeerRecord) -> None:
         self._inbox.discard(record.control)
@@ -381,7 +384,7 @@ class TlsTransport:
         if hello.peer != key:
             return f"you claim to be {_short(hello.peer)}, but your key is {_short(key)}"
         if (hello.role == "validator") != (key in self._config.validators):
-            return f"you claim to be a {hello.role}, which the genesis does not say of {_short(key)}"
+            return f"you claim the role {hello.role}, which the genesis does not say of {_short(key)}"
         if key == self._own:
             return "you are me"
         record = self._record_of(key)
