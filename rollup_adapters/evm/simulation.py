@@ -17,29 +17,12 @@ from rollup_adapters.evm.transactions import GAS_TRANSACTION, INITCODE_SIZE_BYTE
 CALL_GAS_MAX: Final = 50_000_000
 SERVER_ERROR: Final = -32000
 EXECUTION_REVERTED: Final = 3
-_ERROR_SELECTOR: Final = bytes.fromhex("08c379a0")
-_PANIC_SELECTOR: Final = bytes.fromhex("4e487b71")
-
-
-def revert_message(output: bytes) -> str:
-    """What a revert says, where it says it as Solidity does: ``Error(string)`` or ``Panic(uint256)``."""
-    body = output[4:]
-    if output[:4] == _ERROR_SELECTOR and len(body) >= 64:
-        start = int.from_bytes(body[:32], "big")
-        if start + 32 <= len(body):
-            length = int.from_bytes(body[start : start + 32], "big")
-            text = body[start + 32 : start + 32 + length]
-            if len(text) == length:
-                return f"execution reverted: {text.decode('utf-8', 'replace')}"
-    if output[:4] == _PANIC_SELECTOR and len(body) == 32:
-        return f"execution reverted: panic code {hex(int.from_bytes(body, 'big'))}"
-    return "execution reverted"
 
 
 def _failure(execution: Execution) -> QueryError:
     if execution.is_revert:
-        return QueryError(EXECUTION_REVERTED, revert_message(execution.output), hexadecimal(execution.output))
-    return QueryError(SERVER_ERROR, f"execution failed: {execution.error}")
+        return QueryError(EXECUTION_REVERTED, execution.error, hexadecimal(execution.output))
+    return QueryError(SERVER_ERROR, execution.error)
 
 
 class Simulator:

@@ -12,13 +12,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from eth.abc import AtomicWriteBatchAPI, ComputationAPI, SignedTransactionAPI
+from eth.abc import AtomicWriteBatchAPI, ComputationAPI, OpcodeAPI, SignedTransactionAPI
 from eth.constants import BLANK_ROOT_HASH, EMPTY_SHA3
 from eth.db.backends.base import BaseAtomicDB
 from eth.db.batch import BatchDB
+from eth.exceptions import (
+    ContractCreationCollision,
+    FullStack,
+    InsufficientStack,
+    InvalidInstruction,
+    InvalidJumpDestination,
+    OutOfBoundsRead,
+    OutOfGas,
+    ReservedBytesInCode,
+    Revert,
+    VMError,
+    WriteProtection,
+)
 from eth.vm.execution_context import ExecutionContext
 from eth.vm.forks.cancun.computation import CancunComputation
 from eth.vm.forks.cancun.constants import BEACON_ROOTS_ADDRESS, BEACON_ROOTS_CONTRACT_CODE, HISTORY_BUFFER_LENGTH
+from eth.vm.forks.cancun.opcodes import CANCUN_OPCODES
 from eth.vm.forks.cancun.state import CancunState
 
 from rollup_adapters.evm.chain import HISTORY_BLOCKS, Header, Log, Receipt
@@ -33,6 +47,9 @@ EMPTY_STATE_ROOT: Final = BLANK_ROOT_HASH
 _REFUND_QUOTIENT: Final = 5
 """EIP-3529."""
 _BUDGET_CHECK_INTERVAL: Final = 256
+REASON_CHARACTERS_MAX: Final = 300
+_ERROR_SELECTOR: Final = bytes.fromhex("08c379a0")
+_PANIC_SELECTOR: Final = bytes.fromhex("4e487b71")
 
 
 class NodeDatabase(BaseAtomicDB):
@@ -110,7 +127,21 @@ class Environment:
     ancestors: Iterable[bytes]
 
 
-class _BudgetedComputation(CancunComputation):
+def _silent_opcodes() -> dict[int, OpcodeAPI]:
+    """Cancun's instructions. py-evm warns at each SELFDESTRUCT, which a transaction could turn into an exception
+    wherever warnings are errors: one poisoned transaction would stop the rollup for good."""
+    return {code: cast(Any, getattr(opcode, "__wrapped__", opcode)) for code, opcode in CANCUN_OPCODES.items()}
+
+
+class _Computation(CancunComputation):
+    opcodes = _silent_opcodes()
+
+
+class _State(CancunState):
+    computation_class = _Computation
+
+
+class _BudgetedComputation(_Computation):
     """Execution that stops when its reader's time is over: an exception that the virtual machine does not catch."""
 
     _ticks = 0
@@ -122,7 +153,7 @@ class _BudgetedComputation(CancunComputation):
         super().consume_gas(amount, reason)
 
 
-class _BudgetedState(CancunState):
+class _BudgetedState(_State):
     computation_class = _BudgetedComputation
     budget: Budget
 
@@ -143,7 +174,7 @@ def open_state(nodes: NodeDatabase, environment: Environment, root: bytes, budge
         excess_blob_gas=0,
     )
     if budget is None:
-        return CancunState(cast(Any, nodes), context, cast(Any, root))
+        return _State(cast(Any, nodes), context, cast(Any, root))
     state = _BudgetedState(cast(Any, nodes), context, cast(Any, root))
     state.budget = budget
     return state
@@ -224,9 +255,8 @@ def execute(state: CancunState, transaction: Transaction) -> Execution:
         Log(address, tuple(topic.to_bytes(32, "big") for topic in topics), data)
         for address, topics, data in computation.get_log_entries()
     )
-    error = "" if computation.is_success else (str(computation.error) or type(computation.error).__name__)
     return Execution(
-        error=error,
+        error="" if computation.is_success else _reason(computation.error, bytes(computation.output)),
         is_revert=computation.is_error and not computation.should_burn_gas,
         output=bytes(computation.output),
         gas_used=peak - refund,
@@ -234,6 +264,41 @@ def execute(state: CancunState, transaction: Transaction) -> Execution:
         contract=message.storage_address if message.is_create else b"",
         logs=logs,
     )
+
+
+_REASONS: Final[tuple[tuple[type[VMError], str], ...]] = (
+    (OutOfGas, "out of gas"),
+    (InvalidInstruction, "invalid instruction"),
+    (InvalidJumpDestination, "invalid jump destination"),
+    (InsufficientStack, "stack underflow"),
+    (FullStack, "stack overflow"),
+    (WriteProtection, "write in a static call"),
+    (OutOfBoundsRead, "return data out of bounds"),
+    (ContractCreationCollision, "contract address collision"),
+    (ReservedBytesInCode, "code begins with 0xEF (EIP-3541)"),
+)
+
+
+def _reason(error: VMError, output: bytes) -> str:
+    """A short sentence that is the same on every node: py-evm's own messages hold data of any size."""
+    if isinstance(error, Revert):
+        return revert_message(output)[:REASON_CHARACTERS_MAX]
+    return next((reason for kind, reason in _REASONS if isinstance(error, kind)), type(error).__name__)
+
+
+def revert_message(output: bytes) -> str:
+    """What a revert says, where it says it as Solidity does: ``Error(string)`` or ``Panic(uint256)``."""
+    body = output[4:]
+    if output[:4] == _ERROR_SELECTOR and len(body) >= 64:
+        start = int.from_bytes(body[:32], "big")
+        if start + 32 <= len(body):
+            length = int.from_bytes(body[start : start + 32], "big")
+            text = body[start + 32 : start + 32 + length]
+            if len(text) == length:
+                return f"execution reverted: {text.decode('utf-8', 'replace')}"
+    if output[:4] == _PANIC_SELECTOR and len(body) == 32:
+        return f"execution reverted: panic code {hex(int.from_bytes(body, 'big'))}"
+    return "execution reverted"
 
 
 def receipt_of(execution: Execution, gas_used_before: int) -> Receipt:

@@ -177,11 +177,29 @@ async def test_a_reverting_transaction_is_included_and_pays(tmp_path: Path) -> N
     alloc: JsonValue = {ALICE.address: str(ETHER), CAROL.address: {"code": "0x" + REVERTS.hex()}}
     async with running(tmp_path, settings(alloc=alloc)) as adapter:
         raw = signed(to=CAROL.address, gas=50_000)
-        ((status, detail),) = await execute(adapter, raw)
-        assert status == "included"
-        assert detail.startswith("failed: ")
+        assert await execute(adapter, raw) == [("included", "failed: execution reverted")]
         head = await mapping(adapter, "eth_getBlockByNumber", "latest", False)
         assert head["gasUsed"] == hex(21_004)
+        assert await quantity(adapter, "eth_getBalance", CAROL.address, "latest") == 0
+
+
+async def test_a_reason_is_short_whatever_the_contract_says(tmp_path: Path) -> None:
+    # Error(string) with 60,000 spaces: as long as the sender can pay for.
+    text = bytes.fromhex("08c379a0") + (32).to_bytes(32, "big") + (60_000).to_bytes(32, "big") + b" " * 60_000
+    code = "365f5f37365ffd"  # copy the call's data to memory, revert with it
+    alloc: JsonValue = {ALICE.address: str(ETHER), CAROL.address: {"code": "0x" + code}}
+    async with running(tmp_path, settings(alloc=alloc)) as adapter:
+        ((status, detail),) = await execute(adapter, signed(to=CAROL.address, data=text, gas=2_000_000))
+        assert status == "included"
+        assert detail.startswith("failed: execution reverted:   ")
+        assert len(detail) < 400
+
+
+async def test_self_destruction_warns_nobody(tmp_path: Path) -> None:
+    """py-evm warns at each; warnings are errors in this suite, as they may be on a node."""
+    alloc: JsonValue = {ALICE.address: str(ETHER), CAROL.address: {"code": "0x33ff", "balance": 9}}
+    async with running(tmp_path, settings(alloc=alloc)) as adapter:
+        assert await execute(adapter, signed(to=CAROL.address, gas=100_000)) == [INCLUDED]
         assert await quantity(adapter, "eth_getBalance", CAROL.address, "latest") == 0
 
 
