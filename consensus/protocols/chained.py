@@ -212,7 +212,7 @@ class ChainedEngine:
         return Status(
             epoch=self._epoch.epoch,
             view=self._view,
-            leader=self._leader(self._view),
+            leader=self._leader(max(self._view, 1)),
             committed_height=self._blocks.tree.root.height,
             committed_view=self._blocks.tree.root.view,
             seen_height=max(self._high_qc.height, self._blocks.tree.root.height),

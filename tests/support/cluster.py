@@ -4,7 +4,8 @@ Everything is drawn from one seed. The cluster judges as it runs, by its own boo
 
 * agreement: one block per height over all nodes and all restarts, heights without gaps, parents chained;
 * no validator signs two subjects of one kind in one slot, over all restarts;
-* nothing is signed or sent before the records of its step are durable (a crash between them loses exactly what was not).
+* nothing is signed or sent before the records of its step are durable (a crash between them loses exactly what was
+  not).
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ class MemoryJournal:
 
 @dataclass(slots=True)
 class Node:
-    """One identity's process: its replica dies with a crash, its journal and ledger do not. ``twin`` shares an identity."""
+    """One identity's process: its replica dies with a crash, its journal and ledger do not. ``twin`` shares an
+    identity."""
 
     name: str
     index: int | None
