@@ -3,12 +3,14 @@
 from sequencer.transport.framing import TRANSACTIONS
 from sequencer.transport.limits import Limits
 from sequencer.transport.peers import PeerState
+from sequencer.transport.port import NodeTransport
 from sequencer.transport.tls import TlsIdentity, peer_id_of
 from sequencer.transport.transport import TlsTransport, TransportConfig, TransportState, open_transport
 
 __all__ = [
     "TRANSACTIONS",
     "Limits",
+    "NodeTransport",
     "PeerState",
     "TlsIdentity",
     "TlsTransport",

@@ -110,7 +110,8 @@ class FairInbox(Generic[T]):
 
     async def get(self) -> T:
         """The next item."""
-        await trio.lowlevel.checkpoint()
+        if self._first or self._ring:
+            await trio.lowlevel.checkpoint()
         while True:
             if self._first:
                 return self._first.pop(next(iter(self._first)))
