@@ -7,6 +7,17 @@ from __future__ import annotations
 
 from sequencer.storage.chain_store import ChainStore
 from sequencer.storage.database import StorageError
+from sequencer.storage.index_store import BlockIds, IndexStore, Position, Sections
 from sequencer.storage.raw_archive import RawArchive, RawBlock, open_raw_archive
 
-__all__ = ["ChainStore", "RawArchive", "RawBlock", "StorageError", "open_raw_archive"]
+__all__ = [
+    "BlockIds",
+    "ChainStore",
+    "IndexStore",
+    "Position",
+    "RawArchive",
+    "RawBlock",
+    "Sections",
+    "StorageError",
+    "open_raw_archive",
+]

@@ -32,6 +32,25 @@ class RawBlock:
     proof: bytes | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class RawUndecided:
+    """A block that no commit names: the height it is filed under, its id (None: the block is missing) and header."""
+
+    height: Height
+    id: bytes | None
+    header: bytes | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawDecision:
+    """One row of the safety journal. ``digest`` is that of the ``SafetyRecord`` of the other three."""
+
+    kind: str
+    subject: bytes
+    state: bytes
+    digest: bytes
+
+
 class RawArchive:
     """Made by :func:`open_raw_archive`."""
 
@@ -53,6 +72,38 @@ class RawArchive:
                 if block_id is None:
                     raise DamagedError(f"the block committed at height {height} is missing")
                 yield RawBlock(height=height, id=block_id, header=header, body=body, proof=proof)
+
+    def raw_undecided(self) -> Iterator[RawUndecided]:
+        """Every row that claims to be stored and not committed. Raises :class:`StorageError` as above."""
+        with storage_errors(self.path, CHAIN_LAYOUT):
+            rows = self._connection.execute(
+                "SELECT height, id, header FROM undecided LEFT JOIN blocks USING (number) ORDER BY height, number"
+            )
+            for height, block_id, header in rows:
+                yield RawUndecided(height=height, id=block_id, header=header)
+
+    def raw_decisions(self) -> Iterator[RawDecision]:
+        """Every row of the safety journal, by kind. Raises :class:`StorageError` as above."""
+        with storage_errors(self.path, CHAIN_LAYOUT):
+            for kind, subject, state, digest in self._connection.execute("SELECT * FROM safety ORDER BY kind"):
+                yield RawDecision(kind=kind, subject=subject, state=state, digest=digest)
+
+    def committed_height(self) -> Height:
+        """The highest height that claims to be committed, 0 for none. Raises :class:`StorageError`."""
+        with storage_errors(self.path, CHAIN_LAYOUT):
+            highest = self._connection.execute("SELECT max(height) FROM commits").get
+            return highest if isinstance(highest, int) else 0
+
+    def structural_faults(self) -> tuple[str, ...]:
+        """What SQLite's own check of its pages and indexes finds, and blocks that no row refers to. Reads the whole
+        file. Raises :class:`StorageError` where the check itself cannot go on."""
+        with storage_errors(self.path, CHAIN_LAYOUT):
+            found = [str(fault) for (fault,) in self._connection.execute("PRAGMA integrity_check(10)") if fault != "ok"]
+            loose = self._connection.execute(
+                "SELECT count(*) FROM blocks WHERE number NOT IN"
+                " (SELECT number FROM commits UNION ALL SELECT number FROM undecided)"
+            ).get
+            return (*found, *([f"{loose} blocks are neither committed nor undecided"] if loose else []))
 
 
 @contextlib.contextmanager
