@@ -4,8 +4,8 @@ A transaction stays until a committed block orders it or until it expires. One t
 then abandoned never left: the builder passes over what its own path orders, and nothing else.
 
 *Fairness* is deficit round robin by bytes (Shreedhar and Varghese, SIGCOMM 1995) over the rollups that have something
-to order, with a quantum of an equal share of the payload: a rollup that asks for less than its share gets all of it,
-what it leaves is shared by the others, and one whose next transaction exceeds its share saves up for it.
+to order, with a quantum of an equal share of what is left of the payload: a rollup that asks for less than its share
+gets all of it, what it leaves is shared by the others, and one whose next transaction exceeds its share saves up.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Mempool:
         self._to_forward: list[ForwardedTransaction] = []
         self._to_forward_bytes = 0
         self._pending_bytes = 0
-        self._first = 0
+        self._starts_with = 0
         self._arrivals = trio.lowlevel.ParkingLot()
 
     # --- in ------------------------------------------------------------------------------------------------------
@@ -295,27 +295,25 @@ class Mempool:
         if not cursors:
             return []
         room = _Room(size_bytes_max - BODY_OVERHEAD_BYTES_MAX, TRANSACTIONS_MAX)
-        quantum = max(room.bytes // len(cursors), QUANTUM_BYTES_MIN)
-        credit_max = quantum + self._transaction_size_max + TRANSACTION_OVERHEAD_BYTES_MAX
-        active = cursors
-        while active:
-            for cursor in active:
-                cursor.queue.credit_bytes = min(cursor.queue.credit_bytes + quantum, credit_max)
+        backlogged = cursors
+        while any(cursor.fits(room) for cursor in backlogged):
+            quantum = max(room.bytes // len(backlogged), QUANTUM_BYTES_MIN)
+            for cursor in backlogged:
+                cursor.grant(quantum)
                 cursor.take(room)
-            # Who has nothing left, or does not fit into what is left, is done; the others get another quantum.
-            active = [cursor for cursor in active if cursor.fits(room)]
+            backlogged = [cursor for cursor in backlogged if cursor.head is not None]
+        # The next payload starts with the first that got nothing, or else with another one than this did.
+        passed_over = next((cursor for cursor in cursors if not cursor.ids), cursors[1 % len(cursors)])
+        self._starts_with = passed_over.queue.rollup_id
         sections = [cursor.section() for cursor in cursors if cursor.ids]
         sections.sort(key=lambda section: section[0].rollup_id)
         return sections
 
     def _in_rotation(self) -> list[_Queue]:
-        """The queues that hold anything, starting with another one each time: what is left of a payload after equal
-        shares goes to each in turn."""
+        """The queues that hold anything, ascending by rollup id but starting with the one whose turn it is."""
         queues = [queue for queue in self._queues.values() if queue.entries]
-        if not queues:
-            return []
-        self._first = (self._first + 1) % len(queues)
-        return queues[self._first :] + queues[: self._first]
+        start = next((i for i, queue in enumerate(queues) if queue.rollup_id >= self._starts_with), 0)
+        return queues[start:] + queues[:start]
 
 
 class _Room:
@@ -340,6 +338,14 @@ class _Cursor:
         self._transactions: list[bytes] = []
         self._source = _orderable(queue.entries, height, excluded)
         self.head = next(self._source, None)
+
+    def grant(self, quantum: int) -> None:
+        """Add to the queue's credit. Also where the next transaction does not fit this payload any more: else those
+        with small transactions would win the ends of all payloads. But no more than that takes, so that who waits for a
+        turn does not take many at once."""
+        if self.head is not None:
+            credit_max = quantum + len(self.head[1][1]) + TRANSACTION_OVERHEAD_BYTES_MAX
+            self.queue.credit_bytes = min(self.queue.credit_bytes + quantum, credit_max)
 
     def take(self, room: _Room) -> None:
         """Move from the queue's front to the section while credit and room last."""

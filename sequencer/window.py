@@ -1,7 +1,7 @@
 """The committed end of every block's ancestor path: which transactions the last K heights ordered.
 
 K is the chain spec's ``deduplication_heights``. Only the ledger moves the window; builder, judge and mempool read it.
-Memory: at most K payloads' ids, about 120 bytes each.
+Memory: at most K payloads' ids, about 130 bytes each.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CommittedWindow:
             oldest = self._blocks.popleft()
             heights = self._heights
             for transaction_id in oldest.ids:
-                # A later height may have ordered it again: K heights lie between, so that one is another block's.
+                # Ordered again after K heights: then it is the later height's.
                 if heights[transaction_id] == oldest.height:
                     del heights[transaction_id]
         self._advanced.unpark_all()
