@@ -1,0 +1,115 @@
+"""Passing transactions on to the validators who will order them.
+
+A validator passes on what is submitted to it while little is pending: any leader then has it at once, and it commits
+at light-load latency. While much is pending every leader has enough of its own, so nothing is passed on. An observer
+never leads: it passes on all that is submitted to it, small amounts to every validator, large ones to one after the
+other.
+
+Losing a forwarded transaction loses nothing that was acknowledged: it stays pending, and its client may submit it
+anywhere again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Final, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from consensus.codec import Canonical, Malformed, encode
+from consensus.types import Height, Integer, PeerId
+from sequencer.mempool import ForwardedTransaction, Mempool, Pending, Submission
+from sequencer.transactions import RollupId
+
+TRANSACTIONS_MAX: Final = 4096
+FRAME_BYTES: Final = 1024 * 1024
+"""A frame ends with the transaction that crosses this."""
+EVERYBODY_BYTES_MAX: Final = 64 * 1024
+"""An observer's submission up to this size goes to every validator."""
+
+
+class _Forwarded(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    rollup_id: RollupId
+    valid_until: Integer
+    data: bytes
+
+
+class Forward(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A frame of forwarded transactions."""
+
+    transactions: Annotated[tuple[_Forwarded, ...], Meta(min_length=1, max_length=TRANSACTIONS_MAX)]
+
+
+_forwards: Final = Canonical(Forward)
+
+
+class TransactionChannel(Protocol):
+    """The transport's channel for transactions."""
+
+    def broadcast(self, data: bytes) -> None: ...
+
+    def send(self, peer: PeerId, data: bytes) -> None: ...
+
+    def connected_validators(self) -> Sequence[PeerId]: ...
+
+
+class Forwarder:
+    """Sends and takes forwarded transactions."""
+
+    def __init__(self, mempool: Mempool, channel: TransactionChannel, *, observer: bool) -> None:
+        self._mempool = mempool
+        self._channel = channel
+        self._observer = observer
+        self._turn = 0
+
+    def submitted(
+        self, rollup_id: int, transactions: Sequence[tuple[Height, bytes]], answers: Sequence[Submission]
+    ) -> None:
+        """Pass on what was just submitted here, as far as it should be."""
+        offered = self._mempool.pending_to_forward()
+        if not self._observer:
+            self._everybody(offered)
+            return
+        accepted = [
+            ForwardedTransaction(rollup_id, valid_until, data)
+            for (valid_until, data), answer in zip(transactions, answers, strict=True)
+            if isinstance(answer, Pending)
+        ]
+        if sum(len(transaction.data) for transaction in accepted) <= EVERYBODY_BYTES_MAX:
+            self._everybody(accepted)
+            return
+        validators = self._channel.connected_validators()
+        if validators:
+            self._turn += 1
+            for frame in _frames(accepted):
+                self._channel.send(validators[self._turn % len(validators)], frame)
+
+    def received(self, data: bytes) -> str | None:
+        """Take a peer's frame; the peer's fault, if any. What is full, known or expired here is passed over."""
+        forward = _forwards.decode(data)
+        if isinstance(forward, Malformed):
+            return f"forwarded transactions: {forward.reason}"
+        by_rollup: dict[int, list[tuple[Height, bytes]]] = {}
+        for transaction in forward.transactions:
+            by_rollup.setdefault(transaction.rollup_id, []).append((transaction.valid_until, transaction.data))
+        for rollup_id, transactions in by_rollup.items():
+            self._mempool.add_batch(rollup_id, transactions, local=False)
+        return None
+
+    def _everybody(self, transactions: Sequence[ForwardedTransaction]) -> None:
+        for frame in _frames(transactions):
+            self._channel.broadcast(frame)
+
+
+def _frames(transactions: Iterable[ForwardedTransaction]) -> Iterable[bytes]:
+    batch: list[_Forwarded] = []
+    size_bytes = 0
+    for transaction in transactions:
+        batch.append(_Forwarded(transaction.rollup_id, transaction.valid_until, transaction.data))
+        size_bytes += len(transaction.data)
+        if size_bytes >= FRAME_BYTES or len(batch) == TRANSACTIONS_MAX:
+            yield encode(Forward(tuple(batch)))
+            batch, size_bytes = [], 0
+    if batch:
+        yield encode(Forward(tuple(batch)))

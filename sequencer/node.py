@@ -1,0 +1,404 @@
+"""A node: everything wired, in one place.
+
+::
+
+    async with open_node(Config.load("node.toml")) as node:          # an observer, unless the file names a key
+        pending = await node.submit(rollup_id=7, transaction=b"...")
+        receipt = await node.wait(pending, level="confirmed")
+        receipt.verify(node.genesis)                                  # offline
+
+Everything that can fail for good (a journal, the ledger, a step of consensus) leaves the ``async with`` block as an
+exception: the node has stopped, and nothing that depended on what failed was sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Final, Literal
+
+import msgspec
+import trio
+
+from consensus.crypto.scheme import SecretKey
+from consensus.driver import Driver, TrioClock
+from consensus.engine import ReportEvidence, Status
+from consensus.genesis import ChainSpec
+from consensus.ports import Clock, Transport
+from consensus.replica import Replica
+from consensus.signing import SigningDomain
+from consensus.types import Height, PeerId, Subject
+from rollup_adapters.host import AdapterHost, AdapterSpec
+from sequencer.body import PayloadCache
+from sequencer.config import Config, RollupConfig
+from sequencer.delivery import AdapterFeed, Delivered
+from sequencer.forwarding import Forwarder
+from sequencer.genesis import Genesis, genesis_of
+from sequencer.keys import NodeKeys, load_node_keys
+from sequencer.ledger import Follower, IndexedBlock, Ledger
+from sequencer.mempool import Mempool, Ordered, Pending, Refused, Submission
+from sequencer.payload import InlinePayloadSource
+from sequencer.receipts import Receipt, Section
+from sequencer.storage import ChainStore, IndexStore
+from sequencer.transactions import Level, Position, TransactionId, TransactionStatus
+from sequencer.transport import TRANSACTIONS, TlsTransport, TransportConfig, TransportState, open_transport
+from sequencer.window import CommittedWindow
+
+logger = logging.getLogger(__name__)
+
+PRUNE_INTERVAL_S: Final = 10.0
+CHAIN_FILE: Final = "chain.db"
+INDEX_FILE: Final = "index.db"
+
+
+class SubmissionRefused(Exception):
+    """A transaction was not taken. ``refusal`` says why, typed."""
+
+    def __init__(self, refusal: Refused) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+
+
+class AdapterStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One rollup's adapter as people see it."""
+
+    rollup_id: int
+    adapter: str
+    alive: bool
+    restarts: int
+    delivered: Delivered
+
+
+class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a node stands. ``mempool`` holds (rollup id, transactions, bytes); ``pruned_below`` is set when every peer
+    has pruned what this node needs."""
+
+    name: str
+    role: Literal["validator", "observer"]
+    consensus: Status
+    ledger_height: Height
+    mempool: tuple[tuple[int, int, int], ...]
+    transport: TransportState
+    adapters: tuple[AdapterStatus, ...]
+    pruned_below: Height | None
+    archive_from: Height
+    evidence: int
+
+
+class LocalSigner:
+    """The signer port over a key in this process."""
+
+    def __init__(self, key: SecretKey, domain: SigningDomain) -> None:
+        self._key = key
+        self._domain = domain
+
+    async def sign(self, subject: Subject) -> bytes:
+        """The signature; the same for the same subject."""
+        return self._key.sign(self._domain.bytes_to_sign(subject))
+
+
+class _LedgerIndex:
+    """The index store in the ledger's terms."""
+
+    def __init__(self, store: IndexStore) -> None:
+        self._store = store
+
+    @property
+    def height(self) -> Height:
+        return self._store.height
+
+    async def append(self, blocks: Sequence[IndexedBlock]) -> None:
+        await self._store.append(
+            [(block.height, [(rollup_id, b"".join(ids)) for rollup_id, ids in block.sections]) for block in blocks]
+        )
+
+    async def lookup(self, transaction_id: TransactionId) -> Position | None:
+        found = await self._store.lookup(transaction_id)
+        if not found:
+            return None
+        latest = found[-1]
+        return Position(rollup_id=latest.rollup_id, height=latest.height, index=latest.index)
+
+
+class _Channel:
+    """The transport's channel for transactions, in the forwarder's terms."""
+
+    def __init__(self, transport: TlsTransport, validators: frozenset[PeerId]) -> None:
+        self._transport = transport
+        self._validators = validators
+
+    def broadcast(self, data: bytes) -> None:
+        for peer in self.connected_validators():
+            self._transport.send_on(TRANSACTIONS, peer, data)
+
+    def send(self, peer: PeerId, data: bytes) -> None:
+        self._transport.send_on(TRANSACTIONS, peer, data)
+
+    def connected_validators(self) -> Sequence[PeerId]:
+        peers = self._transport.state().peers
+        return sorted(peer.peer for peer in peers if peer.connected and peer.peer in self._validators)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a node is made of."""
+
+    config: Config
+    genesis: Genesis
+    keys: NodeKeys
+    store: ChainStore
+    transport: TlsTransport
+    mempool: Mempool
+    ledger: Ledger
+    driver: Driver
+    forwarder: Forwarder
+    feeds: tuple[AdapterFeed, ...]
+
+
+class Node:
+    """A running node. Made by :func:`open_node`."""
+
+    def __init__(self, parts: _Parts) -> None:
+        self._parts = parts
+        self._evidence = 0
+        self.genesis = parts.genesis
+        self.spec: ChainSpec = parts.genesis.spec
+        index = parts.keys.validator_index
+        self.role: Literal["validator", "observer"] = "observer" if index is None else "validator"
+        self.name = parts.keys.tls.peer.hex()[:8] if index is None else self.spec.validators[index].name
+
+    # --- transactions -------------------------------------------------------------------------------------------
+
+    async def submit(self, *, rollup_id: int, transaction: bytes, valid_until: Height = 0) -> Pending | Ordered:
+        """Take one transaction. Submitting it again, here or at another node, is harmless. Raises
+        :class:`SubmissionRefused`."""
+        answer = self.submit_batch(rollup_id, ((valid_until, transaction),))[0]
+        if isinstance(answer, Pending | Ordered):
+            return answer
+        raise SubmissionRefused(answer)
+
+    def submit_batch(self, rollup_id: int, transactions: Sequence[tuple[Height, bytes]]) -> list[Submission]:
+        """Take ``(valid_until, data)`` of one rollup, one answer each, in order."""
+        answers = self._parts.mempool.add_batch(rollup_id, transactions)
+        self._parts.forwarder.submitted(rollup_id, transactions, answers)
+        return answers
+
+    async def wait(self, submitted: Pending | Ordered | TransactionId, level: str = Level.CONFIRMED) -> Receipt:
+        """The receipt, once the transaction is confirmed; bound it with a cancel scope. Raises ``TransactionExpired``,
+        and ``ValueError`` for a level that nothing gives yet."""
+        if level != Level.CONFIRMED:
+            raise ValueError(f"level: nothing gives {level!r} yet; wait for 'confirmed'")
+        transaction_id = submitted if isinstance(submitted, bytes) else submitted.transaction_id
+        await self._parts.ledger.wait_for(transaction_id)
+        receipt = await self._parts.ledger.receipt(transaction_id)
+        if receipt is None:
+            raise RuntimeError("a confirmed transaction without a receipt")
+        return receipt
+
+    async def status_of(self, transaction_id: TransactionId) -> TransactionStatus:
+        """The transaction's rung on the ladder."""
+        return await self._parts.ledger.status(transaction_id)
+
+    async def receipt(self, transaction_id: TransactionId) -> Receipt | None:
+        """The receipt of a confirmed transaction."""
+        return await self._parts.ledger.receipt(transaction_id)
+
+    # --- blocks -------------------------------------------------------------------------------------------------
+
+    async def section(self, rollup_id: int, height: Height) -> Section:
+        """All that one block ordered for one rollup, with proofs. Raises ``HeightUnavailable``."""
+        return await self._parts.ledger.section(rollup_id, height)
+
+    @asynccontextmanager
+    async def follow(self, rollup_id: int, from_height: Height = 1) -> AsyncIterator[Follower]:
+        """The rollup's sections from a height on, for ever; commits were verified by this node."""
+        yield self._parts.ledger.follow(rollup_id, from_height)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Committed blocks, for the API."""
+        return self._parts.ledger
+
+    # --- the node itself ----------------------------------------------------------------------------------------
+
+    def adapter(self, rollup_id: int) -> AdapterHost | None:
+        """The adapter of a rollup that runs here."""
+        return next((feed.host for feed in self._parts.feeds if feed.rollup_id == rollup_id), None)
+
+    def status(self) -> NodeStatus:
+        """Everything at a glance."""
+        parts = self._parts
+        return NodeStatus(
+            name=self.name,
+            role=self.role,
+            consensus=parts.driver.status(),
+            ledger_height=parts.ledger.height,
+            mempool=tuple((rollup_id, *parts.mempool.pending(rollup_id)) for rollup_id in self.spec.rollups),
+            transport=parts.transport.state(),
+            adapters=tuple(
+                AdapterStatus(
+                    rollup_id=feed.rollup_id,
+                    adapter=feed.name,
+                    alive=feed.host.alive,
+                    restarts=feed.host.restarts,
+                    delivered=feed.delivered,
+                )
+                for feed in parts.feeds
+            ),
+            pruned_below=parts.driver.pruned_below,
+            archive_from=parts.store.pruned_below,
+            evidence=self._evidence,
+        )
+
+    async def on_evidence(self, evidence: ReportEvidence) -> None:
+        """Two conflicting messages of one signer were seen."""
+        self._evidence += 1
+        logger.error("equivocation: %s and %s", evidence.first, evidence.second)
+
+
+@asynccontextmanager
+async def open_node(config: Config, *, passphrase: str | None = None) -> AsyncIterator[Node]:
+    """Run a node while the block runs.
+
+    Raises ``ValueError`` for a chain spec that cannot be, ``KeyFileError``, ``StorageError``, and ``OSError`` when an
+    address cannot be bound.
+    """
+    genesis = genesis_of(config.spec)
+    keys = load_node_keys(
+        config.spec, tls_file=config.tls_key_file, consensus_file=config.consensus_key_file, passphrase=passphrase
+    )
+    config.data_directory.mkdir(parents=True, exist_ok=True)
+    spec = config.spec
+    async with (
+        ChainStore.open(config.data_directory / CHAIN_FILE, spec.hash) as store,
+        IndexStore.open(
+            config.data_directory / INDEX_FILE, spec.hash, window_heights=spec.deduplication_heights
+        ) as index,
+        open_transport(_transport_config(config), keys.tls, Random(int.from_bytes(keys.tls.peer))) as transport,
+        trio.open_nursery() as nursery,
+    ):
+        node = await _assemble(config, genesis, keys, store, index, transport, nursery)
+        yield node
+        nursery.cancel_scope.cancel()
+
+
+async def _assemble(
+    config: Config,
+    genesis: Genesis,
+    keys: NodeKeys,
+    store: ChainStore,
+    index: IndexStore,
+    transport: TlsTransport,
+    nursery: trio.Nursery,
+) -> Node:
+    spec, clock = config.spec, TrioClock()
+    window = CommittedWindow(spec.deduplication_heights)
+    mempool = Mempool(spec, window, config.mempool)
+    cache = PayloadCache()
+    holder: list[Node] = []
+
+    async def report(evidence: ReportEvidence) -> None:
+        await holder[0].on_evidence(evidence)
+
+    ledger = Ledger(
+        blocks=store, index=_LedgerIndex(index), window=window, mempool=mempool, cache=cache, report_evidence=report
+    )
+    payloads = InlinePayloadSource(
+        spec, mempool=mempool, window=window, cache=cache, clock=clock, wall_clock_ms=_wall_clock_ms
+    )
+    driver = _driver(genesis, keys, store, transport, payloads, ledger, clock)
+    validators = frozenset(validator.peer for validator in spec.validators)
+    forwarder = Forwarder(mempool, _Channel(transport, validators), observer=keys.validator_index is None)
+    feeds = tuple(_feed(config, rollup, ledger) for rollup in config.rollups)
+    node = Node(
+        _Parts(
+            config=config,
+            genesis=genesis,
+            keys=keys,
+            store=store,
+            transport=transport,
+            mempool=mempool,
+            ledger=ledger,
+            driver=driver,
+            forwarder=forwarder,
+            feeds=feeds,
+        )
+    )
+    holder.append(node)
+    await ledger.restore()
+    nursery.start_soon(ledger.run)
+    nursery.start_soon(_take_forwarded, transport, forwarder)
+    if config.prune_keep_heights:
+        nursery.start_soon(_prune, store, index, config.prune_keep_heights, spec.deduplication_heights)
+    await nursery.start(partial(driver.run, ledger_height=ledger.height))
+    for feed in feeds:
+        await nursery.start(feed.host.run)
+        nursery.start_soon(feed.run)
+    return node
+
+
+def _driver(
+    genesis: Genesis,
+    keys: NodeKeys,
+    store: ChainStore,
+    transport: Transport,
+    payloads: InlinePayloadSource,
+    ledger: Ledger,
+    clock: Clock,
+) -> Driver:
+    engine = genesis.protocol.engine(
+        spec=genesis.spec, epoch=genesis.epoch, scheme=genesis.scheme, me=keys.validator_index
+    )
+    signer = None if keys.consensus is None else LocalSigner(keys.consensus.secret_key, genesis.epoch.domain)
+    return Driver(
+        replica=Replica(engine, genesis.spec.pacing),
+        protocol=genesis.protocol,
+        journal=store,
+        archive=store,
+        transport=transport,
+        signer=signer,
+        payloads=payloads,
+        sink=ledger,
+        clock=clock,
+    )
+
+
+def _feed(config: Config, rollup: RollupConfig, ledger: Ledger) -> AdapterFeed:
+    directory = config.data_directory / "rollups" / str(rollup.id)
+    spec = AdapterSpec(adapter=rollup.adapter, rollup_id=rollup.id, directory=directory, settings=rollup.settings)
+    return AdapterFeed(rollup.id, rollup.adapter, AdapterHost(spec), ledger)
+
+
+def _transport_config(config: Config) -> TransportConfig:
+    return TransportConfig(
+        chain_id=config.spec.chain_id,
+        genesis_hash=config.spec.hash,
+        validators=frozenset(validator.peer for validator in config.spec.validators),
+        peers=config.network.peers,
+        observers=config.network.observers,
+        listen=config.network.listen,
+    )
+
+
+def _wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+async def _take_forwarded(transport: TlsTransport, forwarder: Forwarder) -> None:
+    while True:
+        frame = await transport.receive_on(TRANSACTIONS)
+        fault = forwarder.received(frame.data)
+        if fault is not None:
+            transport.reject(frame.peer, fault)
+
+
+async def _prune(store: ChainStore, index: IndexStore, keep_heights: int, window_heights: int) -> None:
+    while True:
+        await trio.sleep(PRUNE_INTERVAL_S)
+        pruned_below = await store.prune(keep_heights, ledger_height=index.height)
+        await index.prune(min(pruned_below, max(0, index.height - window_heights) + 1))
