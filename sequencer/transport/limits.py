@@ -13,9 +13,9 @@ LINK_FRAME_SIZE_MAX: Final = 1024
 """Bytes of a ping, pong or goodbye."""
 LINK_QUEUE_FRAMES_MAX: Final = 16
 """Pings, pongs and goodbyes that wait for one stream's writer."""
-RECORDS_MAX: Final = 2**24
-"""TLS records sent with one key. RFC 8446 section 5.5 allows 2**24.5 of full size for AES-GCM; OpenSSL does not rekey
-by itself, so the connection is made anew."""
+KEY_BYTES_MAX: Final = 2**38
+"""Bytes encrypted with one TLS key. RFC 8446 section 5.5 allows 2**24.5 records of 2**14 bytes for AES-GCM; OpenSSL
+does not rekey by itself, so the connection is made anew."""
 OBSERVER_RECORDS_MAX: Final = 1024
 """Observers whose counters are remembered after they left."""
 NANOSECONDS: Final = 1_000_000_000

@@ -108,7 +108,7 @@ class Link:
             goodbye = pack_frame(LINK, encode(Goodbye(reason=reason[:REASON_LENGTH_MAX])))
             for lane in (self._control, self._bulk):  # on both, or the end of one hides the reason on the other
                 if not self._peer_said_goodbye:
-                    lane.stream.send_if_idle(goodbye)
+                    lane.stream.send_last(goodbye)
                 lane.stream.close()
         return reason
 

@@ -91,6 +91,10 @@ class FairInbox(Generic[T]):
         self._first[peer] = item
         self._readers.unpark()
 
+    def withdraw(self, peer: PeerId) -> None:
+        """Forget the peer's announcement, if it waits."""
+        self._first.pop(peer, None)
+
     def offer(self, box: Box[T], item: T, size_bytes: int) -> bool:
         """Put an item into a box, or answer False when it is full. An empty box takes any size."""
         if box.items and (len(box.items) >= self._frames_max or box.bytes + size_bytes > self._bytes_max):

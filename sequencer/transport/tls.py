@@ -30,13 +30,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from OpenSSL import SSL, crypto
 
 from consensus.types import PeerId
-from sequencer.transport.limits import RECORDS_MAX
+from sequencer.transport.limits import KEY_BYTES_MAX
 
 RECORD_SIZE: Final = 16 * 1024
 """The largest plaintext of one TLS record; a read returns at most one."""
-_WRITE_SIZE_MAX: Final = 16 * RECORD_SIZE
-_READS_PER_CHECKPOINT: Final = 16
-"""How long one busy stream may keep the other tasks waiting."""
+_RECORD_OVERHEAD: Final = 32
+"""Bytes that AES-GCM processes in a record besides the plaintext, in whole blocks: its type, its tag's block."""
+_WRITE_SIZE_MAX: Final = 4 * RECORD_SIZE
+_LAST_READS_MAX: Final = 16
+_CALLS_PER_CHECKPOINT: Final = 8
+"""How long one busy stream may keep the other tasks waiting: some tens of microseconds."""
 
 T = TypeVar("T")
 TlsKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
@@ -110,8 +113,9 @@ class TlsStream:
         else:
             self._connection.set_connect_state()
         self._peer: PeerId | None = None
-        self._records_left = RECORDS_MAX
+        self._key_bytes_left = KEY_BYTES_MAX
         self._reads = 0
+        self._writes = 0
         self._sending = False
         self._closed = False
 
@@ -157,21 +161,26 @@ class TlsStream:
                     # Waiting here could collide with the receiving task on one socket.
                     raise Parted("the peer began a second TLS handshake") from None
                 else:
-                    if sent < len(view):
+                    self._writes += 1
+                    self._sending = sent < len(view)  # when the checkpoint cancels, the frame may be out
+                    if self._writes >= _CALLS_PER_CHECKPOINT:
+                        self._writes = 0
                         await trio.lowlevel.checkpoint()
-        self._sending = False  # before the checkpoint: when it cancels, the frame is out
-        await trio.lowlevel.checkpoint()
-        self._records_left -= 1 + len(data) // RECORD_SIZE
-        if self._records_left < 0:
+        self._sending = False
+        self._key_bytes_left -= len(data) + _RECORD_OVERHEAD * (1 + len(data) // RECORD_SIZE)
+        if self._key_bytes_left < 0:
             raise Parted("the TLS key has encrypted as much as it may; connecting anew")
 
-    def send_if_idle(self, data: bytes) -> None:
-        """Send a last small frame without waiting, when that is possible at all."""
-        if not self._sending and not self._closed:
-            try:
-                self._connection.send(data)
-            except SSL.Error:
-                return
+    def send_last(self, data: bytes) -> None:
+        """Send a last small frame without waiting, as far as that is possible at all."""
+        if self._sending or self._closed:
+            return
+        try:
+            self._connection.send(data)
+            for _ in range(_LAST_READS_MAX):  # a socket closed over unread bytes resets, and the frame would be lost
+                self._connection.recv(RECORD_SIZE)
+        except SSL.Error:
+            return
 
     async def receive_into(self, view: memoryview, *, silence_timeout_s: float) -> int:
         """Fill the start of ``view`` with at most one record and return its size. Raises :class:`Parted` at the end of
@@ -189,7 +198,7 @@ class TlsStream:
                 raise Parted("the peer began a second TLS handshake") from None
             else:
                 self._reads += 1
-                if self._reads >= _READS_PER_CHECKPOINT:
+                if self._reads >= _CALLS_PER_CHECKPOINT:
                     self._reads = 0
                     await trio.lowlevel.checkpoint()
                 return count

@@ -368,6 +368,8 @@ class TlsTransport:
             link.finished.set()
 
     def _discard(self, record: PeerRecord) -> None:
+        """Forget what a peer said and nobody read."""
+        self._inbox.withdraw(record.peer)
         self._inbox.discard(record.control)
         self._inbox.discard(record.bulk)
         for channel, box in record.boxes.items():

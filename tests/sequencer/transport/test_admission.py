@@ -217,6 +217,19 @@ async def test_streams_of_two_sessions_do_not_make_a_link() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_two_streams_of_one_kind_do_not_make_a_link() -> None:
+    transport = me()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(transport.run)
+        stranger = Stranger(MEMBERS[0], transport.port)
+        for _ in range(2):
+            await stranger.greet(stranger.hello("control"))
+        await until(lambda: transport.state().refused == 1)
+        assert not any(peer.connected for peer in transport.state().peers)
+        stranger.close()
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_flood_of_silent_connections_does_not_shut_a_member_out() -> None:
     transport = me(limits=Limits(handshakes_max=4))
     async with trio.open_nursery() as nursery:
@@ -285,13 +298,15 @@ async def test_what_an_observer_left_unread_is_forgotten_with_it() -> None:
         await nursery.start(transport.run)
         stranger = Stranger(identity(60), transport.port)
         control, _ = await stranger.link(role="observer")
-        await receive_connected(transport)
         await control.send_all(pack_frame(CONSENSUS, bytes(1000)) * 10)
+        await until(lambda: stranger.own.peer in transport._links)
         box = transport._observer_records[stranger.own.peer].control
         await until(lambda: len(box.items) == 10)
+        assert transport._inbox._first
         stranger.close()
         await until(lambda: stranger.own.peer not in transport._links)
         assert not box.items
+        assert not transport._inbox._first
         nursery.cancel_scope.cancel()
 
 

@@ -149,6 +149,7 @@ async def test_a_restarted_peer_is_connected_again_and_told_why_it_was_lost() ->
         async with open_transport(config_for(members, [higher]), members[0], Random(0)) as lower:
             await receive_connected(lower)
             await receive_connected(higher)
+            await trio.testing.wait_all_tasks_blocked(0.01)
             reasons = []
             first.cancel()
             await until(lambda: not state_of(lower, higher.peer).connected)
@@ -380,6 +381,21 @@ async def test_a_peer_with_too_many_rejects_is_kept_out_for_a_while(mock_clock: 
         assert await higher.receive() == Connected(lower.peer)  # and what was unread is forgotten
         lower.broadcast(b"better now", bulk=False)
         assert (await receive_frame(higher)).data == b"better now"
+
+
+async def test_a_dialler_does_not_dial_a_peer_that_it_keeps_out(mock_clock: trio.testing.MockClock) -> None:
+    limits = Limits(rejects_per_minute_max=3, bar_first_s=5, reconnect_max_s=0.1)
+    async with cluster(2, limits=limits) as (lower, higher):
+        await receive_connected(lower)
+        for _ in range(4):
+            lower.reject(higher.peer, "bad signature")
+        await until(lambda: not state_of(lower, higher.peer).connected)
+        for _ in range(49):
+            mock_clock.jump(0.1)
+            await trio.testing.wait_all_tasks_blocked(0.001)
+        assert higher.state().refused == 0
+        mock_clock.jump(0.3)
+        assert await receive_connected(lower) == {higher.peer}
 
 
 async def test_rejecting_a_stranger_changes_nothing() -> None:
