@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
-from eth.abc import AtomicWriteBatchAPI, ComputationAPI, OpcodeAPI, SignedTransactionAPI
+from eth.abc import AtomicWriteBatchAPI, ComputationAPI, SignedTransactionAPI
 from eth.constants import BLANK_ROOT_HASH, EMPTY_SHA3
 from eth.db.backends.base import BaseAtomicDB
 from eth.db.batch import BatchDB
@@ -30,9 +30,7 @@ from eth.exceptions import (
     WriteProtection,
 )
 from eth.vm.execution_context import ExecutionContext
-from eth.vm.forks.cancun.computation import CancunComputation
 from eth.vm.forks.cancun.constants import BEACON_ROOTS_ADDRESS, BEACON_ROOTS_CONTRACT_CODE, HISTORY_BUFFER_LENGTH
-from eth.vm.forks.cancun.opcodes import CANCUN_OPCODES
 from eth.vm.forks.cancun.state import CancunState
 
 from rollup_adapters.evm.chain import HISTORY_BLOCKS, Header, Log, Receipt
@@ -40,13 +38,13 @@ from rollup_adapters.evm.execution_client import Budget
 from rollup_adapters.evm.settings import GenesisAccount
 from rollup_adapters.evm.store import Snapshot, Store
 from rollup_adapters.evm.transactions import Transaction
+from rollup_adapters.evm.virtual_machine import BudgetedState, State
 
 NODE_CACHE_ENTRIES: Final = 32_768
 """Per generation; two generations of at most this many trie nodes (about 300 bytes each) stay in memory."""
 EMPTY_STATE_ROOT: Final = BLANK_ROOT_HASH
 _REFUND_QUOTIENT: Final = 5
 """EIP-3529."""
-_BUDGET_CHECK_INTERVAL: Final = 256
 REASON_CHARACTERS_MAX: Final = 300
 _ERROR_SELECTOR: Final = bytes.fromhex("08c379a0")
 _PANIC_SELECTOR: Final = bytes.fromhex("4e487b71")
@@ -127,37 +125,6 @@ class Environment:
     ancestors: Iterable[bytes]
 
 
-def _silent_opcodes() -> dict[int, OpcodeAPI]:
-    """Cancun's instructions. py-evm warns at each SELFDESTRUCT, which a transaction could turn into an exception
-    wherever warnings are errors: one poisoned transaction would stop the rollup for good."""
-    return {code: cast(Any, getattr(opcode, "__wrapped__", opcode)) for code, opcode in CANCUN_OPCODES.items()}
-
-
-class _Computation(CancunComputation):
-    opcodes = _silent_opcodes()
-
-
-class _State(CancunState):
-    computation_class = _Computation
-
-
-class _BudgetedComputation(_Computation):
-    """Execution that stops when its reader's time is over: an exception that the virtual machine does not catch."""
-
-    _ticks = 0
-
-    def consume_gas(self, amount: int, reason: str) -> None:
-        self._ticks += 1
-        if self._ticks % _BUDGET_CHECK_INTERVAL == 1:
-            cast(_BudgetedState, self.state).budget.check()
-        super().consume_gas(amount, reason)
-
-
-class _BudgetedState(_State):
-    computation_class = _BudgetedComputation
-    budget: Budget
-
-
 def open_state(nodes: NodeDatabase, environment: Environment, root: bytes, budget: Budget | None = None) -> CancunState:
     """The state with this root, about to execute in this environment; with a budget, execution stops when it is
     spent."""
@@ -174,8 +141,8 @@ def open_state(nodes: NodeDatabase, environment: Environment, root: bytes, budge
         excess_blob_gas=0,
     )
     if budget is None:
-        return _State(cast(Any, nodes), context, cast(Any, root))
-    state = _BudgetedState(cast(Any, nodes), context, cast(Any, root))
+        return State(cast(Any, nodes), context, cast(Any, root))
+    state = BudgetedState(cast(Any, nodes), context, cast(Any, root))
     state.budget = budget
     return state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -270,12 +271,21 @@ async def test_a_failed_delivery_leaves_nothing_behind(tmp_path: Path) -> None:
         assert heads[0] == heads[1]
 
 
-async def test_deep_calls_run_into_the_gas_not_into_the_interpreter(tmp_path: Path) -> None:
-    # Calls itself with all gas it has: CALL(gas, address, 0, 0, 0, 0, 0).
-    recursive = "5f5f5f5f5f305af100"
-    alloc: JsonValue = {ALICE.address: str(1_000 * ETHER), CAROL.address: {"code": "0x" + recursive}}
-    async with running(tmp_path, settings(alloc=alloc, gas_limit=1_000_000_000)) as adapter:
-        assert await execute(adapter, signed(to=CAROL.address, gas=999_000_000)) == [INCLUDED]
+DEEP = {"call": "5f5f5f5f5f305af100", "delegatecall": "5f5f5f5f305af400", "create": "385f5f39385f5ff000"}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+async def test_nesting_ends_at_ethereums_limit_not_at_the_interpreters(tmp_path: Path, kind: str) -> None:
+    """Each contract nests itself with all gas it has: 1024 messages deep, on a tenth of the stack that py-evm asks for."""
+    alloc: JsonValue = {ALICE.address: str(10**6 * ETHER), CAROL.address: {"code": "0x" + DEEP[kind]}}
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_200)
+    try:
+        async with running(tmp_path, settings(alloc=alloc, gas_limit=10_000_000_000)) as adapter:
+            assert await execute(adapter, signed(to=CAROL.address, gas=9_000_000_000)) == [INCLUDED]
+            assert await adapter.query("eth_call", [{"to": CAROL.address}, "latest"]) == "0x"
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 async def test_settings_of_another_chain_are_refused(tmp_path: Path) -> None:

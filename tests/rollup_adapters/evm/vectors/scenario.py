@@ -23,6 +23,14 @@ GAS_LIMIT: Final = 12_000_000
 SENDERS: Final = 6
 TOO_LITTLE: Final = 3
 """A price in wei below any base fee here."""
+DEEP: Final = {
+    # Calls itself, delegates to itself, creates itself; the last writes a log and a slot on the way up, then destroys
+    # itself.
+    0xDEE1: "5f5f5f5f5f305af100",
+    0xDEE2: "5f5f5f5f305af400",
+    0xDEE3: "385f5f39385f5ff000",
+    0xDEE4: "5f5f5f5f5f305af15f5fa0585a5533ff",
+}
 WRONG: Final[tuple[Callable[[int], dict[str, Any]], ...]] = (
     lambda nonce: {"nonce": nonce + 1},
     lambda nonce: {"nonce": max(0, nonce - 1), "gas": 20_000},
@@ -196,6 +204,14 @@ def sign(rng: random.Random, index: int, fields: dict[str, Any], price: int, pro
             )
 
 
+def descent(count: int, nonces: dict[int, int]) -> bytes:
+    """A transaction that nests messages as deep as its gas goes."""
+    place = list(DEEP)[count % len(DEEP)]
+    nonces[1] += 1
+    to = to_checksum_address(f"0x{place:040x}")
+    return signed(account(1), nonce=nonces[1] - 1, gas=GAS_LIMIT, gasPrice=2 * 10**9, to=to, value=0)
+
+
 def scenario(seed: int, blocks: int) -> dict[str, Any]:
     """Settings and sections."""
     rng = random.Random(seed)
@@ -210,15 +226,19 @@ def scenario(seed: int, blocks: int) -> dict[str, Any]:
             "code": "0x" + programs.program().hex(),
             "storage": {str(slot): rng.choice((0, 1, 2**60)) for slot in range(3)},
         }
+    for place, code in DEEP.items():
+        alloc[f"0x{place:040x}"] = {"balance": "0", "code": "0x" + code, "storage": {}}
     nonces = dict.fromkeys(range(1, SENDERS + 1), 0)
     sections = []
     for number in range(1, blocks + 1):
+        tenth, rest = divmod(number, 10)
+        transactions = section(rng, programs, nonces) if rest else [descent(tenth, nonces)]
         sections.append(
             {
                 "height": 3 * number,
                 "timestamp_ms": 1_700_000_000_000 + 700 * number,
                 "block_id": rng.randbytes(32).hex(),
-                "transactions": [raw.hex() for raw in section(rng, programs, nonces)],
+                "transactions": [raw.hex() for raw in transactions],
             }
         )
     settings = {"chain_id": CHAIN_ID, "gas_limit": GAS_LIMIT, "fee_recipient": FEE_RECIPIENT, "alloc": alloc}
