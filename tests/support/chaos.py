@@ -8,11 +8,15 @@ honest node accused.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
 from consensus.genesis import Pacing
+from consensus.protocols.chained_types import Proposal
+from consensus.types import Vote
 from tests.support.cluster import MILLISECOND, SECOND, Cluster, Crash, Node
 from tests.support.committee import Committee, committee
 
@@ -84,7 +88,7 @@ def run_schedule(seed: int, protocol: str) -> Cluster:
     return cluster
 
 
-def _crash_points(cluster: Cluster, trouble: Trouble):  # type: ignore[no-untyped-def]
+def _crash_points(cluster: Cluster, trouble: Trouble) -> Callable[[Node, str], None]:
     def crash_point(node: Node, where: str) -> None:
         if not trouble.over and trouble.crashing and trouble.random.random() < trouble.crashing:
             trouble.crashes += 1
@@ -118,7 +122,7 @@ def _plan(cluster: Cluster, trouble: Trouble) -> None:
     for number in range(PAYLOADS):
         nodes = [node for node in cluster.nodes if draw.random() < 0.7]
         body = b"payload %d" % number
-        cluster.at(draw.randint(1, 4000) * MILLISECOND, lambda body=body, nodes=nodes: _submit(cluster, body, nodes))
+        cluster.at(draw.randint(1, 4000) * MILLISECOND, partial(_submit, cluster, body, nodes))
 
 
 def _submit(cluster: Cluster, body: bytes, nodes: list[Node]) -> None:
@@ -137,5 +141,6 @@ def _judge(cluster: Cluster, twins: tuple[int, ...], seed: int) -> None:
         assert not accused, f"seed {seed}: {node.name} accuses an honest node: {accused[0]}"
         for evidence in node.evidence:
             first = evidence.first
-            signer = first.signer if hasattr(first, "signer") else first.header.proposer
+            assert isinstance(first, Vote | Proposal)
+            signer = first.signer if isinstance(first, Vote) else first.header.proposer
             assert signer in twins, f"seed {seed}: evidence against honest validator {signer}"

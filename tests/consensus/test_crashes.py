@@ -1,0 +1,155 @@
+"""kill -9 at every boundary between persisting, signing and sending; all nodes at once; and what happens without the records."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from consensus.engine import BlockRecord, Record
+from consensus.genesis import Pacing
+from consensus.protocols.registry import protocol_names
+from consensus.types import VoteSubject
+from tests.support.cluster import MILLISECOND, SECOND, Cluster, Crash, Node
+from tests.support.committee import committee
+
+PACING = Pacing(view_timeout_ms=100, idle_interval_ms=50)
+KILLS_OF_ALL = 1_000
+
+
+def new_cluster(protocol: str, seed: int = 0, delay_ns: tuple[int, int] = (MILLISECOND, 5 * MILLISECOND)) -> Cluster:
+    cluster = Cluster(committee(4, protocol=protocol, pacing=PACING), seed=seed, delay_ns=delay_ns)
+    for number in range(8):
+        cluster.submit(b"payload %d" % number)
+    return cluster
+
+
+def crash_at(cluster: Cluster, victim: str, boundary: int, killed: list[str]) -> Callable[[Node, str], None]:
+    """Kill ``victim`` at its ``boundary``-th boundary; it comes back 20 ms later."""
+    passed = 0
+
+    def crash_point(node: Node, where: str) -> None:
+        nonlocal passed
+        if node.name != victim:
+            return
+        passed += 1
+        if passed == boundary:
+            killed.append(where)
+            cluster.at(cluster.now + 20 * MILLISECOND, lambda: cluster.start(node))
+            raise Crash
+
+    return crash_point
+
+
+def with_a_silent_leader(cluster: Cluster) -> None:
+    """Validator 2 sends nothing for a second: timeouts and their certificates are among the boundaries."""
+    route = cluster.route
+    cluster.route = lambda source, target, message, now: (
+        () if source.name == "v2" and now < SECOND else route(source, target, message, now)
+    )
+
+
+@pytest.mark.parametrize("protocol", protocol_names())
+def test_a_node_may_die_at_every_boundary(protocol: str) -> None:
+    """The cluster itself asserts that nothing is signed twice and that ledgers agree; here, that everything commits."""
+    boundary = 0
+    seen: dict[str, int] = {}
+    while True:
+        boundary += 1
+        cluster = new_cluster(protocol)
+        with_a_silent_leader(cluster)
+        killed: list[str] = []
+        cluster.crash_point = crash_at(cluster, "v1", boundary, killed)
+        cluster.start()
+        assert cluster.run(20 * SECOND, until=lambda: not any(node.pool for node in cluster.nodes)), (
+            f"stalled after a crash at boundary {boundary} ({killed})"
+        )
+        if not killed:
+            break
+        seen[killed[0]] = seen.get(killed[0], 0) + 1
+    print(f"{protocol}: {sum(seen.values())} boundaries: {seen}")
+    for where in ("before persist", "after persist"):
+        assert where in seen
+    for kind in ("proposal", "vote", "timeout"):
+        assert f"before sign {kind}" in seen
+        assert f"after sign {kind}" in seen
+    for message in ("Proposal", "Vote", "Timeout"):
+        assert f"before send {message}" in seen
+
+
+def kill_all_in_mid_view(cluster: Cluster, seed: int) -> None:
+    """All nodes die at one moment drawn from the seed, with whatever was durable; all come back."""
+    draw = random.Random(seed)
+    cluster.start()
+    boundary = draw.randint(1, 120)
+    passed = 0
+
+    def crash_point(node: Node, where: str) -> None:
+        nonlocal passed
+        passed += 1
+        if passed == boundary:
+            for other in cluster.nodes:
+                if other is not node:
+                    cluster.crash(other)
+                cluster.at(cluster.now + draw.randint(1, 30) * MILLISECOND, partial(cluster.start, other))
+            raise Crash
+
+    cluster.crash_point = crash_point
+    cluster.run(SECOND)
+
+
+@pytest.mark.parametrize("protocol", protocol_names())
+def test_all_nodes_killed_at_once_come_back(protocol: str) -> None:
+    for seed in range(KILLS_OF_ALL // 10):
+        cluster = new_cluster(protocol, seed)
+        kill_all_in_mid_view(cluster, seed)
+        assert cluster.run(20 * SECOND, until=lambda: not any(node.pool for node in cluster.nodes)), f"seed {seed}"
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("protocol", protocol_names())
+def test_all_nodes_killed_at_once_come_back_a_thousand_times(protocol: str) -> None:
+    for seed in range(KILLS_OF_ALL):
+        cluster = new_cluster(protocol, seed)
+        kill_all_in_mid_view(cluster, seed)
+        assert cluster.run(20 * SECOND, until=lambda: not any(node.pool for node in cluster.nodes)), f"seed {seed}"
+
+
+def without_uncommitted_blocks(record: Record) -> bool:
+    """A journal that keeps every decision but not the blocks that they name."""
+    return not isinstance(record, BlockRecord)
+
+
+@pytest.mark.parametrize("protocol", protocol_names())
+def test_without_the_blocks_that_votes_name_the_chain_stops_for_good(protocol: str) -> None:
+    """::
+
+        genesis <- b1 <-QC-      every node voted for b1 and knows its certificate, no node holds b1
+
+    All are killed after a certificate formed and before anything committed. With the blocks recorded they go on;
+    without, nobody can ever extend the highest certificate.
+    """
+    for keep, goes_on in ((lambda record: True, True), (without_uncommitted_blocks, False)):
+        cluster = new_cluster(protocol, delay_ns=(MILLISECOND, MILLISECOND))
+        for node in cluster.nodes:
+            node.journal.keep = keep
+        cluster.start()
+        # a vote of the second view records the certificate of the first block
+        assert cluster.run(SECOND, until=lambda: all(_voted_view(cluster, node) == 2 for node in cluster.nodes))
+        assert cluster.heights() == [0, 0, 0, 0]
+        for node in cluster.nodes:
+            cluster.crash(node)
+        cluster.start()
+        progressed = cluster.run(15 * SECOND, until=lambda: min(cluster.heights()) >= 3)
+        assert progressed == goes_on
+
+
+def _voted_view(cluster: Cluster, node: Node) -> int:
+    record = node.journal.safety.get("vote")
+    if record is None:
+        return 0
+    vote = cluster.definition.subject_codec().decode(record.subject)
+    assert isinstance(vote, VoteSubject)
+    return vote.view
