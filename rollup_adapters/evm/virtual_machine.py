@@ -11,8 +11,9 @@ of messages by recursion is summed up by a loop. Results are the same; ``test_sp
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias, cast
 
 from eth.abc import ComputationAPI, MessageAPI, OpcodeAPI, SignedTransactionAPI
 from eth.constants import CREATE_CONTRACT_ADDRESS
@@ -21,13 +22,24 @@ from eth.vm.forks.cancun.opcodes import CANCUN_OPCODES
 from eth.vm.forks.cancun.state import CancunState, CancunTransactionExecutor
 from eth.vm.forks.homestead.state import HomesteadTransactionExecutor
 
-from rollup_adapters.evm.execution_client import Budget
+from rollup_adapters.evm.execution_client import Budget, BudgetExceeded
 
 DEPTH_PER_THREAD: Final = 32
 """At most 1024 / 32 threads exist at once for one execution, each waiting for the next."""
 BUDGET_CHECK_INTERVAL: Final = 256
 """Gas charges, hence instructions, between two looks at the clock."""
+READ_PRECOMPILE_GAS_MAX: Final = 500_000
+"""For the pairing check (EIP-1108) and BLAKE2 (EIP-152), whose gas py-evm needs several seconds per million for."""
 _RIPEMD160: Final = bytes(19) + b"\x03"
+_PAIRING: Final = bytes(19) + b"\x08"
+_BLAKE2: Final = bytes(19) + b"\x09"
+_PRICES: Final[Mapping[bytes, Callable[[bytes], int]]] = MappingProxyType(
+    {
+        _PAIRING: lambda data: 45_000 + 34_000 * (len(data) // 192),
+        _BLAKE2: lambda data: int.from_bytes(data[:4], "big"),
+    }
+)
+_Precompile: TypeAlias = Callable[[ComputationAPI], ComputationAPI]
 
 
 def _on_fresh_thread(parent: CancunComputation, message: MessageAPI) -> ComputationAPI:
@@ -128,9 +140,31 @@ class State(CancunState):
     transaction_executor_class = Executor
 
 
+def _bounded(place: bytes, precompile: _Precompile) -> _Precompile:
+    """A precompile that a read may not run for long: these two are plain Python, and nothing interrupts them."""
+    price = _PRICES.get(place)
+    if price is None:
+        return precompile
+
+    def run(computation: ComputationAPI) -> ComputationAPI:
+        gas = price(bytes(computation.msg.data))
+        if READ_PRECOMPILE_GAS_MAX < gas <= computation.msg.gas:
+            raise BudgetExceeded(
+                f"a read may spend {READ_PRECOMPILE_GAS_MAX} gas on one call of precompile {place[-1]}"
+            )
+        return precompile(computation)
+
+    return run
+
+
+def _bounded_precompiles() -> dict[Any, Any]:
+    return {place: _bounded(place, run) for place, run in Computation.get_precompiles().items()}
+
+
 class BudgetedComputation(Computation):
     """Execution that stops when its reader's time is over, by an exception that the virtual machine does not catch."""
 
+    _precompiles = _bounded_precompiles()
     _charges = 0
 
     def consume_gas(self, amount: int, reason: str) -> None:

@@ -276,7 +276,7 @@ DEEP = {"call": "5f5f5f5f5f305af100", "delegatecall": "5f5f5f5f305af400", "creat
 
 @pytest.mark.parametrize("kind", DEEP)
 async def test_nesting_ends_at_ethereums_limit_not_at_the_interpreters(tmp_path: Path, kind: str) -> None:
-    """Each contract nests itself with all gas it has: 1024 messages deep, on a tenth of the stack that py-evm asks for."""
+    """Each contract nests itself with all gas it has: 1024 messages deep, on a tenth of the stack py-evm asks for."""
     alloc: JsonValue = {ALICE.address: str(10**6 * ETHER), CAROL.address: {"code": "0x" + DEEP[kind]}}
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(1_200)

@@ -339,6 +339,18 @@ async def test_an_endless_call_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert "longer than 0.05 s" in error.message
 
 
+@pytest.mark.parametrize(("place", "size_bytes", "rounds"), [("9", 213, 600_000), ("8", 192 * 20, 0)])
+async def test_a_read_may_not_spend_long_in_one_precompile(
+    tmp_path: Path, place: str, size_bytes: int, rounds: int
+) -> None:
+    data = rounds.to_bytes(4, "big") + bytes(size_bytes - 4)
+    call: dict[str, JsonValue] = {"to": address(place), "data": "0x" + data.hex()}
+    async with running(tmp_path) as adapter:
+        assert (await refused(adapter, "eth_call", call)).code == -32005
+        # With too little gas to pay for it, it ends as it would in a block.
+        assert (await refused(adapter, "eth_call", {**call, "gas": hex(300_000)})).message == "out of gas"
+
+
 async def test_a_query_can_be_cancelled_and_others_go_on(tmp_path: Path) -> None:
     async with running(tmp_path, genesis()) as adapter:
         endless: JsonValue = [{"to": address("c008")}]
