@@ -1,0 +1,271 @@
+"""The configuration of one node: a TOML file, checked whole when it is loaded, before anything is opened.
+
+Relative paths are relative to the file. Addresses are ``host:port``, an IPv6 host in brackets. What a node with three
+rollups says::
+
+    data_directory = "data"
+    genesis_file = "genesis.json"
+    log_level = "info"                      # debug, info, warning or error
+
+    [keys]
+    tls = "keys/tls.json"
+    consensus = "keys/consensus.json"       # without it the node is an observer: it follows and verifies
+
+    [network]
+    listen = "127.0.0.1:26600"              # for other validators and observers; an observer may leave it out
+    observers = ["3f61…"]                   # peer ids that this node serves besides the validators
+
+    [network.peers]                         # where the validators listen, by their names in the genesis file
+    validator-1 = "10.0.0.2:26600"
+
+    [api]
+    listen = "127.0.0.1:26680"              # port 0 picks a free one
+    body_size_bytes_max = 8388608           # of one request
+
+    [mempool]                               # for each rollup
+    size_bytes_max = 33554432
+    transactions_max = 131072
+
+    [storage]
+    prune_keep_heights = 0                  # 0 keeps every block
+
+    [[rollups]]                             # those that run here; the chain may order more
+    id = 7
+    adapter = "evm"
+    [rollups.settings]                      # the adapter's own
+    chain_id = 700
+
+Everything but ``genesis_file``, ``keys.tls`` and, for a validator, ``network.peers`` has the default shown above.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, cast
+
+from consensus.genesis import ChainSpec
+from consensus.types import HASH_SIZE, INTEGER_MAX, SYNC_BLOCKS_MAX, PeerId
+from rollup_adapters.base import JsonValue
+from rollup_adapters.registry import known_adapters
+from sequencer.genesis_file import check_content, read_chain_spec
+from sequencer.mempool import MempoolLimits
+from sequencer.tables import KeyPathError, Table, hexadecimal
+
+Address: TypeAlias = tuple[str, int]
+"""Host and port."""
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+LISTEN_DEFAULT: Final = "127.0.0.1:26600"
+API_LISTEN_DEFAULT: Final = "127.0.0.1:26680"
+BODY_SIZE_BYTES_DEFAULT: Final = 8 * 1024 * 1024
+FILE_SIZE_MAX: Final = 4 * 1024 * 1024
+_LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+_OBSERVERS_MAX: Final = 1024
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used: ``FILE: path.of.the.key: what is wrong``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RollupConfig:
+    """A rollup that runs on this node. ``settings`` are the adapter's own, and it checks them."""
+
+    id: int
+    adapter: str
+    settings: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """``listen`` is None for an observer that only dials. ``peers`` are addresses of validators by peer id."""
+
+    listen: Address | None
+    peers: Mapping[PeerId, Address]
+    observers: frozenset[PeerId]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApiConfig:
+    """Where the API listens and how large a request's body may be, in bytes."""
+
+    listen: Address
+    body_size_bytes_max: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A checked configuration. Paths are absolute; ``spec`` is the content of ``genesis_file``, checked as well.
+    ``consensus_key_file`` is None for an observer. ``prune_keep_heights`` is 0 when nothing is pruned."""
+
+    file: Path
+    data_directory: Path
+    genesis_file: Path
+    spec: ChainSpec
+    tls_key_file: Path
+    consensus_key_file: Path | None
+    network: NetworkConfig
+    api: ApiConfig
+    mempool: MempoolLimits
+    rollups: tuple[RollupConfig, ...]
+    prune_keep_heights: int
+    log_level: LogLevel
+
+    @classmethod
+    def load(cls, path: Path | str) -> Config:
+        """Read and check a node's file and its genesis file. Raises :class:`ConfigError`."""
+        file = Path(path).absolute()
+        try:
+            with file.open("rb") as source:
+                text = source.read(FILE_SIZE_MAX + 1)
+            if len(text) > FILE_SIZE_MAX:
+                raise ConfigError(f"{file}: larger than {FILE_SIZE_MAX} bytes")
+            return _config(file, Table(tomllib.loads(text.decode())))
+        except KeyPathError as error:
+            raise ConfigError(f"{file}: {error}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: not TOML: {error}") from None
+        except OSError as error:
+            raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _config(file: Path, table: Table) -> Config:
+    spec_file = file.parent / table.text("genesis_file", default="genesis.json")
+    spec = _spec(table, spec_file)
+    keys = table.table("keys")
+    consensus_key_file = file.parent / keys.text("consensus") if keys.has("consensus") else None
+    config = Config(
+        file=file,
+        data_directory=file.parent / table.text("data_directory", default="data"),
+        genesis_file=spec_file,
+        spec=spec,
+        tls_key_file=file.parent / keys.text("tls"),
+        consensus_key_file=consensus_key_file,
+        network=_network(table.table("network"), spec, is_validator=consensus_key_file is not None),
+        api=_api(table.table("api"), spec),
+        mempool=_mempool(table.table("mempool"), spec),
+        rollups=_rollups(table.tables("rollups"), spec),
+        prune_keep_heights=_storage(table.table("storage"), spec),
+        log_level=_log_level(table),
+    )
+    keys.finish()
+    table.finish()
+    return config
+
+
+def _spec(table: Table, spec_file: Path) -> ChainSpec:
+    """The chain spec, judged: a node must not start on one that is not a chain."""
+    try:
+        spec = read_chain_spec(spec_file)
+        check_content(spec)
+    except OSError as error:
+        raise table.error("genesis_file", f"{spec_file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise table.error("genesis_file", f"{spec_file}: {error}") from None
+    return spec
+
+
+def _network(table: Table, spec: ChainSpec, *, is_validator: bool) -> NetworkConfig:
+    listen = None
+    if is_validator or table.has("listen"):
+        listen = _address(table.path("listen"), table.text("listen", default=LISTEN_DEFAULT), port_min=0)
+    addresses = table.table("peers")
+    by_name = {validator.name: validator.peer for validator in spec.validators}
+    peers = {}
+    for name in addresses.names():
+        address = _address(addresses.path(name), addresses.text(name), port_min=1)
+        if name not in by_name:
+            raise addresses.error(name, f"no validator of chain {spec.chain_id!r} has this name")
+        peers[by_name[name]] = address
+    observers = [
+        hexadecimal(peer, f"{table.path('observers')}[{index}]", HASH_SIZE)
+        for index, peer in enumerate(table.list_at("observers"))
+    ]
+    if len(observers) > _OBSERVERS_MAX:
+        raise table.error("observers", f"at most {_OBSERVERS_MAX} peer ids")
+    table.finish()
+    return NetworkConfig(listen=listen, peers=peers, observers=frozenset(observers))
+
+
+def _api(table: Table, spec: ChainSpec) -> ApiConfig:
+    config = ApiConfig(
+        listen=_address(table.path("listen"), table.text("listen", default=API_LISTEN_DEFAULT), port_min=0),
+        # As hexadecimal or base64 in JSON, with room for the fields around it, the largest transaction must fit.
+        body_size_bytes_max=table.integer(
+            "body_size_bytes_max",
+            2 * spec.transaction_size_max + 1024,
+            2**31,
+            default=max(BODY_SIZE_BYTES_DEFAULT, 2 * spec.transaction_size_max + 1024),
+        ),
+    )
+    table.finish()
+    return config
+
+
+def _mempool(table: Table, spec: ChainSpec) -> MempoolLimits:
+    default = MempoolLimits()
+    limits = MempoolLimits(
+        bytes_max=table.integer(
+            "size_bytes_max",
+            spec.transaction_size_max,
+            2**40,
+            default=max(default.bytes_max, spec.transaction_size_max),
+        ),
+        entries_max=table.integer("transactions_max", 1, 2**31, default=default.entries_max),
+    )
+    table.finish()
+    return limits
+
+
+def _rollups(tables: list[Table], spec: ChainSpec) -> tuple[RollupConfig, ...]:
+    known = known_adapters()
+    rollups: list[RollupConfig] = []
+    for table in tables:
+        rollup = RollupConfig(
+            id=table.integer("id", 0, 2**64 - 1), adapter=table.text("adapter"), settings=table.verbatim("settings")
+        )
+        if rollup.id not in spec.rollups:
+            raise table.error("id", f"chain {spec.chain_id!r} does not order rollup {rollup.id}")
+        if any(rollup.id == other.id for other in rollups):
+            raise table.error("id", f"rollup {rollup.id} is configured twice")
+        if rollup.adapter not in known:
+            raise table.error("adapter", f"no adapter is called {rollup.adapter!r}; installed are {', '.join(known)}")
+        table.finish()
+        rollups.append(rollup)
+    return tuple(rollups)
+
+
+def _storage(table: Table, spec: ChainSpec) -> int:
+    """Peers that are a little behind, and the own deduplication after a restart, need the last blocks."""
+    keep_heights = table.integer("prune_keep_heights", 0, INTEGER_MAX, default=0)
+    keep_heights_min = max(SYNC_BLOCKS_MAX, spec.deduplication_heights)
+    if 0 < keep_heights < keep_heights_min:
+        raise table.error("prune_keep_heights", f"must be at least {keep_heights_min}, or 0 to keep everything")
+    table.finish()
+    return keep_heights
+
+
+def _log_level(table: Table) -> LogLevel:
+    level = table.text("log_level", default="info")
+    if level not in _LOG_LEVELS:
+        raise table.error("log_level", f"must be one of {', '.join(_LOG_LEVELS)}, not {level!r}")
+    return cast("LogLevel", level)
+
+
+def _address(path: str, text: str, *, port_min: int) -> Address:
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not host or bracketed != (":" in host) or not port.isascii() or not port.isdecimal() or len(port) > 5:
+        raise KeyPathError(path, f"expected host:port such as 127.0.0.1:26600 or [::1]:26600, not {text[:80]!r}")
+    if not port_min <= int(port) <= 65535:
+        raise KeyPathError(path, f"the port must be from {port_min} to 65535, not {port}")
+    return host.strip("[]"), int(port)
+
+
+def address_text(address: Address) -> str:
+    """``host:port``, an IPv6 host in brackets."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
