@@ -34,11 +34,12 @@ class RawBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class RawUndecided:
-    """A block that no commit names: the height it is filed under, its id (None: the block is missing) and header."""
+    """A block that no commit names: the height it is filed under, and its bytes (all None: the block is missing)."""
 
     height: Height
     id: bytes | None
     header: bytes | None
+    body: bytes | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +78,10 @@ class RawArchive:
         """Every row that claims to be stored and not committed. Raises :class:`StorageError` as above."""
         with storage_errors(self.path, CHAIN_LAYOUT):
             rows = self._connection.execute(
-                "SELECT height, id, header FROM undecided LEFT JOIN blocks USING (number) ORDER BY height, number"
+                "SELECT height, id, header, body FROM undecided LEFT JOIN blocks USING (number) ORDER BY height, number"
             )
-            for height, block_id, header in rows:
-                yield RawUndecided(height=height, id=block_id, header=header)
+            for height, block_id, header, body in rows:
+                yield RawUndecided(height=height, id=block_id, header=header, body=body)
 
     def raw_decisions(self) -> Iterator[RawDecision]:
         """Every row of the safety journal, by kind. Raises :class:`StorageError` as above."""

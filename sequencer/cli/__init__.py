@@ -1,0 +1,33 @@
+"""The command line, ``sequencer``: thin uses of the library's public calls.
+
+``sequencer COMMAND --help`` describes each command; the exit codes stand in :mod:`sequencer.cli.console`.
+"""
+
+from __future__ import annotations
+
+import typer
+
+from sequencer.cli import create, verify
+
+EPILOG = (
+    "Exit codes: 0 yes or done, 1 no (a disagreement, something missing), 2 wrong usage, 3 an unusable file or "
+    "setting, 4 a node unreachable or unwilling, 5 a node that had to stop, 130 interrupted."
+)
+
+app = typer.Typer(
+    name="sequencer",
+    help="A shared sequencer: validators order transactions for many rollups.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("init")(create.init)
+app.command("testnet")(create.make_testnet)
+app.command("verify")(verify.command)
+
+
+def main() -> None:
+    """The entry point of the ``sequencer`` script and of ``python -m sequencer.cli``."""
+    app()

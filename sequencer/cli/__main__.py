@@ -1,0 +1,5 @@
+"""``python -m sequencer.cli`` is ``sequencer``."""
+
+from sequencer.cli import main
+
+main()
