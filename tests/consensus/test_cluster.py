@@ -16,5 +16,5 @@ def test_four_replicas_decide(protocol: str, scheme: str) -> None:
     cluster.start()
     for number in range(5):
         cluster.submit(f"payload {number}".encode())
-    assert cluster.run(5 * SECOND, until=lambda: not any(node.pool for node in cluster.nodes))
+    assert cluster.run(5 * SECOND, until=cluster.drained)
     assert all(node.timeouts_fired == 0 and not node.rejects for node in cluster.nodes)

@@ -1,4 +1,4 @@
-"""kill -9 at every boundary between persisting, signing and sending; all nodes at once; and what happens without the records."""
+"""kill -9 at every boundary between persisting, signing and sending; all nodes at once; and without the records."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_node_may_die_at_every_boundary(protocol: str) -> None:
         killed: list[str] = []
         cluster.crash_point = crash_at(cluster, "v1", boundary, killed)
         cluster.start()
-        assert cluster.run(20 * SECOND, until=lambda: not any(node.pool for node in cluster.nodes)), (
+        assert cluster.run(20 * SECOND, until=cluster.drained), (
             f"stalled after a crash at boundary {boundary} ({killed})"
         )
         if not killed:
@@ -105,7 +105,7 @@ def test_all_nodes_killed_at_once_come_back(protocol: str) -> None:
     for seed in range(KILLS_OF_ALL // 10):
         cluster = new_cluster(protocol, seed)
         kill_all_in_mid_view(cluster, seed)
-        assert cluster.run(20 * SECOND, until=lambda: not any(node.pool for node in cluster.nodes)), f"seed {seed}"
+        assert cluster.run(20 * SECOND, until=cluster.drained), f"seed {seed}"
 
 
 @pytest.mark.sweep
@@ -114,7 +114,7 @@ def test_all_nodes_killed_at_once_come_back_a_thousand_times(protocol: str) -> N
     for seed in range(KILLS_OF_ALL):
         cluster = new_cluster(protocol, seed)
         kill_all_in_mid_view(cluster, seed)
-        assert cluster.run(20 * SECOND, until=lambda: not any(node.pool for node in cluster.nodes)), f"seed {seed}"
+        assert cluster.run(20 * SECOND, until=cluster.drained), f"seed {seed}"
 
 
 def without_uncommitted_blocks(record: Record) -> bool:
@@ -137,13 +137,17 @@ def test_without_the_blocks_that_votes_name_the_chain_stops_for_good(protocol: s
             node.journal.keep = keep
         cluster.start()
         # a vote of the second view records the certificate of the first block
-        assert cluster.run(SECOND, until=lambda: all(_voted_view(cluster, node) == 2 for node in cluster.nodes))
+        assert cluster.run(SECOND, until=partial(_all_voted, cluster, 2))
         assert cluster.heights() == [0, 0, 0, 0]
         for node in cluster.nodes:
             cluster.crash(node)
         cluster.start()
-        progressed = cluster.run(15 * SECOND, until=lambda: min(cluster.heights()) >= 3)
+        progressed = cluster.run(15 * SECOND, until=partial(cluster.reached, 3))
         assert progressed == goes_on
+
+
+def _all_voted(cluster: Cluster, view: int) -> bool:
+    return all(_voted_view(cluster, node) == view for node in cluster.nodes)
 
 
 def _voted_view(cluster: Cluster, node: Node) -> int:

@@ -228,6 +228,14 @@ class Cluster:
         self.now = end
         return until is not None and until()
 
+    def drained(self) -> bool:
+        """True when every node has committed every payload that it was given."""
+        return not any(node.pool for node in self.nodes)
+
+    def reached(self, height: int) -> bool:
+        """True when every node has committed up to ``height``."""
+        return min(self.heights()) >= height
+
     def heights(self) -> list[int]:
         """The ledger heights of all nodes."""
         return [len(node.ledger) for node in self.nodes]
