@@ -35,7 +35,7 @@ from hypothesis.strategies import SearchStrategy
 
 from rollup_adapters.base import Height, JsonValue, RollupAdapter
 from rollup_adapters.testkit import checks, crash, kill
-from rollup_adapters.testkit.subject import ConformanceError, Subject
+from rollup_adapters.testkit.subject import ConformanceError, StuckError, Subject, fail
 
 __all__ = ["ConformanceError", "conformance"]
 
@@ -87,6 +87,10 @@ def conformance(
 
     @pytest.mark.parametrize("aspect", list(ASPECTS))
     def test(aspect: str) -> None:
-        ASPECTS[aspect](subject)
+        try:
+            ASPECTS[aspect](subject)
+        except StuckError as error:
+            mend = "bound every loop and every wait by the input; where it is honest work, raise timeout_s"
+            fail("every call comes back", str(error), mend)
 
     return test

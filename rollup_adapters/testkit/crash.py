@@ -155,7 +155,14 @@ async def _examine(bench: Bench, image: Image, blocks: Blocks, undisturbed: Refe
             f"{image.moment}: {type(error).__name__}: {error}",
             "let a store with transactions hold the state; write a plain file beside the old one and rename it over it",
         )
-    cursor = await adapter.last_delivered()
+    try:
+        cursor = await adapter.last_delivered()
+    except Exception as error:
+        fail(
+            "last_delivered answers after a crash",
+            f"{image.moment}: {type(error).__name__}: {error}",
+            "let a store with transactions hold the cursor; a file written in place may be found empty or torn",
+        )
     if cursor not in image.cursors:
         fail(
             "the cursor is durable before deliver returns, and moves only with a delivery",
