@@ -228,7 +228,16 @@ def test_junk_is_no_key_file(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "tls.json"
     file.write_bytes(content)
     file.chmod(0o600)
-    with pytest.raises(KeyFileError, match=r"tls\.json: (not a|larger than 65536 bytes, so no) key file"):
+    problem = "larger than 65536 bytes, so no key file" if len(content) > 65536 else "not a key file"
+    with pytest.raises(KeyFileError, match=rf"tls\.json: {problem}"):
+        load_tls_identity(file)
+
+
+def test_a_peer_id_of_another_key_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "tls.json"
+    write_tls_identity(file, generate_tls_identity("alice"))
+    rewrite(file, public_key="00" * 32)
+    with pytest.raises(KeyFileError, match=r"names public key 0000.*, but its secret belongs to "):
         load_tls_identity(file)
 
 
