@@ -268,6 +268,7 @@ def _connect(path: Path, layout: Layout, cache_bytes: int) -> apsw.Connection:
     try:
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         connection.pragma("page_size", PAGE_BYTES)  # has no effect, and needs none, on a file that has pages
+        # Also makes the connection find the log: one that has not yet would checkpoint nothing, and report (-1, -1).
         if (mode := connection.pragma("journal_mode", "wal")) != "wal":
             raise StorageError(
                 f"{path}: no write-ahead log on this file system (journal mode {mode}). Use a local disk."
@@ -280,8 +281,6 @@ def _connect(path: Path, layout: Layout, cache_bytes: int) -> apsw.Connection:
         set_pragma(connection, "cache_size", -(cache_bytes // 1024))
         set_pragma(connection, "cell_size_check", 1)
         set_pragma(connection, "trusted_schema", 0)
-        # A connection that has read nothing has not found the log yet: its checkpoints would report -1 and do nothing.
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
     except BaseException:
         connection.close()
         raise

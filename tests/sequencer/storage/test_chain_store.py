@@ -155,6 +155,10 @@ async def test_losing_blocks_are_deleted_a_few_with_each_commit(path: Path) -> N
         await store.append([BlockRecord(block, b"") for block in (*losers, open_fork)])
         await append_chain(store, blocks[:1])
         assert [await store.block_by_id(loser.id) is None for loser in losers] == [True] * 8 + [False] * 2
+        recovered = await store.recover(0)
+        assert [stored.header for stored in recovered.blocks] == [open_fork.header, blocks[0][0].header], (
+            "none that lost"
+        )
         await append_chain(store, blocks[1:3])
         assert [await store.block_by_id(loser.id) is None for loser in losers] == [True] * 10
         assert await store.block_by_id(open_fork.id) is not None, "it stands above the committed head"
@@ -289,14 +293,17 @@ async def test_every_committed_height_has_a_proof(path: Path) -> None:
 
 async def test_a_proof_longer_than_a_path_is_not_made(path: Path) -> None:
     blocks = [block for block, _ in chain(PATH_LENGTH_MAX + 2, size_bytes=8)]
+    last, tip = blocks[-1], child(blocks[-1])
     async with ChainStore.open(path, GENESIS) as store:
         await store.append([BlockRecord(block, body_of(block.header.height, 8)) for block in blocks])
-        await store.append([commit(block, block is blocks[-1]) for block in blocks])
+        await store.append([commit(block, with_proof=False) for block in blocks[:-1]])
+        await store.append([CommitRecord(last.header.height, last.id, proof(last, tip))])
         assert await store.proof_for(1) is None
+        assert await store.proof_for(2) is None
         assert (await store.load(range_from(1))).proof is not None, "it ends further up"
-        longest = await store.proof_for(2)
+        longest = await store.proof_for(3)
         assert longest is not None
-        assert longest.headers == tuple(block.header for block in blocks[2:])
+        assert longest.headers == tuple(block.header for block in (*blocks[3:], tip))
 
 
 # --- pruning -------------------------------------------------------------------------------------------------

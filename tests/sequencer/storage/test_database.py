@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import apsw
@@ -12,6 +13,7 @@ from sequencer.storage import ChainStore, StorageError
 from sequencer.storage.chain_tables import CHAIN_LAYOUT
 from sequencer.storage.database import Layout, open_database, set_pragma
 from tests.sequencer.storage.chains import GENESIS, append_chain, chain, safety
+from tests.sequencer.storage.faults import faulty_disk
 
 NOTES = Layout(
     name="notebook",
@@ -105,8 +107,8 @@ async def test_the_log_is_copied_beside_the_commits_and_stays_small(
         for _ in range(400):  # 13 MB
             await database.write(write_note)
             assert await log_bytes(path) < 2_100_000
-        assert copied_on.count("checkpointer") >= 10
-        assert (await trio.Path(path).stat()).st_size > 8_000_000
+        assert copied_on.count("checkpointer") >= 3
+        assert (await trio.Path(path).stat()).st_size > 6_000_000
         assert await database.read(count) == 400
 
 
@@ -125,6 +127,28 @@ async def test_a_clean_close_leaves_no_log(path: Path) -> None:
         await database.write(write_note)
         assert await trio.Path(f"{path}-wal").exists()
     assert not await trio.Path(f"{path}-wal").exists()
+
+
+async def test_an_opening_first_brings_a_left_log_into_the_file(path: Path, tmp_path: Path) -> None:
+    """The log may hold pages whose sync failed before the kill: they are in the system's cache and not on the disk."""
+    copy = tmp_path / "copy.db"
+    async with open_database(path, NOTES, GENESIS) as database:
+        await database.write(write_note)
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    with faulty_disk() as disk:
+        async with open_database(copy, NOTES, GENESIS) as database:
+            assert disk.writes["database"] >= 3
+            assert disk.syncs["database"] >= 1
+            assert await log_bytes(copy) == 0
+            assert await database.read(count) == 1
+
+
+async def test_a_connection_that_has_read_nothing_yet_can_checkpoint(path: Path) -> None:
+    async with open_database(path, NOTES, GENESIS) as database:
+        await database.write(write_note)
+        log_pages, copied_pages = database._checkpointer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        assert log_pages == copied_pages > 2
 
 
 async def test_after_closing_every_call_is_refused(path: Path) -> None:

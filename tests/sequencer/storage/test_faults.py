@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from consensus.engine import BlockRecord, Recovered
@@ -175,6 +175,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Log:
     return Log(tmp_path_factory.mktemp("log"))
 
 
+@settings(max_examples=40)
 @given(share=st.floats(0, 1))
 @example(share=1.0)
 @example(share=0.0)
@@ -185,6 +186,7 @@ def test_a_log_cut_anywhere_keeps_the_appends_before_the_cut(log: Log, share: fl
     assert log.recover_with(whole[:cut]) == log.recovered[complete]
 
 
+@settings(max_examples=40)
 @given(share=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_changed_byte_in_the_log_costs_only_what_follows(log: Log, share: float, flip: int) -> None:
     damaged = bytearray(log.log.read_bytes())
@@ -227,6 +229,7 @@ async def read_everything(path: Path, blocks: list[tuple[Block, memoryview]]) ->
         assert set(recovered.safety) <= {safety("vote", 1), safety("timeout", 2)}
 
 
+@settings(max_examples=40)
 @given(share=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_changed_byte_in_the_file_is_refused_or_harmless(closed: Closed, share: float, flip: int) -> None:
     damaged = bytearray(closed.path.read_bytes())

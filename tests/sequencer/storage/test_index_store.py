@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequencer.storage import BlockIds, IndexStore, Position, Sections, StorageError
+from sequencer.storage.index_store import SEGMENT_KEY_BYTES, _offsets
 from tests.sequencer.storage.chains import GENESIS
 from tests.sequencer.storage.faults import faulty_disk
 
@@ -73,6 +75,19 @@ async def test_a_transaction_ordered_again_has_both_places(store: IndexStore) ->
     await store.append([(2, sections_of(2, (60,)))])
     await store.append([(3, [(5, transaction(3, 5, 0) + again)])])
     assert await store.lookup(again) == (Position(1, 100, 7), Position(3, 5, 1))
+
+
+def test_an_entry_is_found_only_where_an_entry_begins() -> None:
+    """Someone who grinds ids can place a key across two entries, or make it overlap itself."""
+    key = b"\x07" * SEGMENT_KEY_BYTES
+
+    def entry(start: bytes, number: int) -> bytes:
+        return start + number.to_bytes(4, sys.byteorder)
+
+    across = entry(bytes(12) + key[:4], 0x07070707) + entry(key[:8] + bytes(8), 2)
+    assert list(_offsets(across, key)) == []
+    assert list(_offsets(across + entry(key, 3) + entry(key, 4), key)) == [3, 4]
+    assert list(_offsets(entry(bytes(15) + b"\x07", 0x07070707) + entry(key, 9), key)) == [9], "found a byte early"
 
 
 @given(
