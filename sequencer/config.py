@@ -61,6 +61,8 @@ LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 LISTEN_DEFAULT: Final = "127.0.0.1:26600"
 API_LISTEN_DEFAULT: Final = "127.0.0.1:26680"
 BODY_SIZE_BYTES_DEFAULT: Final = 8 * 1024 * 1024
+BODY_SIZE_BYTES_MAX: Final = 128 * 1024 * 1024
+"""All that the API holds of bodies at a time."""
 FILE_SIZE_MAX: Final = 4 * 1024 * 1024
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _OBSERVERS_MAX: Final = 1024
@@ -197,7 +199,7 @@ def _api(table: Table, spec: ChainSpec) -> ApiConfig:
         body_size_bytes_max=table.integer(
             "body_size_bytes_max",
             2 * spec.transaction_size_max + 1024,
-            2**31,
+            BODY_SIZE_BYTES_MAX,
             default=max(BODY_SIZE_BYTES_DEFAULT, 2 * spec.transaction_size_max + 1024),
         ),
     )
