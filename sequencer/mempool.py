@@ -370,8 +370,7 @@ class _Cursor:
         if self.ids:
             room.bytes -= section_overhead + before - left
         room.transactions = transactions
-        # An emptied queue keeps no credit: it saves up for a large transaction, not for having been idle.
-        self.queue.credit_bytes = 0 if head is None else self.queue.credit_bytes - (before - left)
+        self.queue.credit_bytes -= before - left
 
     def fits(self, room: _Room) -> bool:
         """Whether the next transaction would fit if credit were enough."""

@@ -211,14 +211,9 @@ def verify_section_proof(proof: SectionProof, rollup_id: int, payload_root: byte
         beside = _Node(sibling.lowest, sibling.highest, sibling.hash)
         if not 0 <= beside.lowest <= beside.highest <= U64_MAX:
             return Refusal("a sibling's range of rollup ids is not a range")
-        left, right = (beside, node) if sibling.left else (node, beside)
-        if left.highest >= right.lowest:
-            return Refusal("the rollup ids along the path do not ascend")
         if beside.lowest <= rollup_id <= beside.highest:
             return Refusal(f"a sibling's range may hold another part of rollup {rollup_id}")
-        if (beside.highest < rollup_id) != sibling.left:
-            return Refusal(f"the path does not lead to where rollup {rollup_id} would stand")
-        node = _join(left, right)
+        node = _join(beside, node) if sibling.left else _join(node, beside)
     if node.hash != payload_root:
         return Refusal("the path does not lead to the payload's root")
     return None

@@ -164,12 +164,11 @@ class InlinePayloadSource:
         for block, body in reversed(path):
             if block.header.height < height - self._spec.deduplication_heights:
                 break
-            if not body and not block.header.payload_size:
-                continue
             payload = self._named_payload(block.header, body)
             if isinstance(payload, Malformed):
                 return payload
-            payloads.append(payload)
+            if payload.sections:
+                payloads.append(payload)
         return payloads
 
     def _parent_timestamp_ms(self, path: Path, height: Height) -> int | None:

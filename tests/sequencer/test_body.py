@@ -148,6 +148,10 @@ def test_the_cache_is_bounded_and_drops_what_was_used_longest_ago() -> None:
     assert cache.decode(carried[0].root, carried[0].body) is carried[0]
     cache.add(carried[3])
     assert cache.decode(carried[1].root, carried[1].body) is not carried[1]
+    later = [payload({3: [(0, bytes([i]) * 500)]}) for i in range(10, 20)]
+    for each in later:
+        cache.add(each)
+    assert all(cache.decode(each.root, each.body) is each for each in later[-3:])
     large = payload({3: [(0, bytes(5000))]})
     cache.add(large)
     assert cache.decode(large.root, large.body) is large

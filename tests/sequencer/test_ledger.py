@@ -377,9 +377,9 @@ async def test_those_who_give_up_leave_nothing_behind(
 ) -> None:
     monkeypatch.setattr(ledger_module, "WAITERS_MAX", 1)
     async with running() as node:
-        for _ in range(3):
+        for unordered in (A, B, C):
             with trio.move_on_after(1) as scope:
-                await node.ledger.wait_for(A)
+                await node.ledger.wait_for(unordered)
             assert scope.cancelled_caught
         async with trio.open_nursery() as nursery:
             nursery.start_soon(node.ledger.wait_for, A)
@@ -438,6 +438,20 @@ async def test_a_follower_may_start_in_the_middle_and_in_the_future() -> None:
 
             await settled()
             await node.commit(one(b"3"), one(b"4"))
+
+
+async def test_a_follower_is_not_ahead_of_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has height 4 already; one read of it brings 2, 3 and 4."""
+    monkeypatch.setattr(ledger_module, "RECENT_BLOCKS_MAX", 1)
+    async with running() as node:
+        await node.commit(one(b"1"), one(b"2"), one(b"3"))
+        fourth = node.next_commit(one(b"4"))
+        follower = node.ledger.follow(3, 2)
+        assert [(await anext(follower)).height for _ in range(2)] == [2, 3]
+        with trio.move_on_after(0):
+            pytest.fail(f"height {(await anext(follower)).height} before its commit")
+        await node.ledger.commit([fourth])
+        assert (await anext(follower)).height == 4
 
 
 async def test_a_slow_follower_holds_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,8 +309,12 @@ def test_a_busy_pool_offers_nothing() -> None:
     pool = Pool()
     pool.mempool.add_batch(3, numbered(FORWARD_POOL_BYTES_MAX // 1000, 1000))
     assert 0 < forwarded_bytes(pool.mempool.pending_to_forward()) < FORWARD_POOL_BYTES_MAX
-    pool.mempool.add(3, 0, bytes(1000))
+    busy = pool.mempool.add_batch(3, [(0, b"\xff" * 1000)])
+    assert [type(each) for each in busy] == [Pending]
     assert pool.mempool.pending_to_forward() == []
+    pool.commit(payload({3: [*numbered(FORWARD_POOL_BYTES_MAX // 1000, 1000), (0, b"\xff" * 1000)]}))
+    pool.mempool.add(3, 0, b"calm again")
+    assert pool.mempool.pending_to_forward() == [ForwardedTransaction(3, 0, b"calm again")]
 
 
 def test_what_is_offered_is_bounded_while_nobody_asks() -> None:

@@ -306,6 +306,15 @@ async def test_built_at_once_when_there_is_something(autojump_clock: trio.testin
     assert transactions(built) == {3: (b"three",), 7: (b"seven",)}
 
 
+async def test_what_was_built_here_is_not_hashed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench()
+    bench.mempool.add(3, 0, b"one")
+    built = await bench.build(1)
+    monkeypatch.setattr("sequencer.body.decode_payload", lambda body: pytest.fail("decoded again"))
+    assert (await bench.judge(ONE, 1)).valid
+    assert built.payload_root == ONE.root
+
+
 async def test_built_when_something_arrives(autojump_clock: trio.testing.MockClock) -> None:
     bench = Bench()
 
