@@ -11,7 +11,6 @@ import os
 import socket as stdlib_socket
 import sys
 import threading
-import time
 import traceback
 from pathlib import Path
 from typing import Final, assert_never
@@ -51,9 +50,10 @@ def _take_standard_input() -> stdlib_socket.socket:
 
 def _end_with_parent(parent: int) -> None:
     """End even if the adapter never returns to the event loop to see the end of the stream."""
+    never = threading.Event()
     while os.getppid() == parent:
-        time.sleep(PARENT_LOOK_INTERVAL_S)
-    time.sleep(CLOSE_TIMEOUT_S)
+        never.wait(PARENT_LOOK_INTERVAL_S)
+    never.wait(CLOSE_TIMEOUT_S)
     os._exit(1)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
+import threading
 import time
 from collections.abc import Sequence
 from hashlib import sha256
@@ -269,7 +269,7 @@ class CommitsToEmptyHeights(Counter):
 
 class RollsDice(Counter):
     def entry(self, block: SequencedBlock, transaction: bytes) -> bytes:
-        return super().entry(block, transaction) + random.SystemRandom().randbytes(4)
+        return super().entry(block, transaction) + os.urandom(4)
 
 
 class ReadsTheClock(Counter):
@@ -302,10 +302,10 @@ class ChecksPoisonBadly(Counter):
         return await super().check(transactions)
 
 
-class SpinsOnPoison(Counter):
+class BlocksOnPoison(Counter):
     def execute(self, transaction: bytes) -> Outcome:
-        while len(transaction) > 1024:
-            time.sleep(0.01)
+        if len(transaction) > 1024:
+            threading.Event().wait()
         return super().execute(transaction)
 
 
@@ -391,8 +391,7 @@ class IgnoresCancellation(Counter):
         try:
             await trio.lowlevel.checkpoint()
         except trio.Cancelled:
-            while True:
-                time.sleep(0.01)  # noqa: ASYNC251 - to block the loop is the purpose
+            threading.Event().wait()
         return answer
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
+import threading
 from collections.abc import Sequence
 
 import trio
@@ -66,9 +66,8 @@ class Temperamental:
                 os._exit(3)
             case b"raise":
                 raise RuntimeError("deliver is broken")
-            case b"spin":
-                while True:
-                    time.sleep(1)  # noqa: ASYNC251 - to block the loop is the purpose
+            case b"block":
+                threading.Event().wait()
             case b"sleep":
                 await trio.sleep_forever()
             case b"wait":
@@ -98,8 +97,8 @@ class Temperamental:
                     await trio.sleep_forever()
                 finally:
                     self.cancelled += 1
-            case "spin":
-                time.sleep(1_000)  # noqa: ASYNC251 - to block the loop is the purpose
+            case "block":
+                threading.Event().wait()
             case "raise":
                 raise RuntimeError("query is broken")
             case "bytes":

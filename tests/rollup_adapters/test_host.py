@@ -114,7 +114,7 @@ async def test_query_error_crosses_with_its_data(spec: AdapterSpec) -> None:
 
 @pytest.mark.parametrize(
     ("transaction", "reason"),
-    [(b"die", "its process ended"), (b"raise", "deliver is broken"), (b"spin", "it hung"), (b"sleep", "it hung")],
+    [(b"die", "its process ended"), (b"raise", "deliver is broken"), (b"block", "it hung"), (b"sleep", "it hung")],
 )
 async def test_failed_delivery_restarts_and_resumes(spec: AdapterSpec, transaction: bytes, reason: str) -> None:
     async with running(spec, replace(PATIENT, deliver_timeout_s=0.5)) as host:
@@ -170,7 +170,7 @@ async def test_query_past_its_deadline_is_cancelled_there(spec: AdapterSpec) -> 
 async def test_adapter_that_blocks_outside_deliver_is_killed(spec: AdapterSpec) -> None:
     async with running(spec, replace(PATIENT, ping_interval_s=0.05, ping_timeout_s=0.5)) as host:
         with pytest.raises(AdapterUnavailable, match="it hung: no answer within"):
-            await host.query("spin", None)
+            await host.query("block", None)
         assert await host.last_delivered() == 0
         assert host.restarts == 1
 
@@ -290,7 +290,7 @@ async def test_close_kills_what_does_not_end(spec: AdapterSpec) -> None:
         process = host.process_id
         assert process is not None
         with trio.move_on_after(0.05):
-            await host.query("spin", None)
+            await host.query("block", None)
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
 
@@ -306,8 +306,8 @@ async def main():
     async with trio.open_nursery() as nursery:
         await nursery.start(host.run)
         await host.last_delivered()
-        if sys.argv[2] == "spin":
-            nursery.start_soon(host.query, "spin", None)
+        if sys.argv[2] == "block":
+            nursery.start_soon(host.query, "block", None)
         await trio.sleep(0.2)
         print("up", flush=True)
 
@@ -315,7 +315,7 @@ trio.run(main)
 """
 
 
-@pytest.mark.parametrize("state", ["idle", "spin"])
+@pytest.mark.parametrize("state", ["idle", "block"])
 async def test_adapter_ends_when_the_node_dies(spec: AdapterSpec, state: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", NODE, str(spec.directory), state]

@@ -64,7 +64,7 @@ def unshrunk() -> Iterator[None]:
         (counters.DependsOnHashSeed, "kill", "in another process"),
         (counters.RaisesOnPoison, "poison", "deliver must not raise.*UnicodeDecodeError"),
         (counters.ChecksPoisonBadly, "poison", "check must not raise.*UnicodeDecodeError"),
-        (counters.SpinsOnPoison, "poison", "every call comes back"),
+        (counters.BlocksOnPoison, "poison", "every call comes back"),
         (counters.WaitsOnPoison, "poison", "every call comes back"),
         (counters.DropsPoison, "poison", "one outcome per transaction"),
         (counters.QuotesPoison, "poison", "detail is a short sentence"),
