@@ -177,7 +177,7 @@ class TlsStream:
             return
         try:
             self._connection.send(data)
-            for _ in range(_LAST_READS_MAX):  # a socket closed over unread bytes resets, and the frame would be lost
+            for _ in range(_LAST_READS_MAX):  # closed over unread bytes, a socket resets: the peer may not get to read
                 self._connection.recv(RECORD_SIZE)
         except SSL.Error:
             return
