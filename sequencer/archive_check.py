@@ -328,7 +328,7 @@ class ArchiveCheck:
                 return f"a transaction of rollup {section.rollup_id} exceeds {self.spec.transaction_size_max} bytes"
             if any(until and not header.height <= until <= latest for until in section.valid_untils):
                 return f"a transaction of rollup {section.rollup_id} was expired, or expires too late"
-        lowest = header.height - self.spec.deduplication_heights
+        lowest = max(0, header.height - self.spec.deduplication_heights)
         again = next((each for each in payload.positions if self._ordered.get(each, -1) >= lowest), None)
         return "" if again is None else f"transaction {again.hex()} was ordered at {self._ordered[again]} already"
 
