@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from consensus.codec import Canonical, digest
 from consensus.crypto.scheme import Scheme
-from consensus.types import VALIDATORS_MAX, Integer, ShortText
+from consensus.types import BODY_SIZE_MAX, VALIDATORS_MAX, Integer, ShortText
 from consensus.validators import Validator, ValidatorSet
 
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
@@ -74,6 +74,8 @@ def check_chain_spec(spec: ChainSpec, scheme: Scheme) -> ValidatorSet:
         raise ValueError("pacing.idle_interval_ms: must be below pacing.view_timeout_ms, or idle leaders time out")
     if spec.pacing.growth_numerator < spec.pacing.growth_denominator:
         raise ValueError("pacing.growth_numerator: must be at least pacing.growth_denominator, or timeouts shrink")
+    if spec.payload_size_max > BODY_SIZE_MAX:
+        raise ValueError(f"payload_size_max: the wire carries at most {BODY_SIZE_MAX} bytes")
     if spec.transaction_size_max > spec.payload_size_max // 2:
         raise ValueError("transaction_size_max: must be at most half of payload_size_max")
     for position, validator in enumerate(spec.validators):
