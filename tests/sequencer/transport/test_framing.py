@@ -57,8 +57,8 @@ lengths = st.one_of(st.integers(0, 100), st.integers(32_700, 32_800), st.integer
     seed=st.integers(0, 2**32),
 )
 def test_frames_survive_any_cutting(lengths: list[int], sizes: list[int], seed: int) -> None:
-    random = Random(seed)
-    frames = [(random.choice((CONSENSUS, TRANSACTIONS)), random.randbytes(length)) for length in lengths]
+    chance = Random(seed)
+    frames = [(chance.choice((CONSENSUS, TRANSACTIONS)), chance.randbytes(length)) for length in lengths]
     wire = b"".join(pack_frame(channel, data) for channel, data in frames)
     assert read_all(wire, [max(size, 50) for size in sizes]) == (frames, "the end")
 

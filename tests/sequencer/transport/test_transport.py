@@ -61,9 +61,9 @@ async def test_four_validators_connect_and_exchange_frames_on_both_streams() -> 
 
 
 async def test_large_and_small_frames_arrive_whole_and_in_order() -> None:
-    random = Random(7)
+    chance = Random(7)
     sizes = [10_000_000, 5, 0, 70_000, 10_000_001, 65_536, 65_537, 32_763, 32_764, 1]
-    frames = [random.randbytes(size) for size in sizes]
+    frames = [chance.randbytes(size) for size in sizes]
     async with cluster(2) as (lower, higher):
         for here, there in ((lower, higher), (higher, lower)):
             await receive_connected(here)
