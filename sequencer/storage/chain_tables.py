@@ -166,8 +166,8 @@ def safety_of(connection: apsw.Connection) -> tuple[SafetyRecord, ...]:
 
 def block_by_id(connection: apsw.Connection, block_id: BlockId) -> BlockRow | None:
     """A stored block, committed or not."""
-    row = connection.execute("SELECT id, header, body FROM blocks WHERE id = ?", (block_id,)).get
-    return None if row is None else checked_block(*row)
+    row = connection.execute("SELECT header, body FROM blocks WHERE id = ?", (block_id,)).get
+    return None if row is None else checked_block(block_id, *row)
 
 
 def undecided_blocks(connection: apsw.Connection, above_height: Height) -> Iterator[BlockRow]:
