@@ -30,7 +30,6 @@ BUDGET_CHECK_INTERVAL: Final = 256
 """Gas charges, hence instructions, between two looks at the clock."""
 READ_PRECOMPILE_GAS_MAX: Final = 500_000
 """For the pairing check (EIP-1108) and BLAKE2 (EIP-152), whose gas py-evm needs several seconds per million for."""
-_RIPEMD160: Final = bytes(19) + b"\x03"
 _PAIRING: Final = bytes(19) + b"\x08"
 _BLAKE2: Final = bytes(19) + b"\x09"
 _PRICES: Final[Mapping[bytes, Callable[[bytes], int]]] = MappingProxyType(
@@ -104,18 +103,19 @@ class Computation(CancunComputation):
         return list(dict.fromkeys(place for each in self.successful() for place in each.beneficiaries))
 
     def touched(self) -> set[bytes]:
-        """Accounts to be removed if they are empty (EIP-161), with the exception that Ethereum keeps for the RIPEMD-160
-        precompile below a failed message (issue 716 of the EIPs)."""
+        """Accounts to be removed if they are empty (EIP-161).
+
+        Those that only a failed message touched are among them, which py-evm leaves out: its effects are undone, so
+        such an account is empty only if it was so before, and no state here ever holds an empty account.
+        """
         found: set[bytes] = {self.state.coinbase}
-        waiting = [(self, False)]
+        waiting = [self]
         while waiting:
-            computation, is_above_failed = waiting.pop()
-            failed = is_above_failed or computation.is_error
-            places: list[bytes] = [] if computation.is_error else list(computation.beneficiaries)
+            computation = waiting.pop()
+            found.update(computation.beneficiaries)
             if computation.msg.to != CREATE_CONTRACT_ADDRESS:
-                places.append(computation.msg.to)
-            found.update(place for place in places if not failed or place == _RIPEMD160)
-            waiting.extend((child, failed) for child in cast(list[Computation], computation.children))
+                found.add(computation.msg.to)
+            waiting.extend(cast(list[Computation], computation.children))
         return found
 
 

@@ -204,6 +204,15 @@ async def test_self_destruction_warns_nobody(tmp_path: Path) -> None:
         assert await quantity(adapter, "eth_getBalance", CAROL.address, "latest") == 0
 
 
+async def test_transient_storage_ends_with_its_transaction(tmp_path: Path) -> None:
+    code = "5f5c5f5560075f5d00"  # sstore(0, tload(0)); tstore(0, 7)
+    alloc: JsonValue = {ALICE.address: str(ETHER), CAROL.address: {"code": "0x" + code}}
+    async with running(tmp_path, settings(alloc=alloc)) as adapter:
+        calls = [signed(to=CAROL.address, gas=100_000, nonce=nonce) for nonce in range(2)]
+        assert await execute(adapter, *calls) == [INCLUDED] * 2
+        assert await quantity(adapter, "eth_getStorageAt", CAROL.address, "0x0", "latest") == 0
+
+
 async def test_only_heights_with_transactions_make_blocks(tmp_path: Path) -> None:
     async with running(tmp_path) as adapter:
         executed = await adapter.deliver([block(3), block(7, signed()), block(8), block(9, b"junk")])

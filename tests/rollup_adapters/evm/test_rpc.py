@@ -161,6 +161,7 @@ async def test_calls_see_the_block_they_ask_for(tmp_path: Path) -> None:
         assert await adapter.query("eth_getBlockByNumber", ["0x3", False]) is None
         assert await adapter.query("eth_getBlockByHash", ["0x" + "11" * 32, False]) is None
         assert await adapter.query("eth_getTransactionReceipt", ["0x" + "11" * 32]) is None
+        assert await adapter.query("eth_getTransactionByHash", ["0x" + "11" * 32]) is None
 
 
 async def test_a_call_leaves_no_trace(tmp_path: Path) -> None:

@@ -23,13 +23,17 @@ GAS_LIMIT: Final = 12_000_000
 SENDERS: Final = 6
 TOO_LITTLE: Final = 3
 """A price in wei below any base fee here."""
-DEEP: Final = {
-    # Calls itself, delegates to itself, creates itself; the last writes a log and a slot on the way up, then destroys
-    # itself.
-    0xDEE1: "5f5f5f5f5f305af100",
-    0xDEE2: "5f5f5f5f305af400",
-    0xDEE3: "385f5f39385f5ff000",
-    0xDEE4: "5f5f5f5f5f305af15f5fa0585a5533ff",
+SPECIAL: Final = {
+    # Calls itself, delegates to itself, creates itself: as deep as the gas goes.
+    0x5EC1: "5f5f5f5f5f305af100",
+    0x5EC2: "5f5f5f5f305af400",
+    0x5EC3: "385f5f39385f5ff000",
+    # Logs the gas left, calls itself, logs it again, then destroys itself.
+    0x5EC4: "5a5f5fa15f5f5f5f5f305af15a5f5fa133ff",
+    # Clears three slots: a refund of more than a fifth of the gas.
+    0x5EC5: "5f5f555f6001555f60025500",
+    # Stores the hashes of the parent, the grandparent and (zero) the block itself.
+    0x5EC6: "60014303405f556002430340600155434060025500",
 }
 WRONG: Final[tuple[Callable[[int], dict[str, Any]], ...]] = (
     lambda nonce: {"nonce": nonce + 1},
@@ -204,9 +208,9 @@ def sign(rng: random.Random, index: int, fields: dict[str, Any], price: int, pro
             )
 
 
-def descent(count: int, nonces: dict[int, int]) -> bytes:
-    """A transaction that nests messages as deep as its gas goes."""
-    place = list(DEEP)[count % len(DEEP)]
+def special(count: int, nonces: dict[int, int]) -> bytes:
+    """A call of one of the special contracts."""
+    place = list(SPECIAL)[count % len(SPECIAL)]
     nonces[1] += 1
     to = to_checksum_address(f"0x{place:040x}")
     return signed(account(1), nonce=nonces[1] - 1, gas=GAS_LIMIT, gasPrice=2 * 10**9, to=to, value=0)
@@ -226,13 +230,13 @@ def scenario(seed: int, blocks: int) -> dict[str, Any]:
             "code": "0x" + programs.program().hex(),
             "storage": {str(slot): rng.choice((0, 1, 2**60)) for slot in range(3)},
         }
-    for place, code in DEEP.items():
-        alloc[f"0x{place:040x}"] = {"balance": "0", "code": "0x" + code, "storage": {}}
+    for place, code in SPECIAL.items():
+        alloc[f"0x{place:040x}"] = {"balance": "0", "code": "0x" + code, "storage": {"0": 1, "1": 1, "2": 1}}
     nonces = dict.fromkeys(range(1, SENDERS + 1), 0)
     sections = []
     for number in range(1, blocks + 1):
         tenth, rest = divmod(number, 10)
-        transactions = section(rng, programs, nonces) if rest else [descent(tenth, nonces)]
+        transactions = section(rng, programs, nonces) if rest else [special(tenth, nonces)]
         sections.append(
             {
                 "height": 3 * number,
