@@ -26,7 +26,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL, crypto
 
 from consensus.types import PeerId
@@ -69,17 +69,6 @@ class TlsIdentity:
     def peer(self) -> PeerId:
         """The own peer id."""
         return peer_id_of(self.key.public_key())
-
-    @classmethod
-    def from_pem(cls, certificate: bytes, key: bytes, *, password: bytes | None = None) -> TlsIdentity:
-        """From a PEM certificate (the first of a chain) and a PEM private key, Ed25519 or elliptic curve.
-
-        Raises ``ValueError`` when either is malformed, of another kind, or they do not belong together.
-        """
-        private = load_pem_private_key(key, password)
-        if not isinstance(private, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
-            raise ValueError("the TLS key must be an Ed25519 or an elliptic curve key")
-        return cls(x509.load_pem_x509_certificate(certificate), private)
 
 
 def tls_context(identity: TlsIdentity) -> SSL.Context:

@@ -8,15 +8,8 @@ import ssl
 import pytest
 import trio
 import trio.testing
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.serialization import (
-    BestAvailableEncryption,
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from OpenSSL import SSL
 
 from sequencer.transport import TlsIdentity
@@ -35,23 +28,11 @@ def test_a_peer_id_is_the_hash_of_the_public_key_alone() -> None:
     assert identity(3).peer == hashlib.sha256(key).digest()
 
 
-def test_an_identity_is_loaded_from_pem() -> None:
-    one = identity(0)
-    certificate = one.certificate.public_bytes(Encoding.PEM)
-    plain = one.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    assert TlsIdentity.from_pem(certificate, plain).peer == one.peer
-    locked = one.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
-    assert TlsIdentity.from_pem(certificate, locked, password=b"secret").peer == one.peer
-
-
-def test_an_identity_refuses_a_key_of_another_certificate_or_kind() -> None:
+def test_an_identity_refuses_a_key_that_its_certificate_does_not_show() -> None:
     with pytest.raises(ValueError, match="another key"):
         TlsIdentity(identity(0).certificate, identity(1).key)
     with pytest.raises(ValueError, match="another key"):
         TlsIdentity(identity(0).certificate, generate_private_key(SECP256R1()))
-    other = rsa.generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with pytest.raises(ValueError, match="Ed25519 or an elliptic curve"):
-        TlsIdentity.from_pem(identity(0).certificate.public_bytes(Encoding.PEM), other)
 
 
 def test_a_repr_does_not_show_the_key() -> None:
