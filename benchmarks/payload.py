@@ -19,7 +19,7 @@ from sequencer.mempool import Mempool, MempoolLimits
 from sequencer.window import CommittedBlock, CommittedWindow
 
 ROLLUPS = (1, 2, 3)
-POOL_BLOCKS = 4
+HASHING = "SHA-256 alone"
 
 
 def best_us(rounds: int, transactions: int, prepare: Callable[[], Callable[[], object]]) -> float:
@@ -33,86 +33,98 @@ def best_us(rounds: int, transactions: int, prepare: Callable[[], Callable[[], o
     return best / 1e3 / transactions
 
 
-def measure(transactions: int, size_bytes: int, rounds: int) -> dict[str, float]:
-    """The rows of the table. ``transactions`` are in three rollups."""
-    per_rollup = transactions // len(ROLLUPS)
-    count = per_rollup * len(ROLLUPS)
-    batches = {r: [(0, os.urandom(size_bytes)) for _ in range(per_rollup)] for r in ROLLUPS}
-    spec = ChainSpec(
-        chain_id="bench",
-        genesis_time_ms=0,
-        protocol="jolteon",
-        scheme="ed25519",
-        validators=(),
-        rollups=ROLLUPS,
-        payload_size_max=(size_bytes + 40) * count + 4096,
-    )
-    limits = MempoolLimits(bytes_max=1 << 30, entries_max=1 << 20)
+class Workload:
+    """So many transactions of one size, spread over three rollups. Each method prepares one row of the table and
+    returns what is timed."""
 
-    def filled() -> Mempool:
-        pool = Mempool(spec, CommittedWindow(256), limits)
-        for rollup_id, batch in batches.items():
-            pool.add_batch(rollup_id, batch)
+    def __init__(self, transactions: int, size_bytes: int) -> None:
+        self.per_rollup = transactions // len(ROLLUPS)
+        self.count = self.per_rollup * len(ROLLUPS)
+        self.size_bytes = size_bytes
+        self.spec = ChainSpec(
+            chain_id="bench",
+            genesis_time_ms=0,
+            protocol="jolteon",
+            scheme="ed25519",
+            validators=(),
+            rollups=ROLLUPS,
+            payload_size_max=(size_bytes + 40) * self.count + 4096,
+        )
+        self.batches = self.fresh()
+        self.payload = self.chosen(self.filled(self.batches), [])
+        assert len(self.payload.positions) == self.count
+        self.body = memoryview(self.payload.body)
+
+    def fresh(self) -> dict[int, list[tuple[int, bytes]]]:
+        return {r: [(0, os.urandom(self.size_bytes)) for _ in range(self.per_rollup)] for r in ROLLUPS}
+
+    def empty(self) -> Mempool:
+        return Mempool(self.spec, CommittedWindow(256), MempoolLimits(bytes_max=1 << 30, entries_max=1 << 20))
+
+    def filled(self, *blocks: dict[int, list[tuple[int, bytes]]]) -> Mempool:
+        pool = self.empty()
+        for batches in blocks:
+            for rollup_id, batch in batches.items():
+                pool.add_batch(rollup_id, batch)
         return pool
 
-    def add() -> Callable[[], object]:
-        pool = Mempool(spec, CommittedWindow(256), limits)
-        return lambda: [pool.add_batch(rollup_id, batch) for rollup_id, batch in batches.items()]
+    def chosen(self, pool: Mempool, path: list[Payload]) -> Payload:
+        excluded = [payload.positions.keys() for payload in path]
+        return assemble_payload(pool.select(height=1, size_bytes_max=self.spec.payload_size_max, excluded=excluded))
 
-    def build(excluded: list[Payload]) -> Callable[[], object]:
-        pool = filled()
-        keys = [payload.positions.keys() for payload in excluded]
-        size = spec.payload_size_max
-        return lambda: assemble_payload(pool.select(height=1, size_bytes_max=size, excluded=keys))
+    def hash(self) -> Callable[[], object]:
+        datas = [bytes(17) + data for batch in self.batches.values() for _, data in batch]
+        return lambda: [sha256(data).digest() for data in datas]
 
-    def build_behind() -> Callable[[], object]:
-        """Three uncommitted blocks of the path stand in front of what is new."""
-        pool = Mempool(spec, CommittedWindow(256), limits)
+    def add(self) -> Callable[[], object]:
+        pool = self.empty()
+        return lambda: [pool.add_batch(rollup_id, batch) for rollup_id, batch in self.batches.items()]
+
+    def build(self) -> Callable[[], object]:
+        pool = self.filled(self.batches)
+        return lambda: self.chosen(pool, [])
+
+    def build_behind(self) -> Callable[[], object]:
+        pool = self.filled(self.batches, self.fresh(), self.fresh(), self.fresh())
         path: list[Payload] = []
         for _ in range(3):
-            for rollup_id in ROLLUPS:
-                pool.add_batch(rollup_id, [(0, os.urandom(size_bytes)) for _ in range(per_rollup)])
-            keys = [payload.positions.keys() for payload in path]
-            path.append(assemble_payload(pool.select(height=1, size_bytes_max=spec.payload_size_max, excluded=keys)))
-        for rollup_id, batch in batches.items():
-            pool.add_batch(rollup_id, batch)
-        keys = [payload.positions.keys() for payload in path]
-        size = spec.payload_size_max
-        return lambda: assemble_payload(pool.select(height=1, size_bytes_max=size, excluded=keys))
+            path.append(self.chosen(pool, path))
+        return lambda: self.chosen(pool, path)
 
-    payload = build([])()
-    assert isinstance(payload, Payload)
-    assert len(payload.positions) == count
-    body = memoryview(payload.body)
+    def decode(self) -> Callable[[], object]:
+        return lambda: decode_payload(self.body)
 
-    def check_path() -> Callable[[], object]:
+    def check_path(self) -> Callable[[], object]:
         window = CommittedWindow(256)
         for height in range(1, 101):
-            ids = [os.urandom(32) for _ in range(count // 10)]
+            ids = [os.urandom(32) for _ in range(self.count // 10)]
             window.advance(CommittedBlock(height, bytes(32), height, ids))
-        return lambda: window.first_ordered(payload.positions.keys(), 1, 100)
+        return lambda: window.first_ordered(self.payload.positions.keys(), 1, 100)
 
-    def commit() -> Callable[[], object]:
-        pool, window = filled(), CommittedWindow(1)
-        window.advance(CommittedBlock(1, bytes(32), 1, [os.urandom(32) for _ in range(count)]))
+    def commit(self) -> Callable[[], object]:
+        pool, window = self.filled(self.batches), CommittedWindow(1)
+        window.advance(CommittedBlock(1, bytes(32), 1, [os.urandom(32) for _ in range(self.count)]))
 
         def run() -> None:
-            window.advance(CommittedBlock(2, bytes(32), 2, payload.positions.keys()))
-            pool.committed(2, payload.sections)
+            window.advance(CommittedBlock(2, bytes(32), 2, tuple(self.payload.positions)))
+            pool.committed(2, self.payload.sections)
 
         return run
 
-    datas = [bytes(17) + data for batch in batches.values() for _, data in batch]
-    table: dict[str, Callable[[], Callable[[], object]]] = {
-        "SHA-256 alone": lambda: lambda: [sha256(data).digest() for data in datas],
-        "mempool: add_batch (hashes)": add,
-        "builder: select and assemble": lambda: build([]),
-        "builder: behind three uncommitted blocks": build_behind,
-        "judge: decode, ids, trees (hashes)": lambda: lambda: decode_payload(body),
-        "judge: against the window": check_path,
-        "ledger: window and mempool": commit,
+
+def measure(transactions: int, size_bytes: int, rounds: int) -> dict[str, float]:
+    """The rows of the table, in microseconds per transaction."""
+    load = Workload(transactions, size_bytes)
+    table = {
+        HASHING: load.hash,
+        "mempool: add_batch (hashes)": load.add,
+        "builder: select and assemble": load.build,
+        "builder: behind three uncommitted blocks": load.build_behind,
+        "judge: decode, ids, trees (hashes)": load.decode,
+        "judge: against the window": load.check_path,
+        "ledger: window and mempool": load.commit,
     }
-    return {name: best_us(rounds, count, prepare) for name, prepare in table.items()}
+    return {name: best_us(rounds, load.count, prepare) for name, prepare in table.items()}
 
 
 def main() -> None:
@@ -123,7 +135,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     arguments = parser.parse_args()
     rows = measure(arguments.transactions, arguments.size_bytes, arguments.rounds)
-    hashing = rows["SHA-256 alone"]
+    hashing = rows[HASHING]
     print(f"{arguments.transactions} transactions of {arguments.size_bytes} bytes: us per transaction, x hashing")
     for name, us in rows.items():
         print(f"{name:44} {us:7.3f} {us / hashing:6.2f}")
