@@ -324,7 +324,7 @@ class Ledger:
         position = await self.position_of(transaction_id)
         if position is None:
             return None
-        block, payload, proof = await self._block(position.height)
+        block, payload, proof = await self.block(position.height)
         located = payload.locate(transaction_id)
         if located is None:
             raise ValueError(f"the index has transaction {transaction_id.hex()} in {block}, which does not hold it")
@@ -345,10 +345,10 @@ class Ledger:
         :class:`HeightUnavailable`."""
         recent = self._recent.get(height)
         if recent is None:
-            return _section_of(rollup_id, *await self._block(height))
+            return _section_of(rollup_id, *await self.block(height))
         section = recent.sections.get(rollup_id)
         if section is None:
-            section = recent.sections[rollup_id] = _section_of(rollup_id, *await self._block(height))
+            section = recent.sections[rollup_id] = _section_of(rollup_id, *await self.block(height))
         return section
 
     def follow(self, rollup_id: int, from_height: Height) -> Follower:
@@ -371,7 +371,9 @@ class Ledger:
             )
         return sections
 
-    async def _block(self, height: Height) -> tuple[Block, Payload, CommitProof | None]:
+    async def block(self, height: Height) -> tuple[Block, Payload, CommitProof | None]:
+        """A committed block, what it carries, and the proof that it is committed (None when its proof is further away
+        than one may be long). Raises :class:`HeightUnavailable`."""
         recent = self._recent.get(height)
         if recent is None:
             if height > self.height:

@@ -1,0 +1,141 @@
+"""What the API needs of a node, and nothing more. ``sequencer.node.Node`` is one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol, TypeAlias
+
+from consensus.engine import Status
+from consensus.types import Height
+from rollup_adapters.base import Admission, JsonValue
+from sequencer.block_summary import BlockSummary
+from sequencer.mempool import Submission
+from sequencer.receipts import Genesis, Receipt, Section
+from sequencer.transactions import TransactionId, TransactionStatus
+from sequencer.transport import TransportState
+
+Role: TypeAlias = Literal["validator", "observer"]
+
+
+class Delivered(Protocol):
+    """How far an adapter is: height 0 and no bytes before its first answer."""
+
+    @property
+    def height(self) -> Height: ...
+
+    @property
+    def state_commitment(self) -> bytes: ...
+
+
+class AdapterStatus(Protocol):
+    """One adapter of the node. ``adapter`` is the name that it was loaded by."""
+
+    @property
+    def rollup_id(self) -> int: ...
+
+    @property
+    def adapter(self) -> str: ...
+
+    @property
+    def alive(self) -> bool: ...
+
+    @property
+    def restarts(self) -> int: ...
+
+    @property
+    def delivered(self) -> Delivered: ...
+
+
+class NodeStatus(Protocol):
+    """Where a node stands. ``ledger_height`` is the last height that clients see, ``archive_from`` the lowest that the
+    node can still show. ``pruned_below`` is set when every peer has pruned what this node needs. ``mempool`` holds
+    (rollup id, transactions, bytes)."""
+
+    @property
+    def consensus(self) -> Status: ...
+
+    @property
+    def ledger_height(self) -> Height: ...
+
+    @property
+    def archive_from(self) -> Height: ...
+
+    @property
+    def pruned_below(self) -> Height | None: ...
+
+    @property
+    def mempool(self) -> Sequence[tuple[int, int, int]]: ...
+
+    @property
+    def transport(self) -> TransportState: ...
+
+    @property
+    def adapters(self) -> Sequence[AdapterStatus]: ...
+
+    @property
+    def evidence(self) -> int: ...
+
+
+class Adapter(Protocol):
+    """A running adapter; ``rollup_adapters.host.AdapterHost`` is one."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    async def check(self, transactions: Sequence[bytes]) -> Sequence[Admission]:
+        """Raises ``AdapterUnavailable``."""
+        ...
+
+    async def query(self, method: str, params: JsonValue) -> JsonValue:
+        """Raises ``QueryError`` and ``AdapterUnavailable``."""
+        ...
+
+
+class NodeView(Protocol):
+    """A running node. No method holds anything back for a slow client, and every one may be cancelled."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def role(self) -> Role: ...
+
+    @property
+    def genesis(self) -> Genesis: ...
+
+    def submit_batch(self, rollup_id: int, transactions: Sequence[tuple[Height, bytes]], /) -> list[Submission]:
+        """Take ``(valid_until, data)`` into the mempool, one answer each, in order."""
+        ...
+
+    async def status_of(self, transaction_id: TransactionId, /) -> TransactionStatus:
+        """The transaction's rung on the ladder, as this node knows it."""
+        ...
+
+    async def wait(self, transaction_id: TransactionId, /) -> Receipt:
+        """The receipt, once the transaction is confirmed. Waits for ever for one that never is. Raises
+        ``TransactionExpired``, ``TooManyWaiters`` and ``HeightUnavailable``."""
+        ...
+
+    async def receipt(self, transaction_id: TransactionId, /) -> Receipt | None:
+        """None when the transaction is not confirmed. Raises ``HeightUnavailable``."""
+        ...
+
+    async def section(self, rollup_id: int, height: Height, /) -> Section:
+        """Raises ``HeightUnavailable``."""
+        ...
+
+    def follow(self, rollup_id: int, from_height: Height, /) -> AbstractAsyncContextManager[AsyncIterator[Section]]:
+        """The rollup's section of every height from ``from_height`` on, for ever. The iterator raises
+        ``HeightUnavailable`` for a height that is pruned."""
+        ...
+
+    async def block(self, height: Height, /) -> BlockSummary:
+        """A committed block with its commit proof. Raises ``HeightUnavailable``."""
+        ...
+
+    def status(self) -> NodeStatus: ...
+
+    def adapter(self, rollup_id: int, /) -> Adapter | None:
+        """The adapter of a rollup, or None where this node runs none for it."""
+        ...

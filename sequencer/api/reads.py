@@ -1,0 +1,94 @@
+"""What a client reads: states, receipts, blocks, sections, and where the node stands."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from sequencer.api.documents import block_document, check_rollup, transaction_document, unavailable
+from sequencer.api.limits import ApiLimits
+from sequencer.api.node_view import NodeView
+from sequencer.api.representation import (
+    answer,
+    plain,
+    read_flag,
+    read_height,
+    read_integer,
+    read_rollup_id,
+    read_transaction_id,
+    wants_packed,
+)
+from sequencer.api.status_document import status_document
+from sequencer.block_summary import BlockSummary
+from sequencer.ledger import HeightUnavailable
+from sequencer.transactions import Level, TransactionStatus
+
+BLOCKS_DEFAULT: Final = 20
+
+
+class Reads:
+    """The ``GET`` routes under ``/v1`` that are no stream."""
+
+    def __init__(self, node: NodeView, limits: ApiLimits) -> None:
+        self._node = node
+        self._limits = limits
+
+    async def chain(self, request: Request) -> Response:
+        """The chain spec and its hash."""
+        spec = self._node.genesis.spec
+        return answer(request, {"genesis_hash": spec.hash, "spec": plain(spec)})
+
+    async def status(self, request: Request) -> Response:
+        """Where this node stands."""
+        return answer(request, status_document(self._node))
+
+    async def transaction(self, request: Request) -> Response:
+        """A transaction's state; with ``proof=1`` and from ``confirmed`` on, its receipt."""
+        transaction_id = read_transaction_id(request)
+        if read_flag(request, "proof"):
+            try:
+                receipt = await self._node.receipt(transaction_id)
+            except HeightUnavailable as error:
+                raise unavailable(error) from None
+            if receipt is not None:
+                status = TransactionStatus(level=Level.CONFIRMED, position=receipt.position)
+                return answer(request, transaction_document(request, transaction_id, status, receipt))
+        status = await self._node.status_of(transaction_id)
+        return answer(request, transaction_document(request, transaction_id, status, None))
+
+    async def section(self, request: Request) -> Response:
+        """All that a block ordered for one rollup, with its proofs."""
+        rollup_id = read_rollup_id(request)
+        check_rollup(self._node, rollup_id)
+        height = read_height(request.path_params["height"])
+        try:
+            section = await self._node.section(rollup_id, height)
+        except HeightUnavailable as error:
+            raise unavailable(error) from None
+        return answer(request, section)
+
+    async def block(self, request: Request) -> Response:
+        """One block with its commit proof."""
+        height = read_height(request.path_params["height"])
+        try:
+            block = await self._node.block(height)
+        except HeightUnavailable as error:
+            raise unavailable(error) from None
+        return answer(request, block if wants_packed(request) else block_document(block))
+
+    async def blocks(self, request: Request) -> Response:
+        """Some blocks, ascending, with their commit proofs; the latest ones unless ``from`` says otherwise."""
+        limit = read_integer(request.query_params.get("limit"), "limit", self._limits.blocks_max, BLOCKS_DEFAULT)
+        status = self._node.status()
+        latest = max(status.archive_from, status.ledger_height - limit + 1)
+        first = max(1, read_height(request.query_params.get("from"), "from", latest))
+        last = min(status.ledger_height, first + limit - 1)
+        found: list[BlockSummary] = []
+        try:
+            for height in range(first, last + 1):
+                found.append(await self._node.block(height))
+        except HeightUnavailable as error:
+            raise unavailable(error) from None
+        return answer(request, found if wants_packed(request) else [block_document(block) for block in found])

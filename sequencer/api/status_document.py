@@ -1,0 +1,118 @@
+"""Where a node stands, as a document for programs, for the page and for people."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from consensus.types import Height
+from sequencer.api.node_view import AdapterStatus, NodeStatus, NodeView
+from sequencer.transactions import Level
+from sequencer.transport import PeerState, TransportState
+
+LADDER: Final = (Level.PENDING, Level.PROMISED, Level.CERTIFIED, Level.CONFIRMED, Level.FINAL, Level.SETTLED)
+LEVELS_GIVEN: Final = frozenset({Level.PENDING, Level.CONFIRMED})
+"""The rungs that are built."""
+
+
+def status_document(node: NodeView) -> dict[str, object]:
+    """Everything in :class:`NodeStatus`, with names beside numbers."""
+    status, spec = node.status(), node.genesis.spec
+    consensus = status.consensus
+    return {
+        "name": node.name,
+        "role": node.role,
+        "chain_id": spec.chain_id,
+        "genesis_hash": spec.hash,
+        "protocol": spec.protocol,
+        "scheme": spec.scheme,
+        "epoch": consensus.epoch,
+        "view": consensus.view,
+        "leader": consensus.leader,
+        "committed_height": consensus.committed_height,
+        "committed_view": consensus.committed_view,
+        "seen_height": consensus.seen_height,
+        "timeouts": consensus.timeouts,
+        "ledger_height": status.ledger_height,
+        "pruned_below": status.archive_from,
+        "evidence": status.evidence,
+        "ready": not (reasons := unready_reasons(node, status)),
+        "unready_reasons": reasons,
+        "ladder": [{"level": level.value, "given": level in LEVELS_GIVEN} for level in LADDER],
+        "validators": _validators(node, status.transport),
+        "observers": _observers(status.transport),
+        "mempool": [
+            {"rollup_id": rollup_id, "transactions": transactions, "size_bytes": size_bytes}
+            for rollup_id, transactions, size_bytes in status.mempool
+        ],
+        "adapters": [_adapter(each) for each in status.adapters],
+    }
+
+
+def _adapter(adapter: AdapterStatus) -> dict[str, object]:
+    return {
+        "rollup_id": adapter.rollup_id,
+        "adapter": adapter.adapter,
+        "alive": adapter.alive,
+        "restarts": adapter.restarts,
+        "delivered_height": adapter.delivered.height,
+        "state_commitment": adapter.delivered.state_commitment,
+    }
+
+
+def _validators(node: NodeView, transport: TransportState) -> list[dict[str, object]]:
+    states = {state.peer: state for state in transport.peers}
+    validators: list[dict[str, object]] = []
+    for index, validator in enumerate(node.genesis.spec.validators):
+        entry: dict[str, object] = {
+            "index": index,
+            "name": validator.name,
+            "stake": validator.stake,
+            "peer": validator.peer,
+            "self": validator.peer == transport.peer,
+        }
+        state = states.get(validator.peer)
+        validators.append(entry if state is None else {**entry, **_link(state)})
+    return validators
+
+
+def _observers(transport: TransportState) -> list[dict[str, object]]:
+    return [{"peer": state.peer, **_link(state)} for state in transport.peers if state.role == "observer"]
+
+
+def _link(state: PeerState) -> dict[str, object]:
+    return {
+        "connected": state.connected,
+        "connections": state.connections,
+        "bytes_in": state.bytes_in,
+        "bytes_out": state.bytes_out,
+        "drops_in": state.drops_in,
+        "drops_out": state.drops_out,
+        "rejects": state.rejects,
+        "barred": state.barred,
+        "last_reason": state.last_reason,
+        "round_trip_ns": state.round_trip_ns,
+    }
+
+
+def unready_reasons(node: NodeView, status: NodeStatus, lag_heights_max: Height = 16) -> list[str]:
+    """Why this node should not be asked now; empty when it is ready.
+
+    It compares itself with the highest height that any verified certificate *named*, never with what it or its peers
+    applied: stale nodes agree with each other. And a node that reaches too few validators cannot know what it misses.
+    """
+    reasons = []
+    seen = max(status.consensus.seen_height, status.consensus.committed_height)
+    lag = seen - status.ledger_height
+    if lag > lag_heights_max:
+        reasons.append(f"catching up: at height {status.ledger_height}, and {seen} was seen ({lag} behind)")
+    if status.pruned_below is not None:
+        reasons.append(f"every peer has pruned what is missing here: they keep nothing below {status.pruned_below}")
+    transport = status.transport
+    stakes = {validator.peer: validator.stake for validator in node.genesis.spec.validators}
+    reached = {transport.peer, *(state.peer for state in transport.peers if state.connected)}
+    stake, total = sum(stakes.get(peer, 0) for peer in reached), sum(stakes.values())
+    # A validator needs a quorum to go on; for an observer, one honest source is enough: it verifies everything.
+    needed = 2 * total // 3 + 1 if transport.role == "validator" else 1
+    if stake < needed:
+        reasons.append(f"connected to validators with stake {stake} of {total}, {needed} are needed")
+    return reasons

@@ -1,0 +1,192 @@
+"""States, receipts, blocks and sections over the real server, in both forms; health, readiness, metrics."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from sequencer.api.limits import ApiLimits
+from sequencer.block_summary import BlockSummary
+from sequencer.receipts import Receipt, Section, VerificationError
+from sequencer.transactions import transaction_id
+from tests.sequencer.api.fake_node import FakeAdapter, FakeNode, served
+
+PACKED = {"accept": "application/msgpack"}
+
+
+async def with_blocks() -> FakeNode:
+    """Block 1 holds nothing, block 2 three transactions of rollup 3 and one of rollup 7."""
+    node = FakeNode()
+    await node.order()
+    node.submit_batch(3, [(0, b"a"), (0, b"b"), (5, b"c")])
+    node.submit_batch(7, [(0, b"z")])
+    await node.order()
+    return node
+
+
+async def test_a_transaction_climbs_the_ladder() -> None:
+    async with served() as api:
+        identifier = transaction_id(3, 0, b"x").hex()
+        path = f"/v1/transactions/{identifier}"
+        assert (await api.http.get(path)).json() == {"transaction_id": identifier, "level": "unknown", "position": None}
+        await api.submit(b"x")
+        assert (await api.http.get(path, params={"proof": 1})).json()["level"] == "pending"
+        await api.node.order()
+        confirmed = (await api.http.get(f"/v1/transactions/0x{identifier}")).json()
+        position = {"rollup_id": 3, "height": 1, "index": 0}
+        assert confirmed == {"transaction_id": identifier, "level": "confirmed", "position": position}
+
+
+async def test_a_receipt_verifies_in_both_forms() -> None:
+    async with served(await with_blocks()) as api:
+        path = f"/v1/transactions/{transaction_id(3, 5, b'c').hex()}?proof=1"
+        plain = Receipt.from_json(msgspec.json.encode((await api.http.get(path)).json()["receipt"]))
+        packed = Receipt.from_bytes(
+            msgspec.msgpack.decode((await api.http.get(path, headers=PACKED)).content)["receipt"]
+        )
+        assert isinstance(plain, Receipt)
+        assert plain == packed
+        plain.verify(api.node.genesis)
+        assert plain.position == msgspec.structs.replace(plain.position, height=2, index=2)
+
+
+async def test_a_section_verifies_in_both_forms() -> None:
+    async with served(await with_blocks()) as api:
+        for rollup_id, expected in ((3, (b"a", b"b", b"c")), (7, (b"z",)), (2**64 - 1, ())):
+            path = f"/v1/rollups/{rollup_id}/sections/2"
+            plain = Section.from_json((await api.http.get(path)).content)
+            packed = Section.from_bytes((await api.http.get(path, headers=PACKED)).content)
+            assert isinstance(plain, Section)
+            assert plain == packed
+            plain.verify(api.node.genesis)
+            assert plain.transactions == expected
+
+
+async def test_blocks_name_their_sections() -> None:
+    async with served(await with_blocks()) as api:
+        one = (await api.http.get("/v1/blocks/2")).json()
+        assert one["header"]["height"] == 2
+        assert [(leaf["rollup_id"], leaf["count"]) for leaf in one["sections"]] == [(3, 3), (7, 1)]
+        packed = BlockSummary.from_bytes((await api.http.get("/v1/blocks/2", headers=PACKED)).content)
+        assert isinstance(packed, BlockSummary)
+        packed.verify(api.node.genesis)
+        assert packed.block_id.hex() == one["block_id"]
+        with pytest.raises(VerificationError, match="sections"):
+            msgspec.structs.replace(packed, sections=packed.sections[:1]).verify(api.node.genesis)
+
+
+@pytest.mark.parametrize(
+    ("query", "heights"),
+    [
+        ("", [1, 2]),
+        ("?limit=1", [2]),
+        ("?from=1&limit=1", [1]),
+        ("?from=0", [1, 2]),
+        ("?from=2", [2]),
+        ("?from=3", []),
+        ("?limit=0", []),
+    ],
+)
+async def test_a_run_of_blocks(query: str, heights: list[int]) -> None:
+    async with served(await with_blocks()) as api:
+        response = await api.http.get(f"/v1/blocks{query}")
+        assert [each["header"]["height"] for each in response.json()] == heights
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/v1/blocks/1", 410, "pruned"),
+        ("/v1/blocks?from=1", 410, "pruned"),
+        ("/v1/rollups/3/sections/1", 410, "pruned"),
+        ("/v1/rollups/3/stream?from_height=1", 410, "pruned"),
+        ("/v1/blocks/1100", 404, "not_available"),
+        ("/v1/rollups/4/sections/2", 404, "unknown_rollup"),
+        ("/v1/rollups/4/stream", 404, "unknown_rollup"),
+        ("/v1/blocks/x", 400, "bad_parameter"),
+        ("/v1/blocks?limit=101", 400, "bad_parameter"),
+        ("/v1/transactions/00", 400, "bad_parameter"),
+        (f"/v1/transactions/{'00' * 32}?proof=yes", 400, "bad_parameter"),
+        (f"/v1/transactions/{'zz' * 32}", 400, "bad_parameter"),
+        ("/v1/rollups/3/stream?encoding=xml", 400, "bad_parameter"),
+        ("/nothing", 404, "no_route"),
+        ("/health", 405, "method_not_allowed"),
+    ],
+)
+async def test_refusals_have_one_shape(path: str, status: int, code: str) -> None:
+    node = FakeNode()
+    for _ in range(1030):  # more than the ledger keeps in memory
+        node.store.rows.append((node.next_block_cheaply(), b""))
+    await node.ledger.restore()
+    node.store.pruned_below = 2
+    async with served(node) as api:
+        send = api.http.delete if status == 405 else api.http.get
+        response = await send(path)
+        assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+        assert set(response.json()) == {"error"}
+        if code == "pruned":
+            assert "pruned below 2" in response.json()["error"]["message"]
+
+
+async def test_the_chain_and_the_status_speak_for_the_node() -> None:
+    async with served(await with_blocks()) as api:
+        chain = (await api.http.get("/v1/chain")).json()
+        assert chain["genesis_hash"] == api.node.spec.hash.hex()
+        assert chain["spec"]["rollups"][-1] == 2**64 - 1
+        api.node.adapters[3] = FakeAdapter()
+        api.node.connected = 2
+        status = (await api.http.get("/v1/status")).json()
+        assert (status["name"], status["role"], status["ledger_height"]) == ("validator-0", "validator", 2)
+        assert [each.get("connected") for each in status["validators"]] == [None, True, True, False]
+        assert status["validators"][3]["last_reason"] == "timed out"
+        assert status["adapters"][0]["adapter"] == "fake"
+        assert [rung["level"] for rung in status["ladder"] if rung["given"]] == ["pending", "confirmed"]
+
+
+async def test_ready_looks_at_what_was_seen_and_never_at_what_stale_peers_applied() -> None:
+    async with served(limits=ApiLimits(ready_lag_heights_max=5)) as api:
+        node = api.node
+        assert (await api.http.get("/ready")).status_code == 200
+        node.seen_ahead = 5
+        assert (await api.http.get("/ready")).status_code == 200
+        node.seen_ahead = 6
+        response = await api.http.get("/ready")
+        assert response.status_code == 503
+        assert "6 was seen" in response.json()["reasons"][0]
+        node.seen_ahead, node.connected = 0, 1
+        assert "stake 2 of 4, 3 are needed" in (await api.http.get("/ready")).json()["reasons"][0]
+        node.connected, node.pruned_below = 3, 40
+        assert "nothing below 40" in (await api.http.get("/ready")).json()["reasons"][0]
+        assert (await api.http.get("/health")).json() == {"status": "alive", "name": "validator-0"}
+        assert not (await api.http.get("/v1/status")).json()["ready"]
+
+
+async def test_ready_says_what_is_pruned() -> None:
+    node = await with_blocks()
+    node.store.pruned_below = 2
+    async with served(node) as api:
+        response = await api.http.get("/ready")
+        assert (response.status_code, response.json()["history"]) == (200, "pruned below 2")
+
+
+async def test_metrics_parse_and_count() -> None:
+    async with served(await with_blocks()) as api:
+        api.node.adapters[3] = FakeAdapter()
+        await api.submit(b"x")
+        await api.submit(b"x" * 5000)
+        await api.http.get("/nothing")
+        response = await api.http.get("/metrics")
+        assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+        values = {
+            (sample.name, *sorted(sample.labels.values())): sample.value
+            for family in text_string_to_metric_families(response.text)
+            for sample in family.samples
+        }
+        assert values["sequencer_ledger_height",] == 2
+        assert values["sequencer_mempool_transactions", "3"] == 1
+        assert values["sequencer_api_transactions_total", "taken"] == 1
+        assert values["sequencer_api_requests_total", "202", "submit"] == 1
+        assert values["sequencer_api_requests_total", "413", "submit"] == 1
+        assert values["sequencer_adapter_alive", "3", "fake"] == 1
+        assert values["sequencer_peer_connected", "01" * 8, "validator"] == 1
