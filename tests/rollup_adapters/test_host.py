@@ -284,6 +284,14 @@ async def test_close_closes_the_adapter_and_ends_its_calls(spec: AdapterSpec) ->
         await host.last_delivered()
 
 
+async def test_close_does_not_cancel_a_delivery(spec: AdapterSpec) -> None:
+    async with running(spec, replace(PATIENT, close_timeout_s=0.3)) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(host.deliver, [block(1, b"wait")])
+        await until((spec.directory / f"did {b'wait'.hex()}").exists)
+        nursery.cancel_scope.cancel()
+    assert not (spec.directory / "closed").exists()  # killed in the middle, as a crash would
+
+
 async def test_close_kills_what_does_not_end(spec: AdapterSpec) -> None:
     async with running(spec, replace(PATIENT, close_timeout_s=0.1)) as host:
         await host.last_delivered()
