@@ -6,7 +6,7 @@ and hello names.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
@@ -17,6 +17,8 @@ from consensus.types import BODY_SIZE_MAX, VALIDATORS_MAX, Integer, ShortText
 from consensus.validators import Validator, ValidatorSet
 
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
+
+PAYLOAD_SIZE_LEAST: Final = 1024
 
 
 class Pacing(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
@@ -70,12 +72,16 @@ def check_chain_spec(spec: ChainSpec, scheme: Scheme) -> ValidatorSet:
         raise ValueError(f"scheme: the spec names {spec.scheme!r}, this is {scheme.name!r}")
     if spec.rollups != tuple(sorted(dict.fromkeys(spec.rollups))):
         raise ValueError("rollups: ids must be ascending and distinct")
+    if spec.rollups and spec.rollups[-1] >= 2**64:
+        raise ValueError("rollups: ids must fit 64 bits")
     if spec.pacing.idle_interval_ms >= spec.pacing.view_timeout_ms:
         raise ValueError("pacing.idle_interval_ms: must be below pacing.view_timeout_ms, or idle leaders time out")
     if spec.pacing.growth_numerator < spec.pacing.growth_denominator:
         raise ValueError("pacing.growth_numerator: must be at least pacing.growth_denominator, or timeouts shrink")
     if spec.payload_size_max > BODY_SIZE_MAX:
         raise ValueError(f"payload_size_max: the wire carries at most {BODY_SIZE_MAX} bytes")
+    if spec.payload_size_max < PAYLOAD_SIZE_LEAST:
+        raise ValueError(f"payload_size_max: at least {PAYLOAD_SIZE_LEAST} bytes, or no transaction fits")
     if spec.transaction_size_max > spec.payload_size_max // 2:
         raise ValueError("transaction_size_max: must be at most half of payload_size_max")
     for position, validator in enumerate(spec.validators):
