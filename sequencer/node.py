@@ -34,6 +34,7 @@ from consensus.replica import Replica
 from consensus.signing import SigningDomain
 from consensus.types import Height, PeerId, Subject
 from rollup_adapters.host import AdapterHost, AdapterSpec
+from sequencer.block_summary import BlockSummary
 from sequencer.body import PayloadCache
 from sequencer.config import Config, RollupConfig
 from sequencer.delivery import AdapterFeed, Delivered
@@ -219,10 +220,11 @@ class Node:
         """The rollup's sections from a height on, for ever; commits were verified by this node."""
         yield self._parts.ledger.follow(rollup_id, from_height)
 
-    @property
-    def ledger(self) -> Ledger:
-        """Committed blocks, for the API."""
-        return self._parts.ledger
+    async def block(self, height: Height) -> BlockSummary:
+        """A committed block without its transactions, with its proof. Raises ``HeightUnavailable``."""
+        block, payload, proof = await self._parts.ledger.block(height)
+        leaves = tuple(section.leaf for section in payload.sections)
+        return BlockSummary(header=block.header, sections=leaves, commit_proof=proof)
 
     # --- the node itself ----------------------------------------------------------------------------------------
 
