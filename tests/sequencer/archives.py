@@ -70,7 +70,7 @@ def signed_chain(sections: Sequence[Mapping[int, Batch]], *, members: Committee 
     blocks: list[tuple[Block, Payload]] = []
     justify = members.epoch.genesis
     parent_id = members.spec.hash
-    for height, content in enumerate((*sections, {}), start=1):
+    for height, content in enumerate((*sections, {1: [(0, b"certified, not committed")]}), start=1):
         carried = payload(content) if content else EMPTY_PAYLOAD
         header = BlockHeader(
             chain=members.spec.hash,
