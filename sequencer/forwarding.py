@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Annotated, Final, Protocol
 
 import msgspec
+import trio
 from msgspec import Meta
 
 from consensus.codec import Canonical, Malformed, encode
@@ -25,6 +26,10 @@ from sequencer.transactions import RollupId
 TRANSACTIONS_MAX: Final = 4096
 FRAME_BYTES: Final = 1024 * 1024
 """A frame ends with the transaction that crosses this."""
+LOOK_S: Final = 0.05
+"""How often an observer looks for new connections."""
+AGAIN_S: Final = 2.0
+"""How often it passes on again what still waits."""
 EVERYBODY_BYTES_MAX: Final = 64 * 1024
 """An observer's submission up to this size goes to every validator."""
 
@@ -96,6 +101,21 @@ class Forwarder:
         for rollup_id, transactions in by_rollup.items():
             self._mempool.add_batch(rollup_id, transactions, local=False)
         return None
+
+    async def run(self) -> None:
+        """For an observer, pass on what still waits: whenever a validator connects, and now and then."""
+        if not self._observer:
+            return
+        known: frozenset[PeerId] = frozenset()
+        since_s = 0.0
+        while True:
+            await trio.sleep(LOOK_S)
+            since_s += LOOK_S
+            connected = frozenset(self._channel.connected_validators())
+            if connected - known or since_s >= AGAIN_S:
+                self._everybody(self._mempool.oldest(FRAME_BYTES))
+                since_s = 0.0
+            known = connected
 
     def _everybody(self, transactions: Sequence[ForwardedTransaction]) -> None:
         for frame in _frames(transactions):

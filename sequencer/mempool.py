@@ -229,6 +229,20 @@ class Mempool:
         offered, self._to_forward, self._to_forward_bytes = self._to_forward, [], 0
         return offered
 
+    def oldest(self, size_bytes_max: int) -> list[ForwardedTransaction]:
+        """What has waited longest here, of every rollup in turn, up to about ``size_bytes_max`` of data: what a node
+        that never leads must pass on again."""
+        share = size_bytes_max // max(1, sum(1 for queue in self._queues.values() if queue.entries))
+        chosen: list[ForwardedTransaction] = []
+        for queue in self._queues.values():
+            size_bytes = 0
+            for valid_until, data in queue.entries.values():
+                if size_bytes >= share:
+                    break
+                chosen.append(ForwardedTransaction(queue.rollup_id, valid_until, data))
+                size_bytes += len(data)
+        return chosen
+
     # --- state ---------------------------------------------------------------------------------------------------
 
     def is_pending(self, transaction_id: TransactionId) -> bool:

@@ -335,6 +335,7 @@ async def _assemble(
     await ledger.restore()
     nursery.start_soon(ledger.run)
     nursery.start_soon(_take_forwarded, transport, forwarder)
+    nursery.start_soon(forwarder.run)
     if config.prune_keep_heights:
         nursery.start_soon(_prune, store, index, config.prune_keep_heights, spec.deduplication_heights)
     await nursery.start(partial(driver.run, ledger_height=ledger.height))

@@ -1,0 +1,141 @@
+"""Whole nodes in one process: real TLS on loopback, real files, real adapter hosts; the embedding code as written."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from consensus.genesis import Pacing
+from sequencer.config import Config, RollupConfig
+from sequencer.homes import ChainPlan, write_testnet
+from sequencer.node import Node, SubmissionRefused, open_node
+from sequencer.receipts import VerificationError
+from sequencer.transactions import Level
+
+PACING = Pacing(view_timeout_ms=600, idle_interval_ms=200)
+PATIENCE_S = 30
+
+
+def homes(directory: Path, *, protocol: str = "jolteon", scheme: str = "ed25519", validators: int = 4) -> list[Path]:
+    plan = ChainPlan(
+        protocol=protocol,
+        scheme=scheme,
+        validators=validators,
+        observers=1,
+        rollups=(RollupConfig(id=7, adapter="raw", settings={}), RollupConfig(id=9, adapter="raw", settings={})),
+        pacing=PACING,
+    )
+    return write_testnet(directory, plan)
+
+
+@asynccontextmanager
+async def running(*files: Path) -> AsyncIterator[list[Node]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(open_node(Config.load(home / "node.toml"))) for home in files]
+
+
+@pytest.mark.parametrize(("protocol", "scheme"), [("jolteon", "ed25519"), ("hotstuff", "bls")])
+async def test_the_embedding_code(tmp_path: Path, protocol: str, scheme: str) -> None:
+    files = homes(tmp_path, protocol=protocol, scheme=scheme)
+    async with running(*files[:4]), open_node(Config.load(files[4] / "node.toml")) as node:
+        with trio.fail_after(PATIENCE_S):
+            pending = await node.submit(rollup_id=7, transaction=b"hello")
+            receipt = await node.wait(pending, level="confirmed")
+            receipt.verify(node.genesis)
+            async with node.follow(rollup_id=7, from_height=receipt.height) as sections:
+                async for section in sections:
+                    assert section.transactions == (b"hello",)
+                    section.verify(node.genesis)
+                    break
+            assert (await node.status_of(receipt.transaction_id)).level == Level.CONFIRMED
+
+
+async def test_every_node_sees_the_same_and_a_restart_resumes(tmp_path: Path) -> None:
+    files = homes(tmp_path)
+    async with running(*files) as nodes:
+        with trio.fail_after(PATIENCE_S):
+            for number in range(20):
+                node = nodes[number % 5]
+                await node.wait(await node.submit(rollup_id=7 + 2 * (number % 2), transaction=b"%d" % number))
+            heights = [node.status().ledger_height for node in nodes]
+            blocks = [[(await node.block(height)).block_id for height in range(1, min(heights))] for node in nodes]
+            assert all(block == blocks[0] for block in blocks)
+        receipts = [receipt async for receipt in _receipts(nodes[0], 20)]
+    async with running(*files) as nodes:
+        with trio.fail_after(PATIENCE_S):
+            for receipt in receipts:
+                again = await nodes[4].receipt(receipt.transaction_id)
+                assert again is not None
+                assert again.position == receipt.position
+                again.verify(nodes[4].genesis)
+            await nodes[0].wait(await nodes[0].submit(rollup_id=7, transaction=b"after the restart"))
+            assert nodes[0].status().consensus.committed_height > max(heights)
+
+
+async def _receipts(node: Node, count: int):  # type: ignore[no-untyped-def]
+    for rollup_id in (7, 9):
+        taken = 0
+        async with node.follow(rollup_id) as sections:
+            async for section in sections:
+                for transaction_id in section.transaction_ids():
+                    yield await node.receipt(transaction_id)
+                    taken += 1
+                if taken == count // 2:
+                    break
+
+
+async def test_a_late_node_catches_up(tmp_path: Path) -> None:
+    files = homes(tmp_path)
+    async with running(*files[:3]) as nodes:
+        with trio.fail_after(PATIENCE_S):
+            nodes[0].submit_batch(7, [(0, b"%d" % number) for number in range(29)])
+            await nodes[0].wait(await nodes[0].submit(rollup_id=7, transaction=b"29"))
+            async with open_node(Config.load(files[3] / "node.toml")) as late:
+                async with late.follow(rollup_id=7) as sections:
+                    seen: list[bytes] = []
+                    async for section in sections:
+                        seen += section.transactions
+                        if len(seen) == 30:
+                            break
+                assert seen == [b"%d" % number for number in range(30)]
+
+
+async def test_refusals_are_typed_and_a_receipt_of_another_chain_is_refused(tmp_path: Path) -> None:
+    files = homes(tmp_path / "one")
+    other = homes(tmp_path / "two", validators=1)
+    async with running(*files[:4]) as nodes, open_node(Config.load(other[0] / "node.toml")) as stranger:
+        with trio.fail_after(PATIENCE_S):
+            for bad in ({"rollup_id": 8}, {"rollup_id": 7, "valid_until": 10**6}):
+                with pytest.raises(SubmissionRefused):
+                    await nodes[0].submit(transaction=b"x", **bad)  # type: ignore[arg-type]
+            receipt = await nodes[0].wait(await nodes[0].submit(rollup_id=7, transaction=b"x"))
+            with pytest.raises(VerificationError, match="chain"):
+                receipt.verify(stranger.genesis)
+
+
+async def test_adapters_agree_and_a_dead_one_comes_back(tmp_path: Path) -> None:
+    import os
+    import signal
+
+    files = homes(tmp_path)
+    async with running(*files) as nodes:
+        with trio.fail_after(PATIENCE_S):
+            await nodes[0].wait(await nodes[0].submit(rollup_id=7, transaction=b"before"))
+            host = nodes[2].adapter(7)
+            assert host is not None
+            assert host.process_id is not None
+            os.kill(host.process_id, signal.SIGKILL)
+            receipt = await nodes[0].wait(await nodes[0].submit(rollup_id=7, transaction=b"after"))
+            while any(_delivered(node, 7)[0] < receipt.height for node in nodes):  # noqa: ASYNC110 - other processes
+                await trio.sleep(0.02)
+            assert len({_delivered(node, 7)[1] for node in nodes}) == 1
+            assert nodes[2].status().adapters[0].restarts >= 1
+
+
+def _delivered(node: Node, rollup_id: int) -> tuple[int, bytes]:
+    adapter = next(each for each in node.status().adapters if each.rollup_id == rollup_id)
+    return adapter.delivered.height, adapter.delivered.state_commitment
