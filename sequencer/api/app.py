@@ -10,12 +10,11 @@ from typing import Final, TypeAlias
 import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sequencer.api.gate import CarefulExchange, Gate
+from sequencer.api.gate import Gate
 from sequencer.api.health import Health
 from sequencer.api.metrics import ApiMetrics
 from sequencer.api.node_view import NodeView
@@ -49,7 +48,6 @@ def build_app(node: NodeView, gate: Gate) -> Starlette:
     ]
     return Starlette(
         routes=routes,
-        middleware=[Middleware(CarefulExchange, limits=gate.limits)],
         exception_handlers={HTTPException: _no_route, ApiError: _late_refusal, Exception: _our_bug},
     )
 

@@ -19,7 +19,8 @@ SEND_RUN_BYTES: Final = 64 * 1024
 """The deadline for sending holds for each run of so many bytes."""
 DRAIN_BYTES_MAX: Final = 32 * 1024 * 1024
 DRAIN_TIMEOUT_S: Final = 1.0
-"""How long the rest of a refused body is read and thrown away, so that its sender sees the refusal before a reset."""
+"""How much of a refused body, and how long, is thrown away before the connection is closed, so that its sender reads
+the refusal before a reset."""
 RETRY_AFTER_S: Final = 1
 
 
@@ -128,12 +129,13 @@ class CarefulExchange:
 class _BodyExchange:
     """One request with a body."""
 
-    __slots__ = ("_receive", "_send", "_unread")
+    __slots__ = ("_drained", "_receive", "_send", "_unread")
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
         self._unread = True
+        self._drained = trio.Event()
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -148,18 +150,24 @@ class _BodyExchange:
         last = message["type"] == "http.response.body" and not message.get("more_body", False)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._drain)
-            await self._send({**message, "more_body": True} if last else message)
-            if not last:
-                nursery.cancel_scope.cancel()
-        if last:
-            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+            if last:
+                # Linger before the end: the server closes then, and a reset would overtake the answer.
+                await self._send({**message, "more_body": True})
+                with trio.move_on_after(DRAIN_TIMEOUT_S):
+                    await self._drained.wait()
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
+            await self._send(message)
+            nursery.cancel_scope.cancel()
 
     async def _drain(self) -> None:
-        left = DRAIN_BYTES_MAX
-        with trio.move_on_after(DRAIN_TIMEOUT_S):
-            while self._unread and left > 0:
-                message = await self.receive()
-                left -= len(message.get("body", b""))
+        """Never ends before the answer does, or the server's queue could be full when the last of it goes out."""
+        size_bytes = 0
+        while self._unread:
+            message = await self.receive()
+            size_bytes += len(message.get("body", b""))
+            if size_bytes > DRAIN_BYTES_MAX:
+                self._drained.set()
+        self._drained.set()
 
 
 def _has_body(scope: Scope) -> bool:

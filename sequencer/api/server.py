@@ -23,7 +23,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 
 from sequencer.api.app import build_app
-from sequencer.api.gate import SEND_RUN_BYTES, Gate
+from sequencer.api.gate import SEND_RUN_BYTES, CarefulExchange, Gate
 from sequencer.api.limits import ApiLimits
 from sequencer.api.node_view import NodeView
 from sequencer.config import ApiConfig
@@ -58,7 +58,7 @@ class _Server:
         self._gate = gate
         self._context = WorkerContext(None)
         self._config = _hypercorn_config(gate.limits)
-        self._app = ASGIWrapper(build_app(node, gate))  # type: ignore[arg-type]
+        self._app = ASGIWrapper(CarefulExchange(build_app(node, gate), gate.limits))  # type: ignore[arg-type]
         self._streams: dict[int, _DeadlineStream] = {}
         self._accepted = 0
 

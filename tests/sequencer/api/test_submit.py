@@ -11,7 +11,7 @@ import trio
 from sequencer.api.limits import ApiLimits
 from sequencer.mempool import MempoolLimits
 from sequencer.receipts import Receipt
-from sequencer.transactions import transaction_id
+from sequencer.transactions import Level, TransactionStatus, transaction_id
 from tests.sequencer.api.fake_node import FakeAdapter, FakeNode, served
 
 PACKED = {"content-type": "application/msgpack", "accept": "application/msgpack"}
@@ -226,11 +226,30 @@ async def test_an_endless_body_is_refused_while_it_comes() -> None:
 
             nursery.start_soon(send)
             received = b""
-            while b"too_large" not in received:
-                chunk = await stream.receive_some()
-                assert chunk, received
-                received += chunk
+            with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+                while chunk := await stream.receive_some():
+                    received += chunk
             nursery.cancel_scope.cancel()
+            assert b"too_large" in received
             assert received.startswith(b"HTTP/1.1 413")
             assert sent < 64 * 1024 * 1024
         assert (await api.submit(b"x")).status_code == 202
+
+
+async def test_a_body_that_nobody_reads_does_not_block_the_answer() -> None:
+    """The server's queue for the body is full when the answer goes out."""
+    async with served() as api:
+
+        async def slow_status(transaction_id: bytes) -> TransactionStatus:
+            await trio.sleep(0.1)
+            return TransactionStatus(level=Level.UNKNOWN)
+
+        api.node.status_of = slow_status  # type: ignore[method-assign]
+        request = f"GET /v1/transactions/{'00' * 32} HTTP/1.1\r\nhost: a\r\n".encode()
+        with trio.fail_after(5):
+            async with await trio.open_tcp_stream("127.0.0.1", api.port) as stream:
+                await stream.send_all(request + b"content-length: 3000000\r\n\r\n" + b"x" * 3_000_000)
+                await stream.send_all(request + b"\r\n")
+                received = b""
+                while received.count(b'"unknown"') < 2:
+                    received += await stream.receive_some()
