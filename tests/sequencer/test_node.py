@@ -111,7 +111,7 @@ async def test_refusals_are_typed_and_a_receipt_of_another_chain_is_refused(tmp_
         with trio.fail_after(PATIENCE_S):
             for bad in ({"rollup_id": 8}, {"rollup_id": 7, "valid_until": 10**6}):
                 with pytest.raises(SubmissionRefused):
-                    await nodes[0].submit(transaction=b"x", **bad)  # type: ignore[arg-type]
+                    await nodes[0].submit(transaction=b"x", **bad)
             receipt = await nodes[0].wait(await nodes[0].submit(rollup_id=7, transaction=b"x"))
             with pytest.raises(VerificationError, match="chain"):
                 receipt.verify(stranger.genesis)
