@@ -21,6 +21,7 @@ from rollup_adapters.base import API_VERSION, JsonValue, QueryError
 from rollup_adapters.evm import rpc_params as read
 from rollup_adapters.evm.chain import Header, next_base_fee
 from rollup_adapters.evm.execution_client import Budget
+from rollup_adapters.evm.preview import preview
 from rollup_adapters.evm.rpc_shapes import (
     block_json,
     effective_gas_price,
@@ -249,6 +250,12 @@ def _transaction_receipt(request: _Request) -> JsonValue:
     return receipt_json(stored, request.header(stored.number), request.snapshot.logs_of(stored))
 
 
+def _preview_transaction(request: _Request) -> JsonValue:
+    """Ours, not Ethereum's: see :mod:`rollup_adapters.evm.preview`."""
+    raw = read.data(request.arguments(1).required(0), "transaction")
+    return preview(raw, request.settings, request.head(), request.state("latest"))
+
+
 def _block(request: _Request, reference: read.BlockReference, with_objects: bool) -> JsonValue:
     header = request.find(reference)
     if header is None:
@@ -322,6 +329,7 @@ _METHODS: Final[Mapping[str, _Method]] = MappingProxyType(
         "eth_getTransactionReceipt": _transaction_receipt,
         "eth_maxPriorityFeePerGas": _max_priority_fee,
         "net_version": _net_version,
+        "sequencer_previewTransaction": _preview_transaction,
         "web3_clientVersion": _client_version,
     }
 )
