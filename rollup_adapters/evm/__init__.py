@@ -1,27 +1,47 @@
 """The ``evm`` adapter: a rollup that executes signed Ethereum transactions under the Cancun rules.
 
 How a sequenced block becomes an Ethereum block
-    Each height with a non-empty section makes exactly one block, even if every transaction in it is skipped; heights
-    without transactions make none. So block numbers run 0 (genesis), 1, 2, ... without gaps, whatever the heights, and
-    do not depend on how heights were batched into deliveries.
+    Each height with a non-empty section makes one block, even if every transaction in it is skipped, and as many more
+    as the section's gas needs; heights without transactions make none. So block numbers run 0 (genesis), 1, 2, ...
+    without gaps, whatever the heights, and do not depend on how heights were batched into deliveries. All blocks of a
+    height become visible together.
 
     ========================  ==================================================================================
-    timestamp                 the consensus timestamp in whole seconds, never below the parent's
-    prevRandao                Keccak-256 of the consensus block id; known to the proposer, hence no randomness
-    parentBeaconBlockRoot     the consensus block id: the way back from a block to the height that made it
+    timestamp                 the consensus timestamp in whole seconds, never below the parent's; the same in all
+                              blocks of a height
+    prevRandao                Keccak-256 of the consensus block id; in each further block of the height, Keccak-256
+                              of the one before; known to the proposer, hence no randomness
+    parentBeaconBlockRoot     the consensus block id, in all blocks of a height: the way back to the height
     gas limit, fee recipient  the settings
-    base fee                  EIP-1559; it is burned, the tip goes to the fee recipient
+    base fee                  EIP-1559, from block to block; it is burned, the tip goes to the fee recipient
     ========================  ==================================================================================
+
+Where a section is split
+    Transactions keep their order. One *lands* in the open block if its gas limit is at most the gas that the block has
+    left (its gas limit less the gas used so far), else in the block after it, and is judged by the base fee of the
+    block in which it lands. Only one that is included closes the open block and opens the next: a skipped transaction
+    leaves no trace in the chain, so nobody can close blocks, and move the base fee, without paying. Every block but
+    the first of a height therefore includes something.
 
 What happens to a transaction
-    In order of the section: malformed, oversized, wrongly signed, for another chain, of a type that is not executed,
-    with the wrong nonce, unaffordable, or with more gas than its block has left -> *skipped*, with the reason, and
-    gone: send it again. Everything else -> *included*, even if it reverts. Legacy transactions without a chain id
-    (before EIP-155) are executed; whoever signs one accepts that it is valid on every chain.
+    Malformed, oversized, wrongly signed, for another chain, of a type that is not executed, with more gas than a whole
+    block has, with the wrong nonce, without the funds, or with a max fee below the base fee of the block in which it
+    lands -> *skipped*, with the reason, and gone: send it again. The base fee may rise from block to block within one
+    section, by an eighth (EIP-1559): a max fee of twice the last known base fee outlives five full blocks.
+    Everything else -> *included*, even if it reverts. Legacy transactions without a chain id (before EIP-155) are
+    executed; whoever signs one accepts that it is valid on every chain.
+
+Why a receipt never comes
+    ``eth_getTransactionReceipt`` of a skipped transaction is null, as for one that nobody sent. The query
+    ``sequencer_transactionOutcome`` with the hash (Keccak-256 of the submitted bytes, malformed ones too) answers
+    ``{"status": "included" | "skipped", "detail": string, "height": integer}``, or null if no such transaction was
+    delivered. A transaction that was both, such as a replayed one, was included; one that was skipped several times
+    answers with the last. Of skipped ones the newest 100,000 are remembered (``store.SKIPPED_MAX``).
 
 Deviations from Ethereum
     Two blocks may share a timestamp (Ethereum demands a later one). No withdrawals, no blobs (type 3), no set-code
-    (type 4). Genesis holds only what ``alloc`` says; the EIP-4788 contract works if ``alloc`` deploys it.
+    (type 4). Genesis holds only what ``alloc`` says; the EIP-4788 contract works if ``alloc`` deploys it, and knows a
+    timestamp's last height only.
 
 Settings: ``chain_id`` (required), ``alloc``, ``gas_limit``, ``base_fee_per_gas`` (of genesis, in wei),
 ``fee_recipient``, ``timestamp`` (of genesis, in seconds). See :mod:`rollup_adapters.evm.settings`.
@@ -136,6 +156,9 @@ class EvmAdapter:
         )
         built = self._client.build(attributes, block.transactions)
         self._store.put_delivery(block.height, built.number, msgspec.msgpack.encode(built.outcomes))
+        pairs = zip(block.transactions, built.outcomes, strict=True)
+        skipped = [(keccak(bytes(raw)), outcome.detail) for raw, outcome in pairs if outcome.status == "skipped"]
+        self._store.put_skipped(block.height, skipped)
         return built.outcomes
 
     async def last_delivered(self) -> Height:

@@ -109,13 +109,19 @@ class Log:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What one executed transaction did. ``contract`` is the created address, empty where nothing was created."""
+    """What one executed transaction did. ``error`` is empty on success, and no part of the encoding; ``contract`` is
+    the created address, empty where nothing was created."""
 
-    succeeded: bool
+    error: str
     gas_used: int
     cumulative_gas_used: int
     contract: bytes
     logs: tuple[Log, ...]
+
+    @property
+    def succeeded(self) -> bool:
+        """EIP-658's status."""
+        return not self.error
 
     @property
     def bloom(self) -> int:
@@ -130,6 +136,11 @@ class Receipt:
         return bytes((type_id,)) + body if type_id else body
 
 
+def included_detail(receipt: Receipt) -> str:
+    """What an outcome says of an executed transaction: nothing if it succeeded."""
+    return f"failed: {receipt.error}" if receipt.error else ""
+
+
 def logs_bloom(logs: Sequence[Log]) -> BloomFilter:
     """The bloom filter over logs."""
     bloom = BloomFilter()
@@ -139,11 +150,15 @@ def logs_bloom(logs: Sequence[Log]) -> BloomFilter:
     return bloom
 
 
+def base_fee_after(base_fee_per_gas: int, gas_used: int, gas_limit: int) -> int:
+    """EIP-1559's base fee of the block that follows one with this base fee, in wei."""
+    target = gas_limit // ELASTICITY
+    if gas_used == target:
+        return base_fee_per_gas
+    step = base_fee_per_gas * abs(gas_used - target) // target // BASE_FEE_CHANGE_DENOMINATOR
+    return base_fee_per_gas + max(step, 1) if gas_used > target else base_fee_per_gas - step
+
+
 def next_base_fee(parent: Header) -> int:
     """EIP-1559's base fee of the block after ``parent``, in wei."""
-    target = parent.gas_limit // ELASTICITY
-    fee = parent.base_fee_per_gas
-    if parent.gas_used == target:
-        return fee
-    step = fee * abs(parent.gas_used - target) // target // BASE_FEE_CHANGE_DENOMINATOR
-    return fee + max(step, 1) if parent.gas_used > target else fee - step
+    return base_fee_after(parent.base_fee_per_gas, parent.gas_used, parent.gas_limit)

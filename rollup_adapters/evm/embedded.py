@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import apsw
+from eth.vm.forks.cancun.state import CancunState
 from eth_hash.auto import keccak
 
 from rollup_adapters.base import JsonValue, Outcome
-from rollup_adapters.evm.chain import Header, Receipt, logs_bloom, next_base_fee
+from rollup_adapters.evm.chain import Header, Receipt, base_fee_after, included_detail, logs_bloom, next_base_fee
 from rollup_adapters.evm.encoding import EMPTY_TRIE_ROOT, encode, list_of_encoded, ordered_root
-from rollup_adapters.evm.execution_client import Budget, BudgetExceeded, BuiltBlock, Head, PayloadAttributes
+from rollup_adapters.evm.execution_client import Budget, BudgetExceeded, BuiltSection, Head, PayloadAttributes
 from rollup_adapters.evm.rpc import answer
 from rollup_adapters.evm.settings import EvmSettings
 from rollup_adapters.evm.state import (
@@ -127,8 +129,30 @@ class EmbeddedClient:
         except apsw.InterruptError:
             raise BudgetExceeded(budget.message) from None
 
-    def build(self, attributes: PayloadAttributes, transactions: Sequence[bytes]) -> BuiltBlock:
-        """Execute one block on top of the head, inside the store's open transaction."""
+    def build(self, attributes: PayloadAttributes, transactions: Sequence[bytes]) -> BuiltSection:
+        """Execute one section on top of the head, inside the store's open transaction."""
+        draft = self._open(attributes)
+        outcomes: list[Outcome] = []
+        for raw in map(bytes, transactions):
+            decoded = decode(raw, self._settings.chain_id, self._settings.gas_limit)
+            if isinstance(decoded, Malformed):
+                outcomes.append(Outcome(status="skipped", detail=decoded.reason))
+                continue
+            fits = decoded.gas <= draft.gas_left
+            # What refuses a sender does not change between blocks, the base fee does: judge before anything is closed.
+            reason = refusal(draft.state, decoded, draft.base_fee_per_gas if fits else draft.base_fee_after)
+            if reason is not None:
+                outcomes.append(Outcome(status="skipped", detail=reason))
+                continue
+            if not fits:
+                self._close(draft)
+                attributes = replace(attributes, prev_randao=keccak(attributes.prev_randao))
+                draft = self._open(attributes)
+            outcomes.append(Outcome(status="included", detail=included_detail(draft.execute(decoded, raw))))
+        self._close(draft)
+        return BuiltSection(number=self._head.number, outcomes=tuple(outcomes))
+
+    def _open(self, attributes: PayloadAttributes) -> _Draft:
         parent, settings = self._head, self._settings
         environment = Environment(
             chain_id=settings.chain_id,
@@ -141,39 +165,68 @@ class EmbeddedClient:
             base_fee_per_gas=next_base_fee(parent),
             ancestors=ancestors(self._store, parent.number),
         )
-        executed, outcomes, root = self._execute(environment, attributes.parent_beacon_block_root, transactions)
-        header = _seal(parent, environment, attributes, executed, root)
+        state = open_state(self._nodes, environment, parent.state_root)
+        record_beacon_root(state, environment.timestamp_s, attributes.parent_beacon_block_root)
+        return _Draft(environment, attributes.parent_beacon_block_root, state)
+
+    def _close(self, draft: _Draft) -> None:
+        header, executed = draft.seal(self._head), draft.executed
         size_bytes = len(_block_encoding(header, [(transaction, raw) for transaction, raw, _ in executed]))
         self._nodes.flush(self._store)
         self._store.put_block(header, executed, size_bytes)
         self._head = header
-        return BuiltBlock(number=header.number, hash=header.hash, state_root=root, outcomes=tuple(outcomes))
 
-    def _execute(
-        self, environment: Environment, beacon_root: bytes, transactions: Sequence[bytes]
-    ) -> tuple[list[tuple[Transaction, bytes, Receipt]], list[Outcome], bytes]:
-        state = open_state(self._nodes, environment, self._head.state_root)
-        record_beacon_root(state, environment.timestamp_s, beacon_root)
-        executed: list[tuple[Transaction, bytes, Receipt]] = []
-        outcomes: list[Outcome] = []
-        gas_used = 0
-        for raw in map(bytes, transactions):
-            decoded = decode(raw, environment.chain_id, environment.gas_limit)
-            if isinstance(decoded, Malformed):
-                outcomes.append(Outcome(status="skipped", detail=decoded.reason))
-                continue
-            gas_left = environment.gas_limit - gas_used
-            reason = refusal(state, decoded, environment.base_fee_per_gas, gas_left)
-            if reason is not None:
-                outcomes.append(Outcome(status="skipped", detail=reason))
-                continue
-            execution = execute(state, decoded)
-            receipt = receipt_of(execution, gas_used)
-            gas_used = receipt.cumulative_gas_used
-            executed.append((decoded, raw, receipt))
-            outcomes.append(Outcome(status="included", detail=f"failed: {execution.error}" if execution.error else ""))
-        state.persist()
-        return executed, outcomes, state.state_root
+
+class _Draft:
+    """The block that is open: its environment, the state so far, and what it has executed."""
+
+    def __init__(self, environment: Environment, beacon_root: bytes, state: CancunState) -> None:
+        self.state = state
+        self.executed: list[tuple[Transaction, bytes, Receipt]] = []
+        self._environment, self._beacon_root = environment, beacon_root
+        self._gas_used = 0
+
+    @property
+    def gas_left(self) -> int:
+        """What the next transaction's gas limit may be in this block."""
+        return self._environment.gas_limit - self._gas_used
+
+    @property
+    def base_fee_per_gas(self) -> int:
+        """In wei, of this block."""
+        return self._environment.base_fee_per_gas
+
+    @property
+    def base_fee_after(self) -> int:
+        """In wei, of the next block if this one were closed now."""
+        return base_fee_after(self.base_fee_per_gas, self._gas_used, self._environment.gas_limit)
+
+    def execute(self, transaction: Transaction, raw: bytes) -> Receipt:
+        """Run a transaction that fits and that :func:`refusal` let pass."""
+        receipt = receipt_of(execute(self.state, transaction), self._gas_used)
+        self._gas_used = receipt.cumulative_gas_used
+        self.executed.append((transaction, raw, receipt))
+        return receipt
+
+    def seal(self, parent: Header) -> Header:
+        """The header on top of ``parent``; the state is written to its nodes."""
+        self.state.persist()
+        environment, executed = self._environment, self.executed
+        return Header(
+            parent_hash=parent.hash,
+            fee_recipient=environment.fee_recipient,
+            state_root=self.state.state_root,
+            transactions_root=ordered_root([raw for _, raw, _ in executed]),
+            receipts_root=ordered_root([receipt.encode(transaction.type_id) for transaction, _, receipt in executed]),
+            bloom=int(logs_bloom([log for _, _, receipt in executed for log in receipt.logs])),
+            number=environment.number,
+            gas_limit=environment.gas_limit,
+            gas_used=self._gas_used,
+            timestamp_s=environment.timestamp_s,
+            prev_randao=environment.prev_randao,
+            base_fee_per_gas=environment.base_fee_per_gas,
+            parent_beacon_block_root=self._beacon_root,
+        )
 
 
 def _block_encoding(header: Header, executed: Sequence[tuple[Transaction, bytes]]) -> bytes:
@@ -181,28 +234,3 @@ def _block_encoding(header: Header, executed: Sequence[tuple[Transaction, bytes]
     (EIP-2718)."""
     body = list_of_encoded([encode(raw) if transaction.type_id else raw for transaction, raw in executed])
     return list_of_encoded([header.encode(), body, b"\xc0", b"\xc0"])
-
-
-def _seal(
-    parent: Header,
-    environment: Environment,
-    attributes: PayloadAttributes,
-    executed: Sequence[tuple[Transaction, bytes, Receipt]],
-    state_root: bytes,
-) -> Header:
-    logs = [log for _, _, receipt in executed for log in receipt.logs]
-    return Header(
-        parent_hash=parent.hash,
-        fee_recipient=environment.fee_recipient,
-        state_root=state_root,
-        transactions_root=ordered_root([raw for _, raw, _ in executed]),
-        receipts_root=ordered_root([receipt.encode(transaction.type_id) for transaction, _, receipt in executed]),
-        bloom=int(logs_bloom(logs)),
-        number=environment.number,
-        gas_limit=environment.gas_limit,
-        gas_used=executed[-1][2].cumulative_gas_used if executed else 0,
-        timestamp_s=environment.timestamp_s,
-        prev_randao=environment.prev_randao,
-        base_fee_per_gas=environment.base_fee_per_gas,
-        parent_beacon_block_root=attributes.parent_beacon_block_root,
-    )

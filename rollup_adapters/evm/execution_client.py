@@ -56,12 +56,11 @@ class PayloadAttributes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BuiltBlock:
-    """A block that was executed on top of the head and is the head now. One outcome per transaction, in order."""
+class BuiltSection:
+    """The blocks of one section, executed on top of the head; ``number`` is the last one's, which is the head now. One
+    outcome per transaction, in order."""
 
     number: int
-    hash: bytes
-    state_root: bytes
     outcomes: tuple[Outcome, ...]
 
 
@@ -83,9 +82,10 @@ class ExecutionClient(Protocol):
         """The newest block."""
         ...
 
-    def build(self, attributes: PayloadAttributes, transactions: Sequence[bytes]) -> BuiltBlock:
-        """Execute ``transactions`` in this order in one block on top of the head; those that cannot execute are
-        skipped."""
+    def build(self, attributes: PayloadAttributes, transactions: Sequence[bytes]) -> BuiltSection:
+        """Execute ``transactions`` in this order on top of the head, in as many blocks as their gas needs, by the
+        adapter's rule; those that cannot execute are skipped. ``attributes`` are the first block's. The following ones
+        differ in prevRandao only: each has the Keccak-256 of the one before."""
         ...
 
     def forget_uncommitted(self) -> None:

@@ -2,7 +2,8 @@
 
 Methods and shapes: the execution-apis specification and EIP-1474; error codes: -32601 unknown method, -32602 bad
 parameters, -32000 refused, -32005 a limit was exceeded, 3 execution reverted with its data. ``eth_sendRawTransaction``
-is not here: a transaction is submitted to the sequencer, never to one node's adapter.
+is not here: a transaction is submitted to the sequencer, never to one node's adapter. ``sequencer_transactionOutcome``
+is ours: see :mod:`rollup_adapters.evm`.
 
 ``pending`` means ``latest``: what is not confirmed has not been executed. ``safe`` and ``finalized`` follow ``settle``.
 """
@@ -19,7 +20,7 @@ from eth.vm.forks.cancun.state import CancunState
 
 from rollup_adapters.base import API_VERSION, JsonValue, QueryError
 from rollup_adapters.evm import rpc_params as read
-from rollup_adapters.evm.chain import Header, next_base_fee
+from rollup_adapters.evm.chain import Header, included_detail, next_base_fee
 from rollup_adapters.evm.execution_client import Budget
 from rollup_adapters.evm.preview import preview
 from rollup_adapters.evm.rpc_shapes import (
@@ -156,8 +157,8 @@ def _estimate_gas(request: _Request) -> JsonValue:
 
 def _gas_price(request: _Request) -> JsonValue:
     request.arguments(0)
-    # A legacy price is paid whole and must outlive rises of up to 1/8 per block until it is ordered: a quarter is two
-    # blocks.
+    # A legacy price is paid whole and must outlive rises of up to 1/8 per block, of which one section may make several:
+    # a quarter more outlives one full block. Who wants more room sends a max fee (EIP-1559), and pays what is due.
     fee = next_base_fee(request.head())
     return hex(fee + fee // 4)
 
@@ -250,6 +251,17 @@ def _transaction_receipt(request: _Request) -> JsonValue:
     return receipt_json(stored, request.header(stored.number), request.snapshot.logs_of(stored))
 
 
+def _transaction_outcome(request: _Request) -> JsonValue:
+    """Ours, not Ethereum's: what became of a delivered transaction, so that one sees why a receipt never comes."""
+    transaction_hash = read.data(request.arguments(1).required(0), "hash", 32)
+    stored = request.snapshot.transaction(transaction_hash)
+    if stored is not None:
+        height = request.snapshot.height_of(stored.number)
+        return {"status": "included", "detail": included_detail(stored.receipt), "height": height}
+    skipped = request.snapshot.skipped(transaction_hash)
+    return None if skipped is None else {"status": "skipped", "detail": skipped[1], "height": skipped[0]}
+
+
 def _preview_transaction(request: _Request) -> JsonValue:
     """Ours, not Ethereum's: see :mod:`rollup_adapters.evm.preview`."""
     raw = read.data(request.arguments(1).required(0), "transaction")
@@ -329,6 +341,7 @@ _METHODS: Final[Mapping[str, _Method]] = MappingProxyType(
         "eth_getTransactionReceipt": _transaction_receipt,
         "eth_maxPriorityFeePerGas": _max_priority_fee,
         "net_version": _net_version,
+        "sequencer_transactionOutcome": _transaction_outcome,
         "sequencer_previewTransaction": _preview_transaction,
         "web3_clientVersion": _client_version,
     }

@@ -103,7 +103,7 @@ def receipt_json(stored: StoredTransaction, header: Header, logs: list[StoredLog
     """The receipt of an executed transaction."""
     transaction, receipt = decode_stored(stored.raw, stored.sender), stored.receipt
     whole = Receipt(
-        receipt.succeeded,
+        receipt.error,
         receipt.gas_used,
         receipt.cumulative_gas_used,
         receipt.contract,

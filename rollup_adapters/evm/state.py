@@ -172,10 +172,10 @@ def record_beacon_root(state: CancunState, timestamp_s: int, root: bytes) -> Non
     state.set_storage(BEACON_ROOTS_ADDRESS, slot + HISTORY_BUFFER_LENGTH, int.from_bytes(root, "big"))
 
 
-def refusal(state: CancunState, transaction: Transaction, base_fee_per_gas: int, gas_left: int) -> str | None:
-    """Why this state refuses the transaction, or None. Sources: Yellow Paper section 6.2, EIP-1559, EIP-3607."""
-    if transaction.gas > gas_left:
-        return f"block gas limit reached: asks for {transaction.gas}, {gas_left} are left in this block"
+def refusal(state: CancunState, transaction: Transaction, base_fee_per_gas: int) -> str | None:
+    """Why a block with this base fee on this state refuses the transaction, or None; its gas limit is not looked at.
+
+    Sources: Yellow Paper section 6.2, EIP-1559, EIP-3607."""
     sender = cast(Any, transaction.sender)
     nonce = state.get_nonce(sender)
     if transaction.nonce != nonce:
@@ -271,7 +271,7 @@ def revert_message(output: bytes) -> str:
 def receipt_of(execution: Execution, gas_used_before: int) -> Receipt:
     """The receipt of an execution that follows ``gas_used_before`` gas in its block."""
     return Receipt(
-        succeeded=not execution.error,
+        error=execution.error,
         gas_used=execution.gas_used,
         cumulative_gas_used=gas_used_before + execution.gas_used,
         contract=execution.contract,

@@ -21,16 +21,22 @@ from rollup_adapters.evm.transactions import Transaction
 
 FILE_NAME: Final = "evm.sqlite"
 READERS_MAX: Final = 4
-_SCHEMA_VERSION: Final = 1
+SKIPPED_MAX: Final = 100_000
+"""Skipped transactions whose outcome is found by hash; the oldest go first. Redelivery reads the outcomes by height,
+which are all kept."""
+_SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE nodes (hash BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE deliveries (height INTEGER PRIMARY KEY, number INTEGER NOT NULL, outcomes BLOB NOT NULL);
+CREATE INDEX deliveries_by_number ON deliveries (number);
+CREATE TABLE skipped (
+    sequence INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, height INTEGER NOT NULL, detail TEXT NOT NULL);
 CREATE TABLE blocks (
     number INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, header BLOB NOT NULL, size_bytes INTEGER NOT NULL);
 CREATE TABLE transactions (
     number INTEGER NOT NULL, position INTEGER NOT NULL, hash BLOB NOT NULL UNIQUE, sender BLOB NOT NULL,
-    raw BLOB NOT NULL, succeeded INTEGER NOT NULL, gas_used INTEGER NOT NULL, cumulative_gas_used INTEGER NOT NULL,
+    raw BLOB NOT NULL, error TEXT NOT NULL, gas_used INTEGER NOT NULL, cumulative_gas_used INTEGER NOT NULL,
     contract BLOB NOT NULL, first_log INTEGER NOT NULL, log_count INTEGER NOT NULL,
     PRIMARY KEY (number, position)) WITHOUT ROWID;
 CREATE TABLE logs (
@@ -57,9 +63,9 @@ class StoredTransaction:
 
     __slots__ = ("first_log", "log_count", "number", "position", "raw", "receipt", "sender")
 
-    def __init__(self, row: tuple[int, int, bytes, bytes, int, int, int, bytes, int, int]) -> None:
+    def __init__(self, row: tuple[int, int, bytes, bytes, str, int, int, bytes, int, int]) -> None:
         self.number, self.position, self.sender, self.raw = row[0], row[1], row[2], row[3]
-        self.receipt = Receipt(bool(row[4]), row[5], row[6], row[7], ())
+        self.receipt = Receipt(row[4], row[5], row[6], row[7], ())
         self.first_log, self.log_count = row[8], row[9]
 
 
@@ -74,7 +80,7 @@ class StoredLog:
 
 
 _TRANSACTION_COLUMNS: Final = (
-    "number, position, sender, raw, succeeded, gas_used, cumulative_gas_used, contract, first_log, log_count"
+    "number, position, sender, raw, error, gas_used, cumulative_gas_used, contract, first_log, log_count"
 )
 _LOGS: Final = (
     "SELECT logs.number, log_index, logs.position, blocks.hash, transactions.hash, address, data, "
@@ -116,6 +122,16 @@ class Snapshot:
         """The number of the newest block made at or below a sequencer height; 0 is genesis."""
         row = self._row("SELECT number FROM deliveries WHERE height <= ? ORDER BY height DESC LIMIT 1", height)
         return 0 if row is None else int(str(row[0]))
+
+    def height_of(self, number: int) -> int:
+        """The sequencer height whose section made a block; 0 for genesis."""
+        row = self._row("SELECT height FROM deliveries WHERE number >= ? ORDER BY number LIMIT 1", number)
+        return 0 if row is None or number == 0 else int(str(row[0]))
+
+    def skipped(self, transaction_hash: bytes) -> tuple[int, str] | None:
+        """(height, reason) of the last time that a transaction was skipped; None if never, or too long ago."""
+        row = self._row("SELECT height, detail FROM skipped WHERE hash = ?", transaction_hash)
+        return None if row is None else (int(str(row[0])), str(row[1]))
 
     def head_number(self) -> int | None:
         """The newest block's number; None in an empty database."""
@@ -279,8 +295,16 @@ class Store(Snapshot):
         self._writer.executemany("INSERT OR IGNORE INTO nodes VALUES (?, ?)", nodes)
 
     def put_delivery(self, height: int, number: int, outcomes: bytes) -> None:
-        """Record that a height made a block, and the outcomes of its section."""
+        """Record the last block that a height made, and the outcomes of its section."""
         self._writer.execute("INSERT INTO deliveries VALUES (?, ?, ?)", (height, number, outcomes))
+
+    def put_skipped(self, height: int, skipped: Sequence[tuple[bytes, str]]) -> None:
+        """Record the (hash, reason) of a section's skipped transactions; keeps the newest ``SKIPPED_MAX`` in all."""
+        rows = [(transaction_hash, height, reason) for transaction_hash, reason in skipped]
+        self._writer.executemany("INSERT OR REPLACE INTO skipped (hash, height, detail) VALUES (?, ?, ?)", rows)
+        self._writer.execute(
+            "DELETE FROM skipped WHERE sequence <= (SELECT max(sequence) FROM skipped) - ?", (SKIPPED_MAX,)
+        )
 
     def put_block(
         self, header: Header, executed: Sequence[tuple[Transaction, bytes, Receipt]], size_bytes: int
@@ -288,12 +312,12 @@ class Store(Snapshot):
         """Store a block with its executed transactions (each with its raw bytes) and their logs."""
         encoded, block_hash, number = header.encode(), header.hash, header.number
         self._writer.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", (number, block_hash, encoded, size_bytes))
-        rows: list[tuple[bytes | int, ...]] = []
+        rows: list[tuple[bytes | int | str, ...]] = []
         logs: list[tuple[bytes | int | None, ...]] = []
         for position, (transaction, raw, receipt) in enumerate(executed):
             rows.append(
                 (
-                    *(number, position, transaction.hash, transaction.sender, raw, int(receipt.succeeded)),
+                    *(number, position, transaction.hash, transaction.sender, raw, receipt.error),
                     *(receipt.gas_used, receipt.cumulative_gas_used, receipt.contract, len(logs), len(receipt.logs)),
                 )
             )

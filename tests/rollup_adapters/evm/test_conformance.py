@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from eth_hash.auto import keccak
 from hypothesis import strategies as st
 
 from rollup_adapters.evm import EvmAdapter
@@ -35,13 +36,15 @@ def transactions(draw: st.DrawFn) -> bytes:
 test_evm = conformance(
     EvmAdapter,
     transactions=transactions(),
-    settings=settings(),
+    # Room for one deployment: whatever comes with it makes another block.
+    settings=settings(gas_limit=1_500_000),
     queries=(
         ("eth_blockNumber", []),
         ("eth_getBlockByNumber", ["latest", True]),
         ("eth_getBalance", [ALICE.address, "latest"]),
         ("eth_getLogs", [{"fromBlock": "earliest"}]),
         ("eth_feeHistory", ["0x4", "latest", [10, 50]]),
+        ("sequencer_transactionOutcome", ["0x" + keccak(b"").hex()]),
     ),
     examples=8,
 )

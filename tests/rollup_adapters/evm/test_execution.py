@@ -160,20 +160,6 @@ async def test_a_contract_cannot_send(tmp_path: Path) -> None:
         assert await execute(adapter, signed()) == [("skipped", "the sender is a contract (EIP-3607)")]
 
 
-async def test_the_block_gas_limit_skips_what_does_not_fit_and_nothing_else(tmp_path: Path) -> None:
-    async with running(tmp_path, settings(gas_limit=1_000_000)) as adapter:
-        outcomes = await execute(
-            adapter,
-            signed(nonce=0, gas=600_000),
-            signed(BOB, gas=979_001, to=ALICE.address),
-            signed(BOB, gas=979_000, to=ALICE.address),
-        )
-        # Alice's 600,000 were an upper bound: she used 21,000, and that is what counts.
-        assert outcomes[0] == INCLUDED
-        assert outcomes[1] == ("skipped", "block gas limit reached: asks for 979001, 979000 are left in this block")
-        assert outcomes[2] == INCLUDED
-
-
 async def test_a_reverting_transaction_is_included_and_pays(tmp_path: Path) -> None:
     alloc: JsonValue = {ALICE.address: str(ETHER), CAROL.address: {"code": "0x" + REVERTS.hex()}}
     async with running(tmp_path, settings(alloc=alloc)) as adapter:
