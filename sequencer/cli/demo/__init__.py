@@ -28,7 +28,8 @@ from sequencer.cli.demo.plan import DemoOptions, write_demo
 from sequencer.cli.demo.processes import Fleet, NodeFailed, NodeProcess, open_fleet
 from sequencer.cli.demo.report import DemoResult, Reported, result_json, show
 from sequencer.cli.demo.screen import POLL_S, Screen, Watcher
-from sequencer.cli.demo.traffic import Traffic, TrafficFailed
+from sequencer.cli.demo.sender import Ledgers, Sender, TrafficFailed, api_client
+from sequencer.cli.demo.users import Users
 from sequencer.genesis import genesis_of
 from sequencer.genesis_file import read_chain_spec
 from sequencer.verify import home_of, verify
@@ -109,7 +110,7 @@ async def _perform(options: DemoOptions, directory: Path) -> DemoResult:
     homes = write_demo(directory, options)
     genesis = genesis_of(read_chain_spec(homes[0] / "genesis.json"))
     title = f"{options.validators} validators and an observer, {options.protocol}, {options.scheme}"
-    async with open_fleet(homes) as fleet, httpx.AsyncClient(trust_env=False) as client:
+    async with open_fleet(homes) as fleet, api_client() as client:
         watcher = Watcher(fleet.nodes)
         screen = Screen(err(), watcher, title)
         async with screen.shown(), trio.open_nursery() as nursery:
@@ -118,14 +119,14 @@ async def _perform(options: DemoOptions, directory: Path) -> DemoResult:
             await fleet.start_all()
             screen.say("all serve; users begin to send")
             stopping = trio.Event()
-            traffic = Traffic(fleet.nodes, genesis, stopping)
-            screen.ledgers = traffic.seen
-            async with trio.open_nursery() as users:
-                users.start_soon(traffic.run, screen.say)
+            sender = Sender(fleet.nodes, genesis, client)
+            screen.ledgers = sender.seen
+            async with trio.open_nursery() as sending:
+                sending.start_soon(Users(sender, len(homes), stopping, screen.say).run)
                 crash = await _crash(options, fleet, watcher, screen.say)
                 stopping.set()
             screen.say("users have stopped; waiting until every node has executed everything")
-            await _executed(watcher, traffic)
+            await _executed(watcher, sender.seen)
             nursery.cancel_scope.cancel()
         reported = _reported(watcher)
         if options.keep:
@@ -133,11 +134,11 @@ async def _perform(options: DemoOptions, directory: Path) -> DemoResult:
         screen.say("stopping all nodes")
         rough = await fleet.stop_all()
     screen.say("verifying the archives")
-    verdict = await verify([home_of(home) for home in homes], acknowledged=traffic.seen.positions)
+    verdict = await verify([home_of(home) for home in homes], acknowledged=sender.seen.positions)
     killed, down_s, catch_up_s = crash
     return DemoResult(
         options=options,
-        ledgers=traffic.seen,
+        ledgers=sender.seen,
         verdict=verdict,
         reported=reported,
         killed=killed,
@@ -179,7 +180,7 @@ async def _crash(
 
 async def _caught_up(victim: NodeProcess, watcher: Watcher) -> None:
     """Until it has every height that the others had shown before it was asked."""
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with api_client() as client:
         while True:
             target = watcher.height(besides=victim)
             state = await watcher.look(client, victim)
@@ -188,9 +189,9 @@ async def _caught_up(victim: NodeProcess, watcher: Watcher) -> None:
             await trio.sleep(POLL_S / 10)
 
 
-async def _executed(watcher: Watcher, traffic: Traffic) -> None:
+async def _executed(watcher: Watcher, ledgers: Ledgers) -> None:
     """Until every node's adapters have been given every acknowledged transaction."""
-    wanted = {rollup_id: count.last_height for rollup_id, count in traffic.seen.rollups.items()}
+    wanted = {rollup_id: count.last_height for rollup_id, count in ledgers.rollups.items()}
     with trio.move_on_after(DELIVERY_TIMEOUT_S):
         while True:
             states = [watcher.states.get(node.name) for node in watcher.nodes]

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from rollup_adapters.base import JsonValue
 from sequencer.cli.demo.plan import DemoOptions
-from sequencer.cli.demo.traffic import Ledgers, quantile
+from sequencer.cli.demo.sender import Ledgers, quantile
 from sequencer.verify import Verdict
 
 

@@ -16,9 +16,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from sequencer.cli.demo.processes import NodeProcess
-from sequencer.cli.demo.traffic import RECENT_LATENCIES, Ledgers, quantile
+from sequencer.cli.demo.sender import Ledgers, quantile
 
 POLL_S: Final = 0.5
+RECENT_LATENCIES: Final = 400
 
 
 class AdapterState(msgspec.Struct, frozen=True):
