@@ -5,8 +5,10 @@ It shares no code with the adapter and none with py-evm. In an environment of it
     python -m venv spec && spec/bin/pip install ethereum-execution==2.20.0
     spec/bin/python expect.py < scenario.json > expected.json
 
-The specification also decides which transactions cannot be included. Two rules are the rollup's, not Ethereum's, and
-are repeated here: the timestamp (seconds, never below the parent's) and prevRandao (Keccak-256 of the block id).
+The specification also decides which transactions cannot be included, and computes the base fee. These rules are the
+rollup's, not Ethereum's, and are repeated here: the timestamp (seconds, never below the parent's), prevRandao
+(Keccak-256 of the block id, then of the one before), and where a section is split: a transaction with a higher gas
+limit than the open block has left closes it, if the next block can include it.
 """
 
 # mypy: disable-error-code="import-not-found,no-any-return"
@@ -24,7 +26,7 @@ from ethereum.forks.cancun.blocks import Header
 from ethereum.forks.cancun.bloom import logs_bloom
 from ethereum.forks.cancun.fork_types import Account
 from ethereum.forks.cancun.state import State, set_account, set_storage, state_root
-from ethereum.forks.cancun.transactions import decode_transaction, encode_transaction
+from ethereum.forks.cancun.transactions import decode_transaction, encode_transaction, validate_transaction
 from ethereum.forks.cancun.trie import Trie, root, trie_set
 from ethereum_rlp import rlp
 from ethereum_types.bytes import Bytes, Bytes8, Bytes20, Bytes32, Bytes256
@@ -73,25 +75,6 @@ def make_header(settings: dict[str, Any], parent: Header | None, state: State, *
     return Header(**{**defaults, **fields})
 
 
-def execute(env: vm.BlockEnvironment, transactions: list[bytes]) -> tuple[vm.BlockOutput, list[bool]]:
-    """Apply what can be applied; says for each transaction whether it was."""
-    output = vm.BlockOutput()
-    fork.process_unchecked_system_transaction(env, fork.BEACON_ROOTS_ADDRESS, env.parent_beacon_block_root)
-    included: list[bool] = []
-    for raw in transactions:
-        index = Uint(sum(included))
-        transaction = decode_transaction(rlp.decode_to(fork.LegacyTransaction, raw) if raw[0] >= 0xC0 else Bytes(raw))
-        assert encode_transaction(transaction)
-        try:
-            fork.process_transaction(env, output, transaction, index)
-            included.append(True)
-        except EthereumException:
-            # It was refused before it touched the state, but its place in the trie was taken.
-            trie_set(output.transactions_trie, rlp.encode(index), None)
-            included.append(False)
-    return output, included
-
-
 def environment(state: State, settings: dict[str, Any], header: Header, hashes: list[Any]) -> vm.BlockEnvironment:
     """The environment of a block whose header is not yet complete."""
     return vm.BlockEnvironment(
@@ -109,49 +92,119 @@ def environment(state: State, settings: dict[str, Any], header: Header, hashes: 
     )
 
 
-def main() -> None:
-    """Scenario on standard input, expectations on standard output."""
-    given = json.load(sys.stdin)
-    settings = given["settings"]
-    state = genesis_state(settings["alloc"])
-    header = make_header(settings, None, state)
-    hashes = [keccak256(rlp.encode(header))]
-    expected: list[dict[str, Any]] = []
-    for block in given["blocks"]:
-        block_id = bytes.fromhex(block["block_id"])
+class Chain:
+    """The blocks so far, and the one that is open."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.state = genesis_state(settings["alloc"])
+        self.header = make_header(settings, None, self.state)
+        self.hashes = [keccak256(rlp.encode(self.header))]
+
+    def draft(self, parent: Header, fixed: dict[str, Any]) -> vm.BlockEnvironment:
+        """The environment of a block on top of ``parent``."""
         fee = fork.calculate_base_fee_per_gas(
-            header.gas_limit, header.gas_limit, header.gas_used, header.base_fee_per_gas
+            parent.gas_limit, parent.gas_limit, parent.gas_used, parent.base_fee_per_gas
         )
-        fixed: dict[str, Any] = {
-            "timestamp": U256(max(int(header.timestamp), block["timestamp_ms"] // 1000)),
-            "prev_randao": Bytes32(keccak256(block_id)),
-            "parent_beacon_block_root": Bytes32(block_id),
-            "base_fee_per_gas": fee,
-        }
-        draft = make_header(settings, header, state, **fixed)
-        env = environment(state, settings, draft, hashes)
-        output, included = execute(env, [bytes.fromhex(raw) for raw in block["transactions"]])
-        header = make_header(
-            settings,
-            header,
-            state,
-            **fixed,
+        header = make_header(self.settings, parent, self.state, **fixed, base_fee_per_gas=fee)
+        ancestors = [*self.hashes, keccak256(rlp.encode(parent))] if parent is not self.header else self.hashes
+        return environment(self.state, self.settings, header, ancestors)
+
+    def sealed(self, env: vm.BlockEnvironment, output: vm.BlockOutput) -> Header:
+        """The header of a block that ends here."""
+        return make_header(
+            self.settings,
+            self.header,
+            self.state,
+            timestamp=env.time,
+            prev_randao=env.prev_randao,
+            parent_beacon_block_root=env.parent_beacon_block_root,
+            base_fee_per_gas=env.base_fee_per_gas,
             transactions_root=root(output.transactions_trie),
             receipt_root=root(output.receipts_trie),
             bloom=logs_bloom(output.block_logs),
             gas_used=output.block_gas_used,
         )
-        hashes.append(keccak256(rlp.encode(header)))
-        expected.append(
-            {
-                "hash": hashes[-1].hex(),
-                "state_root": header.state_root.hex(),
-                "receipts_root": header.receipt_root.hex(),
-                "gas_used": int(header.gas_used),
-                "included": included,
-            }
-        )
-    json.dump({"genesis_hash": hashes[0].hex(), "blocks": expected}, sys.stdout, indent=0)
+
+    def append(self, header: Header) -> dict[str, Any]:
+        """Make a sealed block the head; returns what is expected of it."""
+        self.header = header
+        self.hashes.append(keccak256(rlp.encode(header)))
+        return {
+            "hash": self.hashes[-1].hex(),
+            "state_root": header.state_root.hex(),
+            "receipts_root": header.receipt_root.hex(),
+            "gas_used": int(header.gas_used),
+            "base_fee": int(header.base_fee_per_gas),
+        }
+
+    def section(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Execute one section; returns its blocks and which transactions are in them."""
+        block_id = bytes.fromhex(given["block_id"])
+        fixed: dict[str, Any] = {
+            "timestamp": U256(max(int(self.header.timestamp), given["timestamp_ms"] // 1000)),
+            "prev_randao": Bytes32(keccak256(block_id)),
+            "parent_beacon_block_root": Bytes32(block_id),
+        }
+        blocks: list[dict[str, Any]] = []
+        included: list[bool] = []
+        env, output, index = self.draft(self.header, fixed), vm.BlockOutput(), 0
+        record_beacon_root(env)
+        for raw in map(bytes.fromhex, given["transactions"]):
+            transaction = decode_transaction(
+                rlp.decode_to(fork.LegacyTransaction, raw) if raw[0] >= 0xC0 else Bytes(raw)
+            )
+            assert encode_transaction(transaction)
+            if transaction.gas > env.block_gas_limit - output.block_gas_used:
+                # Only a block that would take it is worth closing this one for.
+                closed = self.sealed(env, output)
+                further = {**fixed, "prev_randao": Bytes32(keccak256(env.prev_randao))}
+                following = self.draft(closed, further)
+                if not would_take(following, transaction):
+                    included.append(False)
+                    continue
+                blocks.append(self.append(closed))
+                env, output, index = following, vm.BlockOutput(), 0
+                record_beacon_root(env)
+            included.append(apply(env, output, transaction, Uint(index)))
+            index += included[-1]
+        blocks.append(self.append(self.sealed(env, output)))
+        return {"included": included, "blocks": blocks}
+
+
+def record_beacon_root(env: vm.BlockEnvironment) -> None:
+    """EIP-4788, at the start of a block."""
+    fork.process_unchecked_system_transaction(env, fork.BEACON_ROOTS_ADDRESS, env.parent_beacon_block_root)
+
+
+def would_take(env: vm.BlockEnvironment, transaction: Any) -> bool:
+    """Whether an empty block with this environment could include the transaction. Looks, and changes nothing."""
+    try:
+        validate_transaction(transaction)
+        fork.check_transaction(env, vm.BlockOutput(), transaction)
+    except EthereumException:
+        return False
+    return True
+
+
+def apply(env: vm.BlockEnvironment, output: vm.BlockOutput, transaction: Any, index: Uint) -> bool:
+    """Execute a transaction; says whether it could be included."""
+    try:
+        fork.process_transaction(env, output, transaction, index)
+    except EthereumException:
+        # It was refused before it touched the state, but its place in the trie was taken.
+        trie_set(output.transactions_trie, rlp.encode(index), None)
+        return False
+    return True
+
+
+def main() -> None:
+    """Scenario on standard input, expectations on standard output."""
+    given = json.load(sys.stdin)
+    chain = Chain(given["settings"])
+    genesis_hash = chain.hashes[0].hex()
+    sections = [chain.section(section) for section in given["sections"]]
+    json.dump({"genesis_hash": genesis_hash, "sections": sections}, sys.stdout, indent=0)
 
 
 if __name__ == "__main__":

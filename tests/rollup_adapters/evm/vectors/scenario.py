@@ -1,6 +1,6 @@
 """Writes a scenario: a genesis and sections of transactions that visit the corners of the virtual machine.
 
-``python -m tests.rollup_adapters.evm.vectors.scenario SEED BLOCKS > scenario.json`` from the root of the repository.
+``python -m tests.rollup_adapters.evm.vectors.scenario SEED SECTIONS > scenario.json`` from the root of the repository.
 Random programs are drawn with weights that keep the stack filled and the addresses known, so that most of them run for
 a while.
 """
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+from eth.vm.forks.cancun.constants import BEACON_ROOTS_ADDRESS, BEACON_ROOTS_CONTRACT_CODE
 from eth_utils.address import to_checksum_address
 
 from rollup_adapters.evm.contracts import token
@@ -35,6 +36,14 @@ SPECIAL: Final = {
     # Stores the hashes of the parent, the grandparent and (zero) the block itself.
     0x5EC6: "60014303405f556002430340600155434060025500",
 }
+BURNER: Final = 0xB0
+"""Runs INVALID, which uses up all the gas it is given, at no cost in time."""
+WITNESS: Final = 0xB1
+"""Stores, in the slot of the block's number, the exclusive or of what it sees of its block: the parent's hash,
+prevRandao, base fee, timestamp, and the beacon root contract's answer for the timestamp."""
+WITNESS_CODE: Final = (
+    "425f526020602060205f73" + BEACON_ROOTS_ADDRESS.hex() + "5afa602051186001430340184418481842184355" + "00"
+)
 WRONG: Final[tuple[Callable[[int], dict[str, Any]], ...]] = (
     lambda nonce: {"nonce": nonce + 1},
     lambda nonce: {"nonce": max(0, nonce - 1), "gas": 20_000},
@@ -208,6 +217,56 @@ def sign(rng: random.Random, index: int, fields: dict[str, Any], price: int, pro
             )
 
 
+def rising(nonces: dict[int, int]) -> list[bytes]:
+    """The first section: fills blocks, so that a fee of a gwei buys the first two and no third."""
+    section = []
+
+    def add(index: int, place: int, gas: int, price: int = 2 * 10**9, ahead: int = 0) -> None:
+        to = to_checksum_address(f"0x{place:040x}")
+        fields: dict[str, Any] = {"nonce": nonces[index] + ahead, "gas": gas, "gasPrice": price, "to": to, "value": 0}
+        section.append(signed(account(index), **fields))
+        nonces[index] += 1
+
+    def add_wrong(index: int, place: int, gas: int, price: int = 2 * 10**9, ahead: int = 0) -> None:
+        add(index, place, gas, price, ahead)
+        nonces[index] -= 1
+
+    add(1, BURNER, 11_000_000)
+    add(2, WITNESS, 900_000)  # fits: the first block has a million left
+    add(3, WITNESS, 1_000_000, price=10**9)  # does not fit any more
+    add_wrong(4, WITNESS, GAS_LIMIT, ahead=1)  # would close the second block, but its nonce is wrong
+    add_wrong(5, WITNESS, GAS_LIMIT + 1)
+    add(1, BURNER, 11_800_000)
+    add_wrong(3, WITNESS, 1_000_000, price=10**9)  # does not fit, and the third block is too dear
+    add(2, WITNESS, 60_000)
+    add(1, BURNER, GAS_LIMIT)  # fills the third block to the brim
+    add(4, WITNESS, 70_000)
+    add_wrong(3, WITNESS, 1_000_000, price=10**9)
+    return section
+
+
+def overflow(rng: random.Random, programs: Programs, nonces: dict[int, int]) -> list[bytes]:
+    """A section with more gas than a block: transactions that use all their gas, some of it or next to none of it."""
+    transactions = []
+    burns = 0
+    for _ in range(rng.randrange(6, 15)):
+        index = rng.randrange(1, SENDERS + 1)
+        place = rng.choice((BURNER, WITNESS, WITNESS, int(account(7).address, 16)))
+        # A full block makes gas an eighth dearer: few enough that the other sections can still pay.
+        burns += place == BURNER
+        if burns > 4:
+            place = WITNESS
+        gas = rng.choice((200_000, 3_000_000, 7_000_000, GAS_LIMIT - rng.randrange(2_000_000), GAS_LIMIT))
+        fields: dict[str, Any] = {"nonce": nonces[index], "gas": gas, "to": f"0x{place:040x}", "value": 0}
+        is_wrong = rng.random() < 0.15
+        if is_wrong:
+            fields |= rng.choice(WRONG)(nonces[index])
+        price = TOO_LITTLE if rng.random() < 0.1 else 10**10
+        transactions.append(sign(rng, index, fields, price, programs))
+        nonces[index] += not is_wrong and price != TOO_LITTLE
+    return transactions
+
+
 def special(count: int, nonces: dict[int, int]) -> bytes:
     """A call of one of the special contracts."""
     place = list(SPECIAL)[count % len(SPECIAL)]
@@ -216,10 +275,8 @@ def special(count: int, nonces: dict[int, int]) -> bytes:
     return signed(account(1), nonce=nonces[1] - 1, gas=GAS_LIMIT, gasPrice=2 * 10**9, to=to, value=0)
 
 
-def scenario(seed: int, blocks: int) -> dict[str, Any]:
-    """Settings and sections."""
-    rng = random.Random(seed)
-    programs = Programs(rng)
+def genesis(rng: random.Random, programs: Programs) -> dict[str, Any]:
+    """The accounts at the start: senders with funds, random contracts, and those with a purpose."""
     alloc: dict[str, Any] = {account(index).address: {"balance": str(10**20)} for index in range(1, SENDERS + 1)}
     for index in range(40):
         place = 0xC0DE_0000 + index
@@ -232,11 +289,29 @@ def scenario(seed: int, blocks: int) -> dict[str, Any]:
         }
     for place, code in SPECIAL.items():
         alloc[f"0x{place:040x}"] = {"balance": "0", "code": "0x" + code, "storage": {"0": 1, "1": 1, "2": 1}}
+    alloc[f"0x{BURNER:040x}"] = {"balance": "0", "code": "0xfe"}
+    alloc[f"0x{WITNESS:040x}"] = {"balance": "0", "code": "0x" + WITNESS_CODE}
+    alloc["0x" + BEACON_ROOTS_ADDRESS.hex()] = {"balance": "0", "code": "0x" + BEACON_ROOTS_CONTRACT_CODE.hex()}
+    return alloc
+
+
+def scenario(seed: int, count: int) -> dict[str, Any]:
+    """Settings and sections."""
+    rng = random.Random(seed)
+    programs = Programs(rng)
+    alloc = genesis(rng, programs)
     nonces = dict.fromkeys(range(1, SENDERS + 1), 0)
     sections = []
-    for number in range(1, blocks + 1):
-        tenth, rest = divmod(number, 10)
-        transactions = section(rng, programs, nonces) if rest else [special(tenth, nonces)]
+    for number in range(1, count + 1):
+        match number % 10:
+            case 0:
+                transactions = [special(number // 10, nonces)]
+            case 1 if number == 1:
+                transactions = rising(nonces)
+            case 3 | 5:
+                transactions = overflow(rng, programs, nonces)
+            case _:
+                transactions = section(rng, programs, nonces)
         sections.append(
             {
                 "height": 3 * number,
@@ -246,7 +321,7 @@ def scenario(seed: int, blocks: int) -> dict[str, Any]:
             }
         )
     settings = {"chain_id": CHAIN_ID, "gas_limit": GAS_LIMIT, "fee_recipient": FEE_RECIPIENT, "alloc": alloc}
-    return {"settings": settings, "blocks": sections}
+    return {"settings": settings, "sections": sections}
 
 
 if __name__ == "__main__":
