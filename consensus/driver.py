@@ -99,6 +99,7 @@ class Driver:
         self._frames_taken = trio.Event()
         self._timers: dict[str, Nanoseconds] = {}
         self._timer_heap: list[tuple[Nanoseconds, str]] = []
+        self._sleep = trio.CancelScope()
         self._build_scope: trio.CancelScope | None = None
         self._to_sign, self._signing = trio.open_memory_channel[Sign](QUEUE_MAX)
         self._to_check, self._checking = trio.open_memory_channel[CheckPayload](QUEUE_MAX)
@@ -126,6 +127,7 @@ class Driver:
         recovered = await self._journal.recover(ledger_height)
         async with trio.open_nursery() as nursery:
             for task in (
+                self._keep_time,
                 self._receive,
                 self._sign,
                 self._judge,
@@ -143,28 +145,18 @@ class Driver:
     # --- the loop -----------------------------------------------------------------------------------------------
 
     async def _wait(self) -> None:
-        """Until the ledger keeps up, and there is an event or the next timer is due."""
-        await trio.lowlevel.checkpoint()
+        """Until the ledger keeps up and there is an event."""
         while len(self._to_ledger) >= LEDGER_QUEUE_MAX:
             self._ledger_taken = trio.Event()
             await self._ledger_taken.wait()
         if self._events:
+            await trio.lowlevel.checkpoint()
             return
         self._wake = trio.Event()
-        deadline_ns = self._next_deadline()
-        if deadline_ns is None:
-            await self._wake.wait()
-            return
-        with trio.move_on_after(max(0, deadline_ns - self._clock.now()) / NANOSECONDS_PER_SECOND):
-            await self._wake.wait()
+        await self._wake.wait()
 
     def _drain(self) -> list[Step]:
         now = self._clock.now()
-        while self._timer_heap and self._timer_heap[0][0] <= now:
-            deadline_ns, name = heapq.heappop(self._timer_heap)
-            if self._timers.get(name) == deadline_ns:
-                del self._timers[name]
-                self._events.append(TimerFired(name))
         steps = []
         events = self._events
         for _ in range(min(len(events), EVENTS_PER_SYNC_MAX)):
@@ -195,8 +187,7 @@ class Driver:
             case Send(peer, message):
                 self._transport.send(peer, self._wire.encode(message), bulk=self._protocol.is_bulk(message))
             case SetTimer(name, deadline_ns):
-                self._timers[name] = deadline_ns
-                heapq.heappush(self._timer_heap, (deadline_ns, name))
+                self._set_timer(name, deadline_ns)
             case CancelTimer(name):
                 self._timers.pop(name, None)
             case _:
@@ -225,17 +216,36 @@ class Driver:
             case _:
                 assert_never(effect)
 
-    def _next_deadline(self) -> Nanoseconds | None:
-        heap = self._timer_heap
-        while heap and self._timers.get(heap[0][1]) != heap[0][0]:
-            heapq.heappop(heap)
-        return heap[0][0] if heap else None
+    def _set_timer(self, name: str, deadline_ns: Nanoseconds) -> None:
+        self._timers[name] = deadline_ns
+        heapq.heappush(self._timer_heap, (deadline_ns, name))
+        # A later deadline changes nothing for the timekeeper: waking early, it looks again.
+        deadline_s = deadline_ns / NANOSECONDS_PER_SECOND
+        if deadline_s < self._sleep.deadline:
+            self._sleep.deadline = deadline_s
 
     def _post(self, event: Event) -> None:
         self._events.append(event)
         self._wake.set()
 
     # --- the tasks ----------------------------------------------------------------------------------------------
+
+    async def _keep_time(self) -> None:
+        """One timer heap, one deadline: a timer that is due becomes an event, unless it was set anew meanwhile."""
+        heap, timers = self._timer_heap, self._timers
+        while True:
+            with trio.CancelScope() as self._sleep:
+                while heap and timers.get(heap[0][1]) != heap[0][0]:
+                    heapq.heappop(heap)
+                if heap:
+                    self._sleep.deadline = heap[0][0] / NANOSECONDS_PER_SECOND
+                await trio.sleep_forever()
+            now = self._clock.now()
+            while heap and heap[0][0] <= now:
+                deadline_ns, name = heapq.heappop(heap)
+                if timers.get(name) == deadline_ns:
+                    del timers[name]
+                    self._post(TimerFired(name))
 
     async def _receive(self) -> None:
         while True:

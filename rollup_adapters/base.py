@@ -114,7 +114,8 @@ class RollupAdapter(Protocol):
 
     async def deliver(self, blocks: Sequence[SequencedBlock]) -> Executed:
         """Execute confirmed blocks, in order, at least once; state and cursor become durable together before this
-        returns. An exception means a bug here, not a bad transaction: the host restarts the adapter from its disk."""
+        returns. No blocks at all change nothing: the answer says where the adapter stands. An exception means a bug
+        here, not a bad transaction: the host restarts the adapter from its disk."""
         ...
 
     async def last_delivered(self) -> Height:

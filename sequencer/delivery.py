@@ -27,6 +27,7 @@ EMPTY_RUN_MAX: Final = 256
 RUN_BLOCKS_MAX: Final = 64
 RUN_BYTES_MAX: Final = 4 * 1024 * 1024
 RETRY_S: Final = 0.5
+SETTLE_INTERVAL_S: Final = 0.25
 
 
 class Host(Protocol):
@@ -58,9 +59,29 @@ class AdapterFeed:
 
     async def run(self) -> None:
         """Deliver until cancelled; start over from the adapter's cursor whenever it was away."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._settle)
+            await self._deliver()
+
+    async def _settle(self) -> None:
+        """What is delivered is soft: the adapter is told now and then, not with every block."""
+        settled = 0
+        while True:
+            await trio.sleep(SETTLE_INTERVAL_S)
+            height = self.delivered.height
+            if height > settled:
+                try:
+                    await self.host.settle("soft", height)
+                except AdapterUnavailable:
+                    continue  # the feed says so
+                settled = height
+
+    async def _deliver(self) -> None:
         while True:
             try:
-                await self._deliver_from(await self.host.last_delivered() + 1)
+                height = await self.host.last_delivered()
+                await self._hand_over(())  # nothing new: it says where it stands
+                await self._deliver_from(height + 1)
             except AdapterUnavailable as unavailable:
                 logger.warning("rollup %d: %s; delivery resumes when it is back", self.rollup_id, unavailable)
                 await trio.sleep(RETRY_S)
@@ -80,12 +101,11 @@ class AdapterFeed:
                         empty = 0
                         run.append(_sequenced(section))
                         size_bytes += sum(map(len, section.transactions))
-            await self._deliver(run)
+            await self._hand_over(run)
 
-    async def _deliver(self, run: Sequence[SequencedBlock]) -> None:
+    async def _hand_over(self, run: Sequence[SequencedBlock]) -> None:
         executed = await self.host.deliver(run)
         self.delivered = Delivered(height=executed.height, state_commitment=executed.state_commitment)
-        await self.host.settle("soft", executed.height)
 
 
 def _sequenced(section: Section) -> SequencedBlock:

@@ -31,6 +31,7 @@ RECENT_BYTES_MAX: Final = 64 * 1024 * 1024
 RECENT_BLOCKS_MAX: Final = 1024
 UNINDEXED_TRANSACTIONS_MAX: Final = 262_144
 """With this many transactions waiting for the index, taking more blocks waits too."""
+INDEX_DELAY_S: Final = 0.02
 WAITERS_MAX: Final = 65_536
 """Distinct transactions that somebody waits for."""
 READ_BLOCKS_MAX: Final = 64
@@ -203,6 +204,7 @@ class Ledger:
         while True:
             while not self._unindexed:
                 await self._to_index.park()
+            await trio.sleep(INDEX_DELAY_S)  # the blocks of a moment share one write
             await self._flush()
 
     def _has_room(self) -> bool:

@@ -9,6 +9,7 @@ another: :meth:`Ed25519.check_public_key` admits keys of the prime-order subgrou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NoReturn, SupportsIndex
 
 from nacl.bindings import (
@@ -21,6 +22,8 @@ from nacl.exceptions import BadSignatureError
 
 SEED_SIZE: Final = 32
 PUBLIC_KEY_SIZE: Final = 32
+VERIFIED_MAX: Final = 4096
+"""Answers remembered, about 500 bytes each."""
 SIGNATURE_SIZE: Final = 64
 
 # What a SigningDomain signs begins with the head of a MessagePack array (0x95), so no message is a possession proof.
@@ -73,14 +76,7 @@ class Ed25519:
         return self.verify(public_key, _POSSESSION_DOMAIN + public_key, possession_proof)
 
     def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
-        # The binding reads 32 bytes of whatever it is given as a key, so the sizes are checked here.
-        if len(signature) != SIGNATURE_SIZE or len(public_key) != PUBLIC_KEY_SIZE:
-            return False
-        try:
-            crypto_sign_open(signature + message, public_key)
-        except BadSignatureError:
-            return False
-        return True
+        return _verify(public_key, message, signature)
 
     def aggregate(self, signatures: Sequence[bytes]) -> bytes | None:
         if not signatures or any(len(signature) != SIGNATURE_SIZE for signature in signatures):
@@ -97,3 +93,17 @@ class Ed25519:
 
     def verify_groups(self, groups: Sequence[tuple[Sequence[bytes], bytes, bytes]]) -> bool:
         return bool(groups) and all(self.verify_aggregate(*group) for group in groups)
+
+
+@lru_cache(maxsize=VERIFIED_MAX)
+def _verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """The parts of a certificate are the votes that most of its readers have checked before: the answer to the same
+    question is remembered, by its whole content."""
+    # The binding reads 32 bytes of whatever it is given as a key, so the sizes are checked here.
+    if len(signature) != SIGNATURE_SIZE or len(public_key) != PUBLIC_KEY_SIZE:
+        return False
+    try:
+        crypto_sign_open(signature + message, public_key)
+    except BadSignatureError:
+        return False
+    return True
