@@ -142,8 +142,8 @@ async def test_a_fee_is_judged_in_the_block_where_the_transaction_lands(tmp_path
     async with running(tmp_path, small()) as adapter:
         section = [
             burn(0, gas=979_000),
-            # Enough for this block's 875,000,000, and it fits.
-            signed(BOB, nonce=0, maxFeePerGas=984_374_999),
+            # Enough for this block, not for the one that would follow now; and it fits.
+            signed(BOB, nonce=0, maxFeePerGas=875_000_000),
             # The block is full now, the next one wants 984,375,000.
             signed(BOB, nonce=1, maxFeePerGas=984_374_999),
             signed(BOB, nonce=1, maxFeePerGas=984_375_000),
