@@ -10,10 +10,13 @@ from typing import Final, TypeAlias
 import trio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from sequencer.api.ethereum_rpc import EthereumRpc
 from sequencer.api.gate import Gate
 from sequencer.api.health import Health
 from sequencer.api.metrics import ApiMetrics
@@ -26,7 +29,7 @@ from sequencer.api.submit import AdmissionGate, Submissions
 logger = logging.getLogger(__name__)
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
-METHODS: Final = frozenset({"GET", "POST"})
+ETHEREUM_PATH: Final = "/rollups/{rollup_id}/rpc"
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,7 @@ class Endpoint:
 def build_app(node: NodeView, gate: Gate) -> Starlette:
     """The ASGI application that serves ``node``."""
     metrics = ApiMetrics()
-    routes = [
-        Route(each.path, _guarded(each, gate, metrics), methods=[each.method])
-        for each in endpoints(node, gate, metrics)
-    ]
+    routes = [_route(each, _guarded(each, gate, metrics)) for each in endpoints(node, gate, metrics)]
     return Starlette(
         routes=routes,
         exception_handlers={HTTPException: _no_route, ApiError: _late_refusal, Exception: _our_bug},
@@ -59,6 +59,7 @@ def endpoints(node: NodeView, gate: Gate, metrics: ApiMetrics) -> tuple[Endpoint
     health = Health(node, limits, metrics)
     submissions = Submissions(node, gate, AdmissionGate(limits), metrics)
     streams = Streams(node, gate, metrics)
+    ethereum = EthereumRpc(node, gate, metrics)
     return (
         Endpoint("submit", "POST", "/v1/rollups/{rollup_id}/transactions", submissions.post),
         Endpoint("transaction", "GET", "/v1/transactions/{transaction_id}", reads.transaction),
@@ -68,10 +69,19 @@ def endpoints(node: NodeView, gate: Gate, metrics: ApiMetrics) -> tuple[Endpoint
         Endpoint("blocks", "GET", "/v1/blocks", reads.blocks),
         Endpoint("chain", "GET", "/v1/chain", reads.chain),
         Endpoint("status", "GET", "/v1/status", reads.status),
+        Endpoint("ethereum", "POST", ETHEREUM_PATH, ethereum.post),
         Endpoint("health", "GET", "/health", health.health),
         Endpoint("ready", "GET", "/ready", health.ready),
         Endpoint("metrics", "GET", "/metrics", health.metrics),
     )
+
+
+def _route(endpoint: Endpoint, handler: Handler) -> Route:
+    if endpoint.path != ETHEREUM_PATH:
+        return Route(endpoint.path, handler, methods=[endpoint.method])
+    # Wallets in browsers ask from the pages of others. There are no cookies and no secrets here that this could betray.
+    anybody = Middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["POST"], allow_headers=["content-type"])
+    return Route(endpoint.path, handler, methods=[endpoint.method, "OPTIONS"], middleware=[anybody])
 
 
 def _guarded(endpoint: Endpoint, gate: Gate, metrics: ApiMetrics) -> Handler:

@@ -16,7 +16,7 @@ from consensus.engine import Commit, ReportEvidence, Status
 from consensus.genesis import ChainSpec
 from consensus.types import Block, Certificate, CommitProof, Height, bitmap_of, certificate_subject
 from consensus.validators import Validator
-from rollup_adapters.base import Accepted, Admission, JsonValue, Rejected
+from rollup_adapters.base import Accepted, Admission, JsonValue, QueryError, Rejected
 from sequencer.api.limits import ApiLimits
 from sequencer.api.node_view import Adapter
 from sequencer.api.server import serve_api
@@ -110,6 +110,8 @@ class FakeAdapter:
         return [Rejected(reason="it is bad") if each.startswith(b"bad") else Accepted() for each in transactions]
 
     async def query(self, method: str, params: JsonValue) -> JsonValue:
+        if method not in self.answers:
+            raise QueryError(-32601, f"no method {method}")
         return self.answers[method]
 
 
@@ -175,6 +177,7 @@ class FakeNode:
             report_evidence=self._report,
         )
         self.adapters: dict[int, Adapter] = {}
+        self.delivered: dict[int, FakeDelivered] = {}
         self.connected = 3
         self.seen_ahead = 0
         self.pruned_below: Height | None = None
@@ -303,7 +306,10 @@ class FakeNode:
             transport=TransportState(
                 peer=self.spec.validators[0].peer, role=self.role, port=26_600, refused=0, peers=peers
             ),
-            adapters=tuple(FakeAdapterStatus(rollup_id, "fake") for rollup_id in self.adapters),
+            adapters=tuple(
+                FakeAdapterStatus(rollup_id, "fake", delivered=self.delivered.get(rollup_id, FakeDelivered()))
+                for rollup_id in self.adapters
+            ),
             evidence=0,
         )
 
