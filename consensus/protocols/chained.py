@@ -343,7 +343,7 @@ class ChainedEngine:
 
     def _on_proposal(self, peer: PeerId, proposal: Proposal) -> None:
         header = proposal.header
-        fault = proposal_fault(proposal, self._epoch, self._spec.payload_size_max)
+        fault = proposal_fault(proposal, peer, self._epoch, self._spec.payload_size_max)
         if fault is not None:
             self._out.reject(peer, f"proposal: {fault}")
             return
@@ -358,9 +358,9 @@ class ChainedEngine:
         if refusal is not None:
             self._out.reject(peer, f"proposal: {refusal.reason}")
             return
-        first = self._first_proposals.keep(proposal)
-        if first is not None:
-            if first.header != header:
+        if not self._first_proposals.keep(proposal):
+            first = self._first_proposals.contradicted(proposal)
+            if first is not None:
                 self._out.effects.append(ReportEvidence(first, without_body(proposal)))
             return
         entry = self._blocks.tree.insert(block, proposal.body)

@@ -16,10 +16,12 @@ FIRST_PROPOSALS_KEPT: Final = 64
 """Views behind the current one for which the first proposal is remembered, to recognise a second."""
 
 
-def proposal_fault(proposal: Proposal, epoch: EpochInfo, payload_size_max: int) -> str | None:
-    """None when the block is well formed, follows from its certificate, is its leader's, and is entitled to its
-    view."""
+def proposal_fault(proposal: Proposal, peer: PeerId, epoch: EpochInfo, payload_size_max: int) -> str | None:
+    """None when the sender proposes for itself, and its block is well formed, follows from its certificate, is its
+    leader's, and is entitled to its view. (The body is not signed: another sender could have changed it.)"""
     header, justify, proof = proposal.header, proposal.header.justify, proposal.entry_proof
+    if epoch.validators.index_of(peer) != header.proposer:
+        return f"of validator {header.proposer}, who is not this peer"
     if header.chain != epoch.chain:
         return "of another chain"
     if not header.epoch == proposal.epoch == justify.epoch == epoch.epoch:
@@ -74,12 +76,13 @@ def without_body(proposal: Proposal) -> Proposal:
 
 
 class FirstProposals:
-    """The first proposal of each of the last views, bodies left out."""
+    """The first proposal of each of the last views, bodies left out, and which views had a second one."""
 
-    __slots__ = ("_current", "_first")
+    __slots__ = ("_current", "_first", "_reported")
 
     def __init__(self) -> None:
         self._first: dict[View, Proposal] = {}
+        self._reported: dict[View, None] = {}
         self._current: View = 1
 
     def advance(self, view: View) -> None:
@@ -87,11 +90,22 @@ class FirstProposals:
         self._current = view
         for old in [known for known in self._first if known < view - FIRST_PROPOSALS_KEPT]:
             del self._first[old]
+            self._reported.pop(old, None)
 
-    def keep(self, proposal: Proposal) -> Proposal | None:
-        """None when this is the first of its view (kept from now on), else the one that was. Its signature verified."""
+    def keep(self, proposal: Proposal) -> bool:
+        """True when this is the first of its view, which is kept from now on. False for any other, and for views too
+        old to tell: a leader of long ago must not fill the block tree. Its signature verified."""
+        view = proposal.header.view
+        if view in self._first or view < self._current - FIRST_PROPOSALS_KEPT:
+            return False
+        self._first[view] = without_body(proposal)
+        return True
+
+    def contradicted(self, proposal: Proposal) -> Proposal | None:
+        """The first of its view when this is a different one; once per view. Its signature verified."""
         view = proposal.header.view
         first = self._first.get(view)
-        if first is None and view >= self._current - FIRST_PROPOSALS_KEPT:
-            self._first[view] = without_body(proposal)
+        if first is None or first.header == proposal.header or view in self._reported:
+            return None
+        self._reported[view] = None
         return first
