@@ -15,7 +15,7 @@ from consensus.protocols.chained_checks import FIRST_PROPOSALS_KEPT
 from consensus.protocols.chained_types import Certificates, Proposal
 from consensus.protocols.registry import protocol_names
 from consensus.types import EMPTY_PAYLOAD_ROOT, Block, Vote
-from tests.support.chain import Alone, Chain, Happened
+from tests.support.chain import Alone, Chain, Happened, grow
 from tests.support.committee import committee
 
 replace = msgspec.structs.replace
@@ -25,13 +25,6 @@ every_protocol = pytest.mark.parametrize("protocol", protocol_names())
 def setting(protocol: str) -> tuple[Chain, Alone]:
     members = committee(protocol=protocol)
     return Chain(members), Alone(members, me=3)
-
-
-def grow(chain: Chain, alone: Alone, *blocks: Block) -> None:
-    """The replica hears these blocks and a quorum's certificate for the last."""
-    for block in blocks:
-        alone.hear(chain.proposal(block))
-    alone.hear(Certificates(epoch=0, high_qc=chain.qc(blocks[-1]), high_tc=None))
 
 
 def refused(happened: Happened, peer: bytes) -> str:

@@ -37,6 +37,7 @@ from consensus.engine import (
     TimerFired,
 )
 from consensus.protocols.chained_types import (
+    Certificates,
     Proposal,
     Timeout,
     TimeoutCertificate,
@@ -355,6 +356,20 @@ class Alone:
                 )
             case _:
                 return None
+
+
+def grow(chain: Chain, alone: Alone, *blocks: Block) -> Happened:
+    """The replica hears these blocks and then a quorum's certificate for the last."""
+    for block in blocks:
+        alone.hear(chain.proposal(block))
+    return alone.hear(Certificates(epoch=0, high_qc=chain.qc(blocks[-1]), high_tc=None))
+
+
+def refused(happened: Happened, peer: bytes) -> str:
+    """The reason for which this peer, and nobody else, was rejected, once."""
+    rejects = happened.of(Reject)
+    assert [reject.peer for reject in rejects] == [peer]
+    return rejects[0].reason
 
 
 def view_deadline_ns(happened: Happened) -> int:
