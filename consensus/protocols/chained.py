@@ -401,6 +401,7 @@ class ChainedEngine:
             return
         path = self._blocks.tree.path(justify.block_id)
         if path is None:
+            self._building = None  # an ancestor was not what it seemed: built again once all are here
             return
         proof = self._entry_proof(justify)
         block = block_of(
@@ -423,6 +424,7 @@ class ChainedEngine:
         if entry is None:
             return
         entry.checked = True
+        self._building = None
         self._proposed_view = view
         self._proposing = (block, memoryview(built.body), proof)
         self._blocks.record((*path, entry))
