@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
 from consensus.genesis import Pacing
+from rollup_adapters.host import AdapterSpec
 from sequencer.config import Config, RollupConfig
 from sequencer.homes import ChainPlan, write_testnet
+from sequencer.mempool import Full, Pending
 from sequencer.node import Node, SubmissionRefused, open_node
 from sequencer.receipts import VerificationError
 from sequencer.transactions import Level
@@ -117,10 +123,58 @@ async def test_refusals_are_typed_and_a_receipt_of_another_chain_is_refused(tmp_
                 receipt.verify(stranger.genesis)
 
 
-async def test_adapters_agree_and_a_dead_one_comes_back(tmp_path: Path) -> None:
-    import os
-    import signal
+BURNING = (sys.executable, "-c", "while True: pass")
+HANGING = (sys.executable, "-c", "import time; time.sleep(3600)")  # a process of its own, killed when the node closes
 
+
+@pytest.mark.parametrize("command", [BURNING, HANGING], ids=["burning", "hanging"])
+async def test_an_adapter_that_never_answers_delays_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("sequencer.node.AdapterSpec", partial(AdapterSpec, command=command))
+    async with running(*homes(tmp_path)[:4]) as nodes:
+        with trio.fail_after(PATIENCE_S):
+            for number in range(20):
+                await nodes[0].wait(await nodes[number % 4].submit(rollup_id=7, transaction=b"%d" % number))
+        adapters = nodes[0].status().adapters
+        assert [adapter.delivered.height for adapter in adapters] == [0, 0]
+
+
+async def test_a_failing_disk_stops_the_node_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal of one node fails: that node ends with the error; the other three go on."""
+    files = homes(tmp_path)
+    async with running(*files[:3]) as nodes:
+        with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="no space"), flatten_subgroups=True):
+            async with open_node(Config.load(files[3] / "node.toml")) as doomed:
+                with trio.fail_after(PATIENCE_S):
+                    await doomed.wait(await doomed.submit(rollup_id=7, transaction=b"while the disk works"))
+
+                    async def full(records: object) -> None:
+                        raise OSError("no space left on device")
+
+                    monkeypatch.setattr(doomed._parts.store, "append", full)
+                    await trio.sleep_forever()
+        with trio.fail_after(PATIENCE_S):
+            await nodes[0].wait(await nodes[0].submit(rollup_id=7, transaction=b"afterwards"))
+
+
+async def test_a_full_mempool_refuses_and_recovers(tmp_path: Path) -> None:
+    files = homes(tmp_path)
+    for home in files:
+        with (home / "node.toml").open("a") as text:
+            text.write("\n[mempool]\ntransactions_max = 10\n")
+    async with running(*files[:4]) as nodes:
+        with trio.fail_after(PATIENCE_S):
+            answers = nodes[0].submit_batch(7, [(0, b"%d" % number) for number in range(50)])
+            assert [isinstance(answer, Pending) for answer in answers] == [True] * 10 + [False] * 40
+            assert isinstance(answers[10], Full)
+            for answer in answers[:10]:
+                assert isinstance(answer, Pending)
+                await nodes[0].wait(answer)
+            assert isinstance(nodes[0].submit_batch(7, [(0, b"again")])[0], Pending)
+
+
+async def test_adapters_agree_and_a_dead_one_comes_back(tmp_path: Path) -> None:
     files = homes(tmp_path)
     async with running(*files) as nodes:
         with trio.fail_after(PATIENCE_S):
