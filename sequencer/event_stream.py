@@ -50,13 +50,18 @@ async def open_event_stream(
             raise EventStreamError(f"{url} answered {response.status_code}", response.status_code, body)
         to_reader, events = trio.open_memory_channel[ServerSentEvent](EVENTS_AHEAD_MAX)
         fault: list[Exception] = []
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_pump, response, to_reader, event_bytes_max, fault)
-            async with events:
-                yield events
-            nursery.cancel_scope.cancel()
-    if fault:
-        raise fault[0]
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_pump, response, to_reader, event_bytes_max, fault)
+                try:
+                    yield events
+                except Exception as error:
+                    fault.insert(0, error)
+                events.close()
+                nursery.cancel_scope.cancel()
+        finally:
+            if fault:
+                raise fault[0]  # as it was raised in the block, not in the group that the nursery would make of it
 
 
 async def _pump(

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
+import trio
 from starlette.requests import Request
+from starlette.responses import Response
 
+from sequencer.api.gate import RETRY_AFTER_S
+from sequencer.api.limits import ApiLimits
 from sequencer.api.node_view import NodeView
-from sequencer.api.representation import ApiError, plain, wants_packed
+from sequencer.api.representation import ApiError, answer, plain, read_integer, wants_packed
 from sequencer.block_summary import BlockSummary
-from sequencer.ledger import HeightUnavailable
+from sequencer.ledger import HeightUnavailable, TooManyWaiters, TransactionExpired
 from sequencer.receipts import Receipt
-from sequencer.transactions import TransactionId, TransactionStatus
+from sequencer.transactions import Level, TransactionId, TransactionStatus
+
+WAIT_TIMEOUT_DEFAULT_MS: Final = 10_000
 
 
 def transaction_document(
@@ -59,3 +66,31 @@ def unavailable(error: HeightUnavailable) -> ApiError:
     if error.height < error.pruned_below:
         return ApiError(410, "pruned", str(error), where="height")
     return ApiError(404, "not_available", str(error), where="height")
+
+
+def read_wait(request: Request, limits: ApiLimits) -> float | None:
+    """How long to wait for a confirmation, in seconds; None for a request that does not."""
+    wait = request.query_params.get("wait")
+    if wait is None:
+        return None
+    if wait != Level.CONFIRMED.value:
+        raise ApiError(400, "bad_parameter", "wait: only confirmed can be waited for", where="wait")
+    timeout = request.query_params.get("timeout_ms")
+    return read_integer(timeout, "timeout_ms", int(limits.wait_timeout_s * 1000), WAIT_TIMEOUT_DEFAULT_MS) / 1000
+
+
+async def confirmation(node: NodeView, request: Request, transaction_id: TransactionId, timeout_s: float) -> Response:
+    """The receipt, or 202 with the state so far when it does not come in time: the transaction is still waiting."""
+    with trio.move_on_after(timeout_s):
+        try:
+            receipt = await node.wait(transaction_id)
+        except TransactionExpired as error:
+            raise ApiError(422, "expired", f"{error}. Submit it anew with a later valid_until") from None
+        except TooManyWaiters as error:
+            raise ApiError(503, "busy", str(error), retry_after_s=RETRY_AFTER_S) from None
+        except HeightUnavailable as error:
+            raise unavailable(error) from None
+        status = TransactionStatus(level=Level.CONFIRMED, position=receipt.position)
+        return answer(request, transaction_document(request, transaction_id, status, receipt))
+    status = await node.status_of(transaction_id)
+    return answer(request, transaction_document(request, transaction_id, status, None), status=202)

@@ -7,7 +7,14 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sequencer.api.documents import block_document, check_rollup, transaction_document, unavailable
+from sequencer.api.documents import (
+    block_document,
+    check_rollup,
+    confirmation,
+    read_wait,
+    transaction_document,
+    unavailable,
+)
 from sequencer.api.limits import ApiLimits
 from sequencer.api.node_view import NodeView
 from sequencer.api.representation import (
@@ -45,8 +52,12 @@ class Reads:
         return answer(request, status_document(self._node))
 
     async def transaction(self, request: Request) -> Response:
-        """A transaction's state; with ``proof=1`` and from ``confirmed`` on, its receipt."""
+        """A transaction's state; with ``proof=1`` and from ``confirmed`` on, its receipt. With ``wait=confirmed`` it
+        answers once there is one."""
         transaction_id = read_transaction_id(request)
+        wait = read_wait(request, self._limits)
+        if wait is not None:
+            return await confirmation(self._node, request, transaction_id, wait)
         if read_flag(request, "proof"):
             try:
                 receipt = await self._node.receipt(transaction_id)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from consensus.types import INTEGER_MAX, Height
 from rollup_adapters.base import Accepted, Admission, Rejected
 from rollup_adapters.host import AdapterUnavailable
-from sequencer.api.documents import check_rollup, transaction_document, unavailable, unknown_rollup
+from sequencer.api.documents import check_rollup, confirmation, read_wait, unknown_rollup
 from sequencer.api.gate import RETRY_AFTER_S, Gate
 from sequencer.api.limits import ApiLimits
 from sequencer.api.metrics import ApiMetrics
@@ -27,14 +27,9 @@ from sequencer.api.representation import (
     content_type_of,
     is_packed,
     read_height,
-    read_integer,
     read_rollup_id,
 )
-from sequencer.ledger import HeightUnavailable, TooManyWaiters, TransactionExpired
 from sequencer.mempool import Expired, ExpiryTooFar, Full, Ordered, Pending, Submission, TooLarge, UnknownRollup
-from sequencer.transactions import Level, TransactionId, TransactionStatus
-
-WAIT_TIMEOUT_DEFAULT_MS: Final = 10_000
 
 
 class NotAdmitted(msgspec.Struct, frozen=True, gc=False, tag="not_admitted"):
@@ -107,7 +102,7 @@ class Submissions:
         """Take one transaction (202, or 200 when it was known) or a batch (200, one answer each)."""
         rollup_id = read_rollup_id(request)
         check_rollup(self._node, rollup_id)
-        wait = _read_wait(request)
+        wait = read_wait(request, self._gate.limits)
         async with self._gate.body(request, self._gate.body_bytes_max) as body:
             entries, single = self._read_entries(request, body)
             if wait is not None and not single:
@@ -118,7 +113,7 @@ class Submissions:
             return answer(request, answers, headers=headers)
         taken = self._expect_taken(answers[0])
         if wait is not None:
-            return await self._confirmed(request, taken.transaction_id, wait)
+            return await confirmation(self._node, request, taken.transaction_id, wait)
         return answer(request, taken, status=202 if type(taken) is Pending and not taken.known else 200)
 
     async def submit(self, rollup_id: int, entries: Sequence[Entry]) -> Sequence[SubmissionAnswer]:
@@ -158,22 +153,6 @@ class Submissions:
                 return result
             case _:
                 raise refusal(result, self._node.genesis.spec.rollups)
-
-    async def _confirmed(self, request: Request, transaction_id: TransactionId, timeout_s: float) -> Response:
-        """The receipt, or after the deadline the state so far: the transaction is still waiting then."""
-        with trio.move_on_after(timeout_s):
-            try:
-                receipt = await self._node.wait(transaction_id)
-            except TransactionExpired as error:
-                raise ApiError(422, "expired", f"{error}. Submit it anew with a later valid_until") from None
-            except TooManyWaiters as error:
-                raise ApiError(503, "busy", str(error), retry_after_s=RETRY_AFTER_S) from None
-            except HeightUnavailable as error:
-                raise unavailable(error) from None
-            status = TransactionStatus(level=Level.CONFIRMED, position=receipt.position)
-            return answer(request, transaction_document(request, transaction_id, status, receipt))
-        status = await self._node.status_of(transaction_id)
-        return answer(request, transaction_document(request, transaction_id, status, None), status=202)
 
     def _read_entries(self, request: Request, body: bytes) -> tuple[Sequence[Entry], bool]:
         """What the body holds, at least one, and whether it is a single one and not a batch."""
@@ -215,17 +194,6 @@ def _decode(content_type: str, body: bytes, valid_until: Height) -> tuple[list[E
 
 def _entry_of(transaction: JsonTransaction, valid_until: Height) -> Entry:
     return transaction.valid_until or valid_until, bytes.fromhex(transaction.data.removeprefix("0x"))
-
-
-def _read_wait(request: Request) -> float | None:
-    """How long to wait, in seconds; None for a request that does not."""
-    wait = request.query_params.get("wait")
-    if wait is None:
-        return None
-    if wait != Level.CONFIRMED.value:
-        raise ApiError(400, "bad_parameter", "wait: only confirmed can be waited for", where="wait")
-    timeout = request.query_params.get("timeout_ms")
-    return read_integer(timeout, "timeout_ms", INTEGER_MAX, WAIT_TIMEOUT_DEFAULT_MS) / 1000
 
 
 def refusal(

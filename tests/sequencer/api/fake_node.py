@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -344,9 +344,10 @@ async def served(
     *,
     limits: ApiLimits | None = None,
     body_size_bytes_max: int = 1024 * 1024,
-    headers: Mapping[str, str] | None = None,
+    index: bool = True,
 ) -> AsyncIterator[Served]:
-    """A node (a new one unless given) behind the real server on a free port, until the block ends."""
+    """A node (a new one unless given) behind the real server on a free port, until the block ends. ``index`` is False
+    where another one writes the index of their common ledger."""
     node = node or FakeNode()
     config = ApiConfig(listen=("127.0.0.1", 0), body_size_bytes_max=body_size_bytes_max)
     async with trio.open_nursery() as nursery:
@@ -354,8 +355,9 @@ async def served(
         async def serve(task_status: trio.TaskStatus[int]) -> None:
             await serve_api(node, config, limits=limits, task_status=task_status)
 
-        nursery.start_soon(node.ledger.run)
+        if index:
+            nursery.start_soon(node.ledger.run)
         port = await nursery.start(serve)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=10) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=10) as http:
             yield Served(node, port, http, nursery)
         nursery.cancel_scope.cancel()
