@@ -115,21 +115,28 @@ class Connection:
                 with trio.move_on_after(timeout_s) as waiting:
                     result.answer = await self.exchange(call, frame)
             if waiting.cancelled_caught:
-                self.ending = Ending(reason=f"it hung: no answer within {timeout_s:g} s", kill=True)
-                self._nursery.cancel_scope.cancel()
+                self._hung(timeout_s)
         except AdapterUnavailable:
             pass  # the connection ended; whoever waits for the result is told so
         finally:
             result.done.set()
 
     async def _watch(self, interval_s: float, timeout_s: float) -> None:
-        """Ping now and then. In order, so that a long delivery is judged by its own deadline only."""
+        """Ping now and then, beside everything else: an adapter that executes a long delivery off its event loop still
+        answers, one that blocks it does not."""
         while not self._over:
             await trio.sleep(interval_s)
             try:
-                await self.exchange_in_order(*self.prepare(wire.Ping), timeout_s)
+                with trio.move_on_after(timeout_s) as waiting:
+                    await self.exchange(*self.prepare(wire.Ping))
             except AdapterUnavailable:
-                continue  # over, or so busy with deliveries that these tell whether it hangs
+                return
+            if waiting.cancelled_caught:
+                self._hung(timeout_s)
+
+    def _hung(self, timeout_s: float) -> None:
+        self.ending = Ending(reason=f"it hung: no answer within {timeout_s:g} s", kill=True)
+        self._nursery.cancel_scope.cancel()
 
     async def _write(self) -> None:
         async for frame in self._queue:

@@ -70,14 +70,15 @@ class AdapterSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class HostLimits:
-    """Deadlines and bounds. ``deliver_timeout_s`` holds for one call, so feeders cut long histories into runs."""
+    """Deadlines and bounds. Whether an adapter hangs is judged by its pings, whatever it executes meanwhile;
+    ``deliver_timeout_s`` only ends a delivery that would never end."""
 
     open_timeout_s: float = 60.0
     unavailable_after_s: float = 5.0
     """How long a call waits for an adapter that is down."""
     call_timeout_s: float = 30.0
     """``check`` and ``last_delivered``, which may have to wait for a ``deliver`` that holds the CPU."""
-    deliver_timeout_s: float = 120.0
+    deliver_timeout_s: float = 3600.0
     """``deliver`` and ``settle``; past it the adapter is taken for hung."""
     query_timeout_s: float = 10.0
     query_concurrency_max: int = 8
