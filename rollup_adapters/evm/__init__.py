@@ -40,8 +40,9 @@ Why a receipt never comes
 
 What bounds a section
     Its size in bytes and the price of its gas; nothing else, and its time not at all. On the development machine py-evm
-    took 5 s for 30 million gas of jumps and 160 s for as much of pairings (precompile 8). A section that takes longer
-    than the host's deadline for a delivery is delivered again and again: a bound on time is not built.
+    took 5 s for 30 million gas of jumps and 160 s for as much of pairings (precompile 8). Meanwhile the process answers
+    its host, so it is not taken for hung; a section that takes longer than the host's last deadline for a delivery, an
+    hour, is delivered again and again: a bound on time is not built.
 
 Deviations from Ethereum
     Two blocks may share a timestamp (Ethereum demands a later one). No withdrawals, no blobs (type 3), no set-code
