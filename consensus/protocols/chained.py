@@ -153,6 +153,7 @@ class ChainedEngine:
         self._proposing: tuple[Block, memoryview, TimeoutCertificate | None] | None = None
         self._timeout_view: View = 0
         self._timeout_parts: tuple[Certificate, TimeoutCertificate | None] | None = None
+        self._last_proposal: Proposal | None = None
         self._last_timeout: Timeout | None = None
         self._last_vote: Vote | None = None
         self._helped: dict[PeerId, View] = {}
@@ -258,12 +259,27 @@ class ChainedEngine:
                     self._adopt_certificate(proof.certificate)
                 self._blocks.reconsider(self._high_qc)
             case PeerConnected(peer):
-                if self._view > 1:
-                    self._out.effects.append(Send(peer, self._certificates()))
+                self._greet(peer)
             case BlocksLoaded():
                 pass  # block sync's alone
             case _:
                 assert_never(event)
+
+    def _greet(self, peer: PeerId) -> None:
+        """Bring a peer up to date, and send it again what the current view waits for: it was not connected when that
+        was broadcast, as nobody is at a restart."""
+        if self._view > 1:
+            self._out.effects.append(Send(peer, self._certificates()))
+        proposal, vote, timeout = self._last_proposal, self._last_vote, self._last_timeout
+        if proposal is not None and proposal.header.view == self._view:
+            self._out.effects.append(Send(peer, proposal))
+        if vote is not None and vote.view == self._view and self._is_collector(peer, vote):
+            self._out.effects.append(Send(peer, vote))
+        if timeout is not None and timeout.view == self._view:
+            self._out.effects.append(Send(peer, timeout))
+
+    def _is_collector(self, peer: PeerId, vote: Vote) -> bool:
+        return self._broadcast_votes or peer == self._validators.peer_of(self._leader(vote.view + 1))
 
     def _finish(self) -> Step:
         self._update_view()
@@ -601,11 +617,9 @@ class ChainedEngine:
         if self._proposing is None or self._proposing[0].id != subject.block_id:
             return  # of a view that is over
         block, body, proof = self._proposing
-        self._out.effects.append(
-            Broadcast(
-                Proposal(epoch=subject.epoch, header=block.header, body=body, entry_proof=proof, signature=signature)
-            )
-        )
+        proposal = Proposal(epoch=subject.epoch, header=block.header, body=body, entry_proof=proof, signature=signature)
+        self._last_proposal = proposal
+        self._out.effects.append(Broadcast(proposal))
 
     def _send_timeout(self, subject: TimeoutSubject, signature: bytes) -> None:
         if self._timeout_parts is None or self._timeout_view != subject.view or self._me is None:
