@@ -382,7 +382,7 @@ class ChainedEngine:
         entry = self._blocks.tree.insert(block, proposal.body)
         if entry is not None and header.view == self._view:
             self._candidate = _Candidate(entry, proposal.entry_proof)
-        if block.id == self._high_qc.block_id:  # its quorum was seen before it
+        if header.view < self._view:  # it may close a gap below a certificate that was seen before it
             self._blocks.reconsider(self._high_qc)
 
     def _try_propose(self) -> None:
