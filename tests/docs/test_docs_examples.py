@@ -1,0 +1,194 @@
+"""The documentation runs: every Python block marked runnable, every hex example, every table of bounds and messages.
+
+Marks are HTML comments on the line before a code block or table, which renderers do not show::
+
+    <!-- runnable: counter.py -->      the Python block below is saved under this name and imported, page by page in
+                                       order, in an empty directory; its ``main`` is run, its ``test_...`` are called
+    <!-- vector: RangeRequest -->      the hex below is that entry of tests/consensus/wire_vectors.json
+    <!-- bounds -->                    each row of the table below ends with a value and where the code names it
+    <!-- messages: package.module -->  each row of the table below is a tag, a struct of that module, and its fields
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+import pytest
+import trio
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+VECTORS: Final = ROOT / "tests" / "consensus" / "wire_vectors.json"
+PATIENCE_S: Final = 60
+
+_MARK: Final = re.compile(r"^<!-- (\w+)(?:: (.+?))? -->$")
+_UNITS: Final = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+class Marked(NamedTuple):
+    """What follows one mark: the lines of the code block, or of the table."""
+
+    page: Path
+    line: int
+    kind: str
+    argument: str
+    lines: tuple[str, ...]
+
+
+def marked_in(page: Path) -> Iterator[Marked]:
+    """Everything that is marked in a page, in order."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        found = _MARK.match(line)
+        if found is not None:
+            rest = lines[number + 1 :]
+            fenced = rest[0].startswith("```")
+            end = rest.index("```", 1) if fenced else next((i for i, each in enumerate(rest) if not each), len(rest))
+            body = tuple(rest[1:end] if fenced else rest[2:end])
+            yield Marked(page, number + 1, found[1], found[2] or "", body)
+
+
+def marked(kind: str) -> list[Marked]:
+    return [each for page in PAGES for each in marked_in(page) if each.kind == kind]
+
+
+def place(each: Marked) -> str:
+    return f"{each.page.name}:{each.line}"
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def named(path: str) -> object:
+    """The object behind a dotted name: of a module, or a default of a class in it."""
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError:
+        owner = named(module)
+    if isinstance(owner, type) and issubclass(owner, msgspec.Struct):
+        return next(field.default for field in msgspec.structs.fields(owner) if field.name == name)
+    return getattr(owner, name)
+
+
+def quantity(text: str) -> Fraction:
+    """``4,096``, ``32 MiB``, ``2**53`` or ``0.25 s`` as a number. Units of time are left away: names carry them."""
+    number, _, unit = text.partition(" ")
+    base, _, exponent = number.replace(",", "").partition("**")
+    return Fraction(base) ** int(exponent or 1) * _UNITS.get(unit, 1)
+
+
+# --- runnable code ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(m.kind == "runnable" for m in marked_in(page))], ids=str
+)
+def test_the_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for each in marked_in(page):
+        if each.kind == "runnable":
+            name = each.argument.removesuffix(".py")
+            assert each.argument.endswith(".py"), f"{place(each)}: name the file"
+            assert name not in sys.modules, f"{place(each)}: {name} is a module already"
+            (tmp_path / each.argument).write_text("\n".join(each.lines) + "\n")
+            importlib.invalidate_caches()
+            monkeypatch.setitem(sys.modules, name, None)  # so that undoing it forgets the module
+            del sys.modules[name]
+            run_module(name)
+
+
+def run_module(name: str) -> None:
+    module = importlib.import_module(name)
+    main = getattr(module, "main", None)
+    if main is not None:
+        trio.run(in_time, main)
+    for test_name, test in vars(module).items():
+        if test_name.startswith("test_"):
+            marks = [mark for mark in getattr(test, "pytestmark", ()) if mark.name == "parametrize"]
+            for arguments in marks[0].args[1] if marks else [None]:
+                test() if arguments is None else test(arguments)
+
+
+async def in_time(main: object) -> None:
+    assert inspect.iscoroutinefunction(main)
+    with trio.fail_after(PATIENCE_S):
+        await main()
+
+
+# --- examples and tables ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("example", marked("vector"), ids=place)
+def test_hex_examples_are_the_frozen_ones(example: Marked) -> None:
+    digits = "".join(line.partition("#")[0] for line in example.lines)
+    vectors: dict[str, str] = json.loads(VECTORS.read_text())
+    assert re.sub(r"\s", "", digits) == vectors[example.argument]
+
+
+@pytest.mark.parametrize("table", marked("bounds"), ids=place)
+def test_bounds_are_those_of_the_code(table: Marked) -> None:
+    assert table.lines
+    wrong = []
+    for row in table.lines:
+        *_, value, where = cells(row)
+        found = named(where.strip("`"))
+        if not isinstance(found, int | float) or quantity(value) != Fraction(str(found)):
+            wrong.append(f"{where} is {found}, not {value}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("table", marked("messages"), ids=place)
+def test_messages_have_these_tags_and_fields(table: Marked) -> None:
+    assert table.lines
+    module = importlib.import_module(table.argument)
+    for row in table.lines:
+        tag, name, fields = (cell.replace("`", "") for cell in cells(row)[:3])
+        struct: type[msgspec.Struct] = getattr(module, name)
+        found = struct.__struct_config__.tag
+        assert (tag, fields) == ("-" if found is None else str(found), ", ".join(struct.__struct_fields__)), name
+
+
+def test_every_mark_is_known() -> None:
+    kinds = {"runnable", "vector", "bounds", "messages"}
+    assert [place(each) for page in PAGES for each in marked_in(page) if each.kind not in kinds] == []
+
+
+# --- the tests can fail ----------------------------------------------------------------------------------------------
+
+
+def test_marks_quantities_and_names(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# x\n\n<!-- runnable: a.py -->\n```python\nx = 1\n```\n\n<!-- bounds -->\n| a |\n|---|\n| b | 1 |\n"
+    )
+    code, table = marked_in(page)
+    assert (code.kind, code.argument, code.lines) == ("runnable", "a.py", ("x = 1",))
+    assert (table.kind, table.argument, table.lines) == ("bounds", "", ("| b | 1 |",))
+    assert [quantity(text) for text in ("4,096", "32 MiB", "2**53", "0.25 s")] == [4096, 2**25, 2**53, Fraction(1, 4)]
+    assert named("consensus.genesis.ChainSpec.payload_size_max") == 2 * 2**20
+    assert named("sequencer.transport.limits.Limits.observers_max") == 64
+    assert named("consensus.types.HASH_SIZE") == 32
+
+
+def test_a_false_example_is_seen(tmp_path: Path) -> None:
+    row = ("| frame | 39 MiB | `consensus.codec.FRAME_SIZE_MAX` |",)
+    with pytest.raises(AssertionError, match="not 39 MiB"):
+        test_bounds_are_those_of_the_code(Marked(tmp_path, 1, "bounds", "", row))
+    with pytest.raises(AssertionError):
+        test_hex_examples_are_the_frozen_ones(Marked(tmp_path, 1, "vector", "RangeRequest", ("00",)))
+    with pytest.raises(AssertionError, match="Vote"):
+        test_messages_have_these_tags_and_fields(
+            Marked(tmp_path, 1, "messages", "consensus.types", ("| 2 | `Vote` | `kind`, `view` |",))
+        )
