@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -21,8 +22,10 @@ from sequencer.api.gate import Gate
 from sequencer.api.health import Health
 from sequencer.api.metrics import ApiMetrics
 from sequencer.api.node_view import NodeView
+from sequencer.api.openapi import openapi_document
+from sequencer.api.page import Page
 from sequencer.api.reads import Reads
-from sequencer.api.representation import ApiError, refuse
+from sequencer.api.representation import ApiError, answer, refuse
 from sequencer.api.stream import Streams
 from sequencer.api.submit import AdmissionGate, Submissions
 
@@ -60,7 +63,8 @@ def endpoints(node: NodeView, gate: Gate, metrics: ApiMetrics) -> tuple[Endpoint
     submissions = Submissions(node, gate, AdmissionGate(limits), metrics)
     streams = Streams(node, gate, metrics)
     ethereum = EthereumRpc(node, gate, metrics)
-    return (
+    page = Page(node, lambda: time.time_ns() // 1_000_000)
+    described = (
         Endpoint("submit", "POST", "/v1/rollups/{rollup_id}/transactions", submissions.post),
         Endpoint("transaction", "GET", "/v1/transactions/{transaction_id}", reads.transaction),
         Endpoint("section", "GET", "/v1/rollups/{rollup_id}/sections/{height}", reads.section),
@@ -70,10 +74,25 @@ def endpoints(node: NodeView, gate: Gate, metrics: ApiMetrics) -> tuple[Endpoint
         Endpoint("chain", "GET", "/v1/chain", reads.chain),
         Endpoint("status", "GET", "/v1/status", reads.status),
         Endpoint("ethereum", "POST", ETHEREUM_PATH, ethereum.post),
+        Endpoint("page", "GET", "/", page.page),
+        Endpoint("asset", "GET", "/assets/{name}", page.asset),
         Endpoint("health", "GET", "/health", health.health),
         Endpoint("ready", "GET", "/ready", health.ready),
         Endpoint("metrics", "GET", "/metrics", health.metrics),
     )
+    return (*described, _openapi(described))
+
+
+def _openapi(described: Sequence[Endpoint]) -> Endpoint:
+    """The route of the document that describes the others and itself."""
+    name, method, path = "openapi", "GET", "/openapi.json"
+    routes = {each.name: (each.method, each.path) for each in described} | {name: (method, path)}
+    document = openapi_document(routes)
+
+    async def openapi(request: Request) -> Response:
+        return answer(request, document)
+
+    return Endpoint(name, method, path, openapi)
 
 
 def _route(endpoint: Endpoint, handler: Handler) -> Route:

@@ -1,0 +1,138 @@
+"""Pieces of the live page: what is kept of a block, tables, and small pictures as SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Final
+
+from consensus.types import BlockId, Height, View
+from sequencer.api.node_view import NodeStatus, NodeView
+from sequencer.block_summary import BlockSummary
+
+BAR_WIDTH: Final = 10
+STRIP_HEIGHT: Final = 64
+SPARK_WIDTH: Final = 3
+SPARK_HEIGHT: Final = 20
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """A block as the page shows it. ``counts`` are transactions by rollup."""
+
+    height: Height
+    view: View
+    justify_view: View
+    proposer: int
+    timestamp_ms: int
+    block_id: BlockId
+    counts: Mapping[int, int]
+
+    @classmethod
+    def of(cls, block: BlockSummary) -> BlockRow:
+        """What the page keeps of a block."""
+        header = block.header
+        return cls(
+            height=header.height,
+            view=header.view,
+            justify_view=header.justify.view,
+            proposer=header.proposer,
+            timestamp_ms=header.timestamp_ms,
+            block_id=block.block_id,
+            counts={leaf.rollup_id: leaf.count for leaf in block.sections},
+        )
+
+
+def short(identifier: bytes) -> str:
+    """The beginning of a hash."""
+    return identifier.hex()[:10] + "…" if identifier else "&ndash;"
+
+
+def short_number(number: int) -> str:
+    """A rollup's id; of a long one the ends."""
+    text = str(number)
+    return text if len(text) <= 10 else f"{text[:4]}…{text[-4:]}"
+
+
+def blocks_strip(rows: Sequence[BlockRow], count: int) -> str:
+    """One bar per block, oldest left; a tick under those whose view came after views without a block."""
+    most = max((sum(row.counts.values()) for row in rows), default=0)
+    scale = (STRIP_HEIGHT - 14) / math.log1p(most) if most else 0
+    bars = []
+    for place, row in enumerate(reversed(rows)):
+        transactions = sum(row.counts.values())
+        high = 4 + scale * math.log1p(transactions)
+        x = (count - len(rows) + place) * BAR_WIDTH
+        bars.append(
+            f'<rect class="c{row.proposer % 8}" x="{x}" y="{STRIP_HEIGHT - 6 - high:.1f}" width="{BAR_WIDTH - 2}" '
+            f'height="{high:.1f}" rx="1.5"><title>height {row.height}, view {row.view}: {transactions} transactions'
+            "</title></rect>"
+        )
+        if row.view > row.justify_view + 1:
+            bars.append(f'<rect class="skipped" x="{x}" y="{STRIP_HEIGHT - 4}" width="{BAR_WIDTH - 2}" height="3"/>')
+    box = f"0 0 {count * BAR_WIDTH} {STRIP_HEIGHT}"
+    return f'<svg class="strip" viewBox="{box}" preserveAspectRatio="none" role="img">{"".join(bars)}</svg>'
+
+
+def rollup_bars(rows: Sequence[BlockRow], rollup_id: int, count: int) -> str:
+    """A rollup's transactions in each block, oldest left."""
+    counts = [row.counts.get(rollup_id, 0) for row in reversed(rows)]
+    most = max(counts, default=0)
+    bars = "".join(
+        f'<rect x="{(count - len(counts) + place) * SPARK_WIDTH}" y="{SPARK_HEIGHT * (1 - each / most):.1f}" '
+        f'width="{SPARK_WIDTH - 1}" height="{SPARK_HEIGHT * each / most:.1f}"/>'
+        for place, each in enumerate(counts)
+        if each
+    )
+    box = f"0 0 {count * SPARK_WIDTH} {SPARK_HEIGHT}"
+    return f'<svg class="spark" viewBox="{box}" preserveAspectRatio="none" role="img">{bars}</svg>'
+
+
+def validators_table(node: NodeView, status: NodeStatus) -> str:
+    """Every validator: who leads, who is connected, and what the link has seen."""
+    states = {peer.peer: peer for peer in status.transport.peers}
+    lines = []
+    for index, validator in enumerate(node.genesis.spec.validators[:128]):
+        state = states.get(validator.peer)
+        leads = '<span class="pill leads">leads</span>' if index == status.consensus.leader else ""
+        name = f'<td><i class="dot c{index % 8}"></i>{escape(validator.name)} {leads}</td>'
+        stake = f'<td class="number">{validator.stake:,}</td>'
+        if state is None:
+            where = "this node" if validator.peer == status.transport.peer else "never seen"
+            lines.append(f'<tr>{name}{stake}<td>{where}</td><td colspan="3"></td></tr>')
+            continue
+        link = "connected" if state.connected else "away"
+        trip = "&ndash;" if state.round_trip_ns is None else f"{state.round_trip_ns / 1e6:.1f} ms"
+        traffic = f"{_size(state.bytes_in)} / {_size(state.bytes_out)}"
+        lines.append(
+            f'<tr>{name}{stake}<td class="{link}" title="{escape(state.last_reason)}">{link}</td>'
+            f'<td class="number">{trip}</td><td class="number">{traffic}</td>'
+            f'<td class="number">{state.rejects + state.drops_in + state.drops_out:,}</td></tr>'
+        )
+    head = '<tr><th>name</th><th class="number">stake</th><th>link</th><th class="number">round trip</th>'
+    return f'<table>{head}<th class="number">in / out</th><th class="number">faults</th></tr>{"".join(lines)}</table>'
+
+
+def adapters_by_rollup(status: NodeStatus) -> dict[int, str]:
+    """The cell that shows each adapter."""
+    cells = {}
+    for adapter in status.adapters:
+        state, delivered = "connected" if adapter.alive else "away", adapter.delivered
+        restarts = f" · {adapter.restarts} restarts" if adapter.restarts else ""
+        life = "" if adapter.alive else " · down"
+        cells[adapter.rollup_id] = (
+            f'<span class="{state}">{escape(adapter.adapter)}{life}{restarts}</span><br><small class="mono" '
+            f'title="{delivered.state_commitment.hex()}">{delivered.height:,} · '
+            f"{short(delivered.state_commitment)}</small>"
+        )
+    return cells
+
+
+def _size(size_bytes: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:,.1f} GB"
