@@ -2,22 +2,25 @@
 
 The protocol says which block it lacks; this asks peers for it, one question at a time, and hands over only what is
 hash-linked to what was asked for (ancestors) or proved committed (ranges). Bodies are judged later by the payload
-source; a peer whose body was not the one that a header names is blamed then.
+source; a block whose body was not the one that its header names is asked for again, and then of the next peer.
 
 A block that is only just missing is usually on its way: its proposal travels beside the votes that certified it. So
 the first question for a near block waits ``grace``. A node more than ``RANGE_THRESHOLD`` heights behind asks for
 ranges at once.
 
-A peer that answers nothing, or something else, is passed over for the next; a peer that has pruned what is asked for
-says so, and when all do, :attr:`pruned_below` says it to the operator.
+A peer that answers nothing, or something else, is passed over for the next; when all were asked, the next round waits
+for the question's timer, longer each round. An answer counts however late it comes, as long as its question is open:
+over a slow link every answer may take longer than we wait for one. A peer that has pruned what is asked for says so,
+and when all do, :attr:`pruned_below` says it to the operator.
 
-Bounds: ``QUESTIONS_MAX`` questions at a time, one answer being made per peer.
+Bounds: ``QUESTIONS_MAX`` questions at a time, of each the last ``REQUESTS_MAX`` requests; one answer being made per
+peer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 from consensus.codec import block_of
@@ -53,7 +56,9 @@ from consensus.types import (
 
 QUESTIONS_MAX: Final = 4
 RANGE_THRESHOLD: Final = 8
-BLAMED_BLOCKS_MAX: Final = 1024
+REQUESTS_MAX: Final = 16
+PATIENCE_DOUBLINGS_MAX: Final = 5
+HANDED_OVER_MAX: Final = 1024
 TIMER_PREFIX: Final = "sync:"
 RANGE_KEY: Final = b""
 """The one question for a range stands under this key, those for a block under its id."""
@@ -61,12 +66,13 @@ RANGE_KEY: Final = b""
 
 @dataclass(slots=True)
 class _Question:
-    """What is asked, and of whom. ``peer`` is None while the block may still arrive by itself."""
+    """What is asked, and of whom: ``requests`` by their id, none while the block may still arrive by itself. ``first``
+    is the peer to begin with."""
 
     key: bytes
     fetch: FetchBlocks
-    request_id: int = 0
-    peer: PeerId | None = None
+    first: PeerId | None
+    requests: dict[int, PeerId] = field(default_factory=dict)
     asked: int = 0
 
 
@@ -121,19 +127,30 @@ class BlockSync:
         if wanted.height > self._committed_height() + RANGE_THRESHOLD:
             self._fetch_range(wanted, now)
         elif wanted.block_id not in self._questions and len(self._questions) < QUESTIONS_MAX:
-            question = _Question(wanted.block_id, wanted)
-            self._questions[wanted.block_id] = question
+            question = self._open(wanted.block_id, wanted)
             self._set_timer(question, now + self._grace_ns)
 
     def _fetch_range(self, wanted: FetchBlocks, now: Nanoseconds) -> None:
         """One range at a time, and none while blocks that were handed over are still being checked."""
         question = self._questions.get(RANGE_KEY)
         if question is None:
-            question = self._questions[RANGE_KEY] = _Question(RANGE_KEY, wanted)
+            question = self._open(RANGE_KEY, wanted)
             self._set_timer(question, now + self._patience_ns)
         question.fetch = wanted
-        if question.peer is None and self._committed_height() >= self._handed_over:
+        if not question.asked and self._committed_height() >= self._handed_over:
             self._ask(question, now)
+
+    def _open(self, key: bytes, wanted: FetchBlocks) -> _Question:
+        """A question begins with the peer that named the block; with the one after the peer that gave it, when it was
+        given before: that body was not the right one."""
+        giver = self._sources.get(wanted.block_id)
+        first = wanted.peer if giver is None else self._after(giver)
+        question = self._questions[key] = _Question(key, wanted, first)
+        return question
+
+    def _after(self, peer: PeerId) -> PeerId | None:
+        peers = sorted(self._peers)
+        return next((other for other in peers if other > peer), peers[0] if peers else None)
 
     def timer_fired(self, name: str, now: Nanoseconds) -> bool:
         """True when the timer was one of ours. The block is there by now, or the next peer is asked."""
@@ -155,35 +172,32 @@ class BlockSync:
         return self._lookup(wanted.block_id) is not None or wanted.height <= committed
 
     def _ask(self, question: _Question, now: Nanoseconds) -> None:
-        peer = self._choose(question)
-        self._set_timer(question, now + self._patience_ns)
-        if peer is None:
+        peers = sorted(self._peers)
+        rounds = question.asked // len(peers) if peers else 0
+        self._set_timer(question, now + (self._patience_ns << min(rounds, PATIENCE_DOUBLINGS_MAX)))
+        if not peers:
             return
-        question.peer = peer
+        offset = peers.index(question.first) if question.first in self._peers else 0
+        peer = peers[(offset + question.asked) % len(peers)]
         question.asked += 1
-        question.request_id = self._next_request_id
+        request_id = self._next_request_id
         self._next_request_id += 1
+        question.requests[request_id] = peer
+        if len(question.requests) > REQUESTS_MAX:
+            del question.requests[next(iter(question.requests))]
         above = self._committed_height()
         if question.key == RANGE_KEY:
-            request: SyncMessage = RangeRequest(
-                epoch=self._epoch, request_id=question.request_id, from_height=above + 1
-            )
+            request: SyncMessage = RangeRequest(epoch=self._epoch, request_id=request_id, from_height=above + 1)
         else:
             request = AncestorsRequest(
-                epoch=self._epoch, request_id=question.request_id, block_id=question.key, above_height=above
+                epoch=self._epoch, request_id=request_id, block_id=question.key, above_height=above
             )
         self._out.effects.append(Send(peer, request))
 
-    def _choose(self, question: _Question) -> PeerId | None:
-        """The peer that named the block first, then the others in turn."""
-        first = question.fetch.peer
-        if question.asked == 0 and first is not None and first in self._peers:
-            return first
-        peers = sorted(self._peers)
-        if not peers:
-            return None
-        offset = peers.index(first) if first in self._peers else 0
-        return peers[(offset + question.asked) % len(peers)]
+    def _pass_over(self, question: _Question, now: Nanoseconds) -> None:
+        """No answer from that peer: the next one, at once, unless this round has asked all; then the timer decides."""
+        if question.asked % len(self._peers):
+            self._ask(question, now)
 
     def _set_timer(self, question: _Question, deadline_ns: Nanoseconds) -> None:
         self._out.effects.append(SetTimer(TIMER_PREFIX + question.key.hex(), deadline_ns))
@@ -211,17 +225,19 @@ class BlockSync:
     def _answered(
         self, peer: PeerId, answer: AncestorsResponse | RangeResponse, now: Nanoseconds
     ) -> BlocksFetched | None:
-        question = next((known for known in self._questions.values() if known.request_id == answer.request_id), None)
+        asked_for_range = isinstance(answer, RangeResponse)
+        question = next((known for known in self._questions.values() if answer.request_id in known.requests), None)
         if (
             question is None
-            or question.peer != peer
-            or isinstance(answer, RangeResponse) != (question.key == RANGE_KEY)
+            or question.requests[answer.request_id] != peer
+            or asked_for_range != (question.key == RANGE_KEY)
         ):
-            return None  # late, or unasked: nothing is taken from it
+            return None  # unasked, or answered before: nothing is taken from it
+        del question.requests[answer.request_id]
         if isinstance(answer, RangeResponse):
             return self._range_answered(question, peer, answer, now)
         if not answer.blocks:
-            self._ask(question, now)
+            self._pass_over(question, now)
             return None
         blocks: list[tuple[Block, memoryview]] = []
         expected = question.fetch.block_id
@@ -229,7 +245,7 @@ class BlockSync:
             block = block_of(stored.header)
             if block.id != expected or len(stored.body) != stored.header.payload_size:
                 self._out.reject(peer, "ancestors: not the blocks that were asked for")
-                self._ask(question, now)
+                self._pass_over(question, now)
                 return None
             expected = stored.header.parent
             blocks.append((block, stored.body))
@@ -242,11 +258,11 @@ class BlockSync:
         committed = self._committed_height()
         if answer.pruned_below > committed + 1:
             self._pruned[peer] = answer.pruned_below
-            self._ask(question, now)
+            self._pass_over(question, now)
             return None
         self._pruned.pop(peer, None)
-        if not answer.blocks or answer.proof is None:
-            self._ask(question, now)
+        if not answer.blocks or answer.proof is None or answer.blocks[-1].header.height <= committed:
+            self._pass_over(question, now)
             return None
         blocks: list[tuple[Block, memoryview]] = []
         for stored in answer.blocks:
@@ -254,14 +270,14 @@ class BlockSync:
             linked = stored.header.parent == blocks[-1][0].id if blocks else stored.header.height <= committed + 1
             if not linked or len(stored.body) != stored.header.payload_size:
                 self._out.reject(peer, "range: the blocks are not a chain")
-                self._ask(question, now)
+                self._pass_over(question, now)
                 return None
             blocks.append((block, stored.body))
         last = blocks[-1][0].header
         refusal = self._verify_commit(answer.proof, last, last.epoch)
         if refusal is not None:
             self._out.reject(peer, f"range: {refusal.reason}")
-            self._ask(question, now)
+            self._pass_over(question, now)
             return None
         self._close(question)
         self._handed_over = last.height
@@ -272,15 +288,9 @@ class BlockSync:
     ) -> BlocksFetched:
         for block, _ in blocks:
             self._sources[block.id] = peer
-        while len(self._sources) > BLAMED_BLOCKS_MAX:
+        while len(self._sources) > HANDED_OVER_MAX:
             del self._sources[next(iter(self._sources))]
-        return BlocksFetched(blocks=blocks, proof=proof)
-
-    def wrong_body(self, block_id: BlockId) -> None:
-        """A body that we were given is not the one its header names."""
-        peer = self._sources.pop(block_id, None)
-        if peer is not None:
-            self._out.reject(peer, "sync: a body that is not the one its header names")
+        return BlocksFetched(peer=peer, blocks=blocks, proof=proof)
 
     # --- answers of ours ----------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from consensus.types import Block, BlockId, Height, View
+from consensus.types import Block, BlockId, Height, PeerId, View
 
 ENTRIES_MAX: Final = 8192
 BODIES_SIZE_MAX: Final = 512 * 1024 * 1024
@@ -24,6 +24,8 @@ class Entry:
 
     block: Block
     body: Body
+    source: PeerId | None = None
+    """The peer that gave us this body; None for our own."""
     checked: bool = False
     recorded: bool = False
     refused: bool = False
@@ -71,9 +73,9 @@ class BlockTree:
         """The entry of an uncommitted block."""
         return self._entries.get(block_id)
 
-    def insert(self, block: Block, body: Body) -> Entry | None:
-        """The entry of ``block``, new or known; None when the tree is full or the block cannot lie above the
-        committed head."""
+    def insert(self, block: Block, body: Body, source: PeerId | None = None) -> Entry | None:
+        """The entry of ``block``, new or known (whose body stays); None when the tree is full or the block cannot lie
+        above the committed head."""
         entry = self._entries.get(block.id)
         if entry is not None:
             return entry
@@ -81,7 +83,7 @@ class BlockTree:
             return None
         if self._bodies_size + len(body) > BODIES_SIZE_MAX:
             return None
-        entry = Entry(block, body)
+        entry = Entry(block, body, source)
         self._entries[block.id] = entry
         self._bodies_size += len(body)
         return entry

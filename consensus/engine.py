@@ -77,8 +77,9 @@ class PayloadVerdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class BlocksFetched(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Block sync hands blocks to the protocol: hash-linked, oldest first. With a ``proof`` (for the last of them)
     they are committed; without, they are ancestors of a block that the protocol asked for. Bodies are not judged
-    yet."""
+    yet; ``peer`` gave them."""
 
+    peer: PeerId
     blocks: tuple[tuple[Block, memoryview], ...]
     proof: CommitProof | None
 

@@ -15,7 +15,6 @@ from consensus.engine import (
     Engine,
     Event,
     FetchBlocks,
-    PayloadVerdict,
     PeerConnected,
     Received,
     Record,
@@ -103,8 +102,6 @@ class Replica:
             return
         if isinstance(event, PeerConnected):
             self._sync.connected(event.peer)
-        elif isinstance(event, PayloadVerdict) and event.certified and not event.valid:
-            self._sync.wrong_body(event.block_id)
         self._merge(self._engine.handle(event, now), now)
 
     def _merge(self, step: Step, now: Nanoseconds) -> None:

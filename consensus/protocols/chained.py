@@ -253,8 +253,8 @@ class ChainedEngine:
 
     def _on_outside(self, event: BlocksFetched | BlocksLoaded | PeerConnected) -> None:
         match event:
-            case BlocksFetched(blocks=blocks, proof=proof):
-                self._blocks.take(blocks, proof)
+            case BlocksFetched(peer=peer, blocks=blocks, proof=proof):
+                self._blocks.take(blocks, proof, peer)
                 if proof is not None:
                     self._adopt_certificate(proof.certificate)
                 self._blocks.reconsider(self._high_qc)
@@ -379,7 +379,7 @@ class ChainedEngine:
             if first is not None:
                 self._out.effects.append(ReportEvidence(first, without_body(proposal)))
             return
-        entry = self._blocks.tree.insert(block, proposal.body)
+        entry = self._blocks.tree.insert(block, proposal.body, peer)
         if entry is not None and header.view == self._view:
             self._candidate = _Candidate(entry, proposal.entry_proof)
         if header.view < self._view:  # it may close a gap below a certificate that was seen before it

@@ -116,6 +116,8 @@ class ChainedBlocks:
         entry.certified_check_pending = False
         if not entry.checked:
             self.tree.discard(verdict.block_id)  # not the body that the quorum saw: fetched again, from another peer
+            if entry.source is not None:
+                self._out.reject(entry.source, "a certified block with a body that is not the one its header names")
 
     def consider(self, certificate: Certificate) -> None:
         """A verified certificate may commit something."""
@@ -134,10 +136,10 @@ class ChainedBlocks:
                     self.consider(certificate)
                 return
 
-    def take(self, blocks: Sequence[tuple[Block, memoryview]], proof: CommitProof | None) -> None:
-        """Block sync fetched hash-linked blocks, oldest first; with a proof, the last of them is committed."""
+    def take(self, blocks: Sequence[tuple[Block, memoryview]], proof: CommitProof | None, peer: PeerId) -> None:
+        """Block sync fetched hash-linked blocks of ``peer``, oldest first; with a proof, the last is committed."""
         for block, body in blocks:
-            self.tree.insert(block, body)
+            self.tree.insert(block, body, peer)
         if proof is None or not blocks:
             return
         head = blocks[-1][0]
@@ -157,6 +159,9 @@ class ChainedBlocks:
         if path is None or not self.all_checked(path, full_check_of_last=False):
             return
         proof = goal.proof if goal.proof is not None else self._prove(path[-1], goal.certificate)
+        if proof is None:  # a block above was discarded: found again by ``reconsider`` once it was fetched anew
+            self._goal = None
+            return
         self.record(path)
         for entry in path:
             own = proof if entry is path[-1] else None
@@ -176,9 +181,9 @@ class ChainedBlocks:
                 asked.append(missing[0])
                 self._out.effects.append(FetchBlocks(block_id=missing[0], height=missing[1], peer=peer))
 
-    def _prove(self, target: Entry, certificate: Certificate) -> CommitProof:
+    def _prove(self, target: Entry, certificate: Certificate) -> CommitProof | None:
         path = self.tree.path(certificate.block_id)
         if path is None:
-            raise RuntimeError("a commit without the blocks that prove it")
+            return None
         headers = tuple(entry.block.header for entry in path if entry.height > target.height)
         return CommitProof(epoch=self._epoch.epoch, headers=headers, certificate=certificate)
