@@ -19,11 +19,15 @@ import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import Final, NamedTuple
 
 import msgspec
 import pytest
 import trio
+
+from tests.support.cluster import SECOND, Cluster
+from tests.support.committee import committee
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -91,26 +95,28 @@ def quantity(text: str) -> Fraction:
 # --- runnable code ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if any(m.kind == "runnable" for m in marked_in(page))], ids=str
-)
+@pytest.mark.parametrize("page", sorted({each.page for each in marked("runnable")}), ids=lambda page: page.name)
 def test_the_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for each in marked_in(page):
         if each.kind == "runnable":
-            name = each.argument.removesuffix(".py")
-            assert each.argument.endswith(".py"), f"{place(each)}: name the file"
-            assert name not in sys.modules, f"{place(each)}: {name} is a module already"
-            (tmp_path / each.argument).write_text("\n".join(each.lines) + "\n")
-            importlib.invalidate_caches()
-            monkeypatch.setitem(sys.modules, name, None)  # so that undoing it forgets the module
-            del sys.modules[name]
-            run_module(name)
+            run_module(saved_module(each, tmp_path, monkeypatch))
 
 
-def run_module(name: str) -> None:
-    module = importlib.import_module(name)
+def saved_module(code: Marked, directory: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The block as a module, until the test is over. ``directory`` is on the path."""
+    name = code.argument.removesuffix(".py")
+    assert code.argument.endswith(".py"), f"{place(code)}: name the file"
+    assert name not in sys.modules, f"{place(code)}: {name} is a module already"
+    (directory / code.argument).write_text("\n".join(code.lines) + "\n")
+    importlib.invalidate_caches()
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))  # so that undoing it forgets the module
+    del sys.modules[name]
+    return importlib.import_module(name)
+
+
+def run_module(module: ModuleType) -> None:
     main = getattr(module, "main", None)
     if main is not None:
         trio.run(in_time, main)
@@ -125,6 +131,18 @@ async def in_time(main: object) -> None:
     assert inspect.iscoroutinefunction(main)
     with trio.fail_after(PATIENCE_S):
         await main()
+
+
+def test_the_protocol_of_the_docs_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    example = next(each for each in marked("runnable") if each.argument == "cautious.py")
+    cluster = Cluster(committee(4), through_codec=True)
+    cluster.definition = saved_module(example, tmp_path, monkeypatch).CAUTIOUS
+    cluster.start()
+    cluster.submit(b"payload")
+    assert cluster.run(5 * SECOND, until=cluster.drained)
+    assert cluster.reached(1)
+    assert not any(node.timeouts_fired or node.rejects for node in cluster.nodes)
 
 
 # --- examples and tables ---------------------------------------------------------------------------------------------
