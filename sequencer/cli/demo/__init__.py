@@ -24,9 +24,10 @@ from consensus.crypto.registry import PRODUCTION_SCHEMES
 from consensus.protocols.registry import DEFAULT_PROTOCOL
 from sequencer.cli.console import NO, STOPPED, CommandError, err, failures, out, print_json
 from sequencer.cli.create import ProtocolName, SchemeName, check_protocol, check_scheme
+from sequencer.cli.demo.feeder import Feeder
 from sequencer.cli.demo.plan import DemoOptions, write_demo
 from sequencer.cli.demo.processes import Fleet, NodeFailed, NodeProcess, open_fleet
-from sequencer.cli.demo.report import DemoResult, Reported, result_json, show
+from sequencer.cli.demo.report import Crash, DemoResult, Reported, result_json, show
 from sequencer.cli.demo.screen import POLL_S, Screen, Watcher
 from sequencer.cli.demo.sender import Ledgers, Sender, TrafficFailed, api_client
 from sequencer.cli.demo.users import Users
@@ -123,7 +124,8 @@ async def _perform(options: DemoOptions, directory: Path) -> DemoResult:
             screen.ledgers = sender.seen
             async with trio.open_nursery() as sending:
                 sending.start_soon(Users(sender, len(homes), stopping, screen.say).run)
-                crash = await _crash(options, fleet, watcher, screen.say)
+                sending.start_soon(Feeder([node.api for node in fleet.nodes], genesis, sender.seen, stopping).run)
+                crash = await _crash(options, fleet, watcher, sender.seen, screen.say)
                 stopping.set()
             screen.say("users have stopped; waiting until every node has executed everything")
             await _executed(watcher, sender.seen)
@@ -135,15 +137,12 @@ async def _perform(options: DemoOptions, directory: Path) -> DemoResult:
         rough = await fleet.stop_all()
     screen.say("verifying the archives")
     verdict = await verify([home_of(home) for home in homes], acknowledged=sender.seen.positions)
-    killed, down_s, catch_up_s = crash
     return DemoResult(
         options=options,
         ledgers=sender.seen,
         verdict=verdict,
         reported=reported,
-        killed=killed,
-        down_s=down_s,
-        catch_up_s=catch_up_s,
+        crash=crash,
         rough=tuple(rough),
         directory=directory,
     )
@@ -156,14 +155,14 @@ async def _keep_looking(watcher: Watcher, client: httpx.AsyncClient) -> None:
 
 
 async def _crash(
-    options: DemoOptions, fleet: Fleet, watcher: Watcher, say: Callable[[str], None]
-) -> tuple[str, float, float]:
-    """Half of the load, a SIGKILL, a restart, the other half. Returns who, how long it was down, and how long it took
-    from its start to be where the others are."""
+    options: DemoOptions, fleet: Fleet, watcher: Watcher, ledgers: Ledgers, say: Callable[[str], None]
+) -> Crash:
+    """Half of the load, a SIGKILL, a restart, the other half."""
     end = trio.current_time() + options.seconds
     victim = fleet.nodes[options.validators - 1]
     await trio.sleep(options.seconds / 2)
     say(f"kill -9 {victim.name} (process {victim.process_id}) at height {watcher.height()}")
+    latencies_before = len(ledgers.latencies_ms)
     await victim.kill()
     killed_at = trio.current_time()
     await trio.sleep(min(DOWN_S, options.seconds / 8))
@@ -174,7 +173,9 @@ async def _crash(
         catch_up_s = trio.current_time() - began
         say(f"{victim.name} was down for {began - killed_at:.1f} s and has caught up in {catch_up_s:.1f} s")
         await trio.sleep_until(max(end, trio.current_time() + 1.0))
-        return victim.name, began - killed_at, catch_up_s
+        return Crash(
+            killed=victim.name, down_s=began - killed_at, catch_up_s=catch_up_s, latencies_before=latencies_before
+        )
     raise NodeFailed(f"{victim.name} did not catch up within {CATCH_UP_TIMEOUT_S:g} s; its log is {victim.log}")
 
 

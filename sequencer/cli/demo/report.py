@@ -25,16 +25,25 @@ class Reported:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Crash:
+    """The validator that was killed, how long it was down, and how long it took from its start until it had what the
+    others had. ``latencies_before`` of the latencies are from before."""
+
+    killed: str
+    down_s: float
+    catch_up_s: float
+    latencies_before: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """Everything. ``killed`` is the validator's name, ``rough`` those that did not end with 0 when asked to."""
+    """Everything. ``rough`` names the nodes that did not end with 0 when asked to."""
 
     options: DemoOptions
     ledgers: Ledgers
     verdict: Verdict
     reported: tuple[Reported, ...]
-    killed: str
-    down_s: float
-    catch_up_s: float
+    crash: Crash
     rough: tuple[str, ...]
     directory: Path
 
@@ -90,9 +99,9 @@ def result_json(result: DemoResult) -> JsonValue:
             }
             for rollup_id, count in result.ledgers.rollups.items()
         ],
-        "killed": result.killed,
-        "down_s": round(result.down_s, 3),
-        "catch_up_s": round(result.catch_up_s, 3),
+        "killed": result.crash.killed,
+        "down_s": round(result.crash.down_s, 3),
+        "catch_up_s": round(result.crash.catch_up_s, 3),
         "latency_ms": {"p50": round(quantile(latencies, 0.5), 2), "p99": round(quantile(latencies, 0.99), 2)},
         "throughput_tps": round(result.throughput_tps, 1),
         "blocks": result.verdict.blocks,
@@ -111,16 +120,18 @@ def show(result: DemoResult, console: Console) -> None:
         shown = f"[green]{next(iter(roots.values()))[:32]}…[/] on {len(roots)}" if equal else f"[bold red]{roots}[/]"
         table.add_row(str(rollup_id), adapter, str(count.submitted), str(result.verdict.transactions[rollup_id]), shown)
     console.print(table)
-    latencies = result.ledgers.latencies_ms
+    before = result.ledgers.latencies_ms[: result.crash.latencies_before]
+    every = result.ledgers.latencies_ms
     console.print(
-        f"{result.verdict.blocks} blocks; {result.throughput_tps:.0f} transactions/s; from submission to verified "
-        f"receipt p50 {quantile(latencies, 0.5):.0f} ms, p99 {quantile(latencies, 0.99):.0f} ms (with the crash); "
+        f"{result.verdict.blocks} blocks, {result.throughput_tps:.0f} transactions/s; from submission to verified "
+        f"receipt p50 {quantile(before, 0.5):.0f} ms, p99 {quantile(before, 0.99):.0f} ms before the crash, "
+        f"p50 {quantile(every, 0.5):.0f} ms, p99 {quantile(every, 0.99):.0f} ms with it; "
         f"{result.ledgers.resubmitted} submissions repeated at another node",
         soft_wrap=True,
     )
     console.print(
-        f"{escape(result.killed)} was killed with SIGKILL, was down for {result.down_s:.1f} s, and had caught up "
-        f"{result.catch_up_s:.1f} s after its restart"
+        f"{escape(result.crash.killed)} was killed with SIGKILL, was down for {result.crash.down_s:.1f} s, and had caught up "
+        f"{result.crash.catch_up_s:.1f} s after its restart"
     )
     for problem in result.problems:
         console.print(f"[bold red]{escape(problem)}[/]", soft_wrap=True)

@@ -1,4 +1,5 @@
-"""The demo's users: EVM accounts that deploy our ERC-20 and transfer it and ether, and others that order raw blobs.
+"""The demo's users who wait for a receipt each time: EVM accounts that deploy our ERC-20 and transfer it and ether, and
+others that order raw blobs.
 
 What is sent is paced by how many nodes share the machine, since each of them executes everything.
 """
@@ -21,10 +22,10 @@ from sequencer.cli.demo.wallet import (
     token_transfer,
 )
 
-EXECUTIONS_PER_S: Final = 240
-"""EVM transactions per second of each EVM rollup, shared by all nodes of the machine."""
-EVM_RATE_MIN, EVM_RATE_MAX = 6.0, 48.0
-RAW_USERS: Final = 8
+EXECUTIONS_PER_S: Final = 75
+"""Of each EVM rollup, by all nodes of the machine together: about a fifth of a core."""
+RATE_MIN, RATE_MAX = 4.0, 25.0
+RAW_USERS: Final = 4
 BLOB_BYTES_MAX: Final = 1024
 TOKENS: Final = 10**9
 
@@ -36,7 +37,7 @@ class Users:
         self._sender = sender
         self._stopping = stopping
         self._say = say
-        self._rate = min(max(EXECUTIONS_PER_S / nodes, EVM_RATE_MIN), EVM_RATE_MAX)
+        self._rate = min(max(EXECUTIONS_PER_S / nodes, RATE_MIN), RATE_MAX)
 
     async def run(self) -> None:
         """Send. Raises ``TrafficFailed``."""
@@ -76,7 +77,7 @@ class Users:
 
     async def _raw_user(self, number: int) -> None:
         choice = Random(1_000 + number)
-        pace = _Pace(RAW_USERS / (2 * self._rate))
+        pace = _Pace(RAW_USERS / self._rate)
         while not self._stopping.is_set():
             await self._sender.send(RAW_ROLLUP, choice.randbytes(choice.randrange(16, BLOB_BYTES_MAX)))
             await pace.wait(self._stopping)

@@ -14,7 +14,7 @@ import pytest
 from consensus.crypto.registry import PRODUCTION_SCHEMES
 from consensus.protocols.registry import protocol_names
 from sequencer.cli.demo.plan import DemoOptions
-from sequencer.cli.demo.report import DemoResult, Reported, result_json
+from sequencer.cli.demo.report import Crash, DemoResult, Reported, result_json
 from sequencer.cli.demo.sender import Ledgers, RollupCount, quantile
 from sequencer.transactions import Position
 from sequencer.verify import Finding, Home, verify
@@ -130,9 +130,7 @@ async def sound_result(directory: Path, chain: SignedChain) -> DemoResult:
             Reported(home=s.home, rollup_id=s.files.rollup_id, state_commitment=s.commitment.hex())
             for s in verdict.states
         ),
-        killed="validator-0",
-        down_s=1.0,
-        catch_up_s=0.5,
+        crash=Crash(killed="validator-0", down_s=1.0, catch_up_s=0.5, latencies_before=2),
         rough=(),
         directory=directory,
     )
