@@ -37,7 +37,7 @@ from sequencer.block_summary import BlockSummary
 from sequencer.event_stream import EventStreamError, ServerSentEvent, open_event_stream
 from sequencer.mempool import Full, Ordered, Pending
 from sequencer.receipts import Genesis, Receipt, Section, VerificationError
-from sequencer.transactions import Level, Position, TransactionId, TransactionStatus, transaction_ids
+from sequencer.transactions import Level, TransactionId, TransactionStatus, transaction_id, transaction_ids
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ EVENT_OVERHEAD_BYTES: Final = 16 * 1024 * 1024
 SECTIONS_AHEAD_MAX: Final = 4
 STALL_TIMEOUT_S: Final = 10.0
 """A followed node that shows no new height for so long, and for five idle intervals, is left for another."""
+WAIT_STEP_S: Final = 10.0
+"""How long one node is asked to wait before another one is."""
 RETRY_MIN_S: Final = 0.1
 RETRY_MAX_S: Final = 5.0
 LIES_MAX: Final = 1024
@@ -192,8 +194,8 @@ class SequencerClient:
 
         async def ask(url: str) -> list[SubmissionAnswer]:
             nonlocal full
-            path = f"{url}/v1/rollups/{rollup_id}/transactions?valid_until={valid_until}"
-            answers = _read(_answers, url, await self._post(url, path, body))
+            path = f"{url}/v1/rollups/{rollup_id}/transactions"
+            answers = _read(_answers, url, await self._post(url, path, body, {"valid_until": valid_until}))
             _check_ids(url, answers, expected)
             if any(isinstance(each, Full) for each in answers):
                 full = answers
@@ -210,9 +212,25 @@ class SequencerClient:
     async def submit_and_wait(
         self, rollup_id: int, transaction: bytes, *, valid_until: Height = 0, timeout_s: float = 30.0
     ) -> Receipt:
-        """Submit one transaction and return its verified receipt. Raises as :meth:`submit` and :meth:`wait` do."""
-        pending = await self.submit(rollup_id, transaction, valid_until=valid_until)
-        return await self.wait(pending.transaction_id, timeout_s=timeout_s)
+        """Submit one transaction and return its verified receipt, all in one request where the first node is well.
+        Raises as :meth:`submit` and :meth:`wait` do."""
+        self._check_rollup(rollup_id)
+        wanted = transaction_id(rollup_id, valid_until, transaction)
+        step_ms = int(min(timeout_s, WAIT_STEP_S) * 1000)
+        query: dict[str, str | int] = {"valid_until": valid_until, "wait": "confirmed", "timeout_ms": step_ms}
+
+        async def ask(url: str) -> Receipt | None:
+            path = f"{url}/v1/rollups/{rollup_id}/transactions"
+            body = await self._post(url, path, transaction, query, content_type="application/octet-stream")
+            return self._read_state(url, body, wanted)[1]
+
+        with trio.fail_after(timeout_s):
+            try:
+                receipt = await self._ask(ask)
+            except NoNodeAnswered:
+                await self.submit(rollup_id, transaction, valid_until=valid_until)  # says typed why it is refused
+                receipt = None
+            return receipt or await self.wait(wanted, timeout_s=timeout_s)
 
     # --- state ---------------------------------------------------------------------------------------------------
 
@@ -233,7 +251,7 @@ class SequencerClient:
         with trio.fail_after(timeout_s):
             retry_s = RETRY_MIN_S
             while True:
-                step_ms = int(min(timeout_s, 10.0) * 1000)
+                step_ms = int(min(timeout_s, WAIT_STEP_S) * 1000)
                 try:
                     query: dict[str, str | int] = {"wait": "confirmed", "timeout_ms": step_ms}
                     _, receipt = await self._ask(lambda url: self._state(url, transaction_id, query))  # noqa: B023
@@ -253,7 +271,10 @@ class SequencerClient:
         self, url: str, transaction_id: TransactionId, query: Mapping[str, str | int]
     ) -> tuple[_State, Receipt | None]:
         path = f"{url}/v1/transactions/{transaction_id.hex()}"
-        state = _read(_states, url, await self._get(url, path, query))
+        return self._read_state(url, await self._get(url, path, query), transaction_id)
+
+    def _read_state(self, url: str, body: bytes, transaction_id: TransactionId) -> tuple[_State, Receipt | None]:
+        state = _read(_states, url, body)
         if state.transaction_id != transaction_id:
             raise NodeLied(Lie(url, "transaction", "it answered about another one"))
         if state.receipt is None:
@@ -366,8 +387,18 @@ class SequencerClient:
         request = self._http.build_request("GET", path, params=query, timeout=self._timeout_s + wait_s)
         return await self._fetch(url, request)
 
-    async def _post(self, url: str, path: str, body: bytes) -> bytes:
-        request = self._http.build_request("POST", path, content=body, headers={"content-type": _PACKED})
+    async def _post(
+        self, url: str, path: str, body: bytes, query: Mapping[str, str | int], content_type: str = _PACKED
+    ) -> bytes:
+        wait_s = int(query.get("timeout_ms", 0)) / 1000
+        request = self._http.build_request(
+            "POST",
+            path,
+            content=body,
+            params=query,
+            headers={"content-type": content_type},
+            timeout=self._timeout_s + wait_s,
+        )
         return await self._fetch(url, request)
 
     async def _fetch(self, url: str, request: httpx.Request) -> bytes:
@@ -516,9 +547,9 @@ def _checked(url: str, decoded: T | Malformed) -> T:
 def _check_ids(url: str, answers: Sequence[SubmissionAnswer], expected: Sequence[TransactionId]) -> None:
     if len(answers) != len(expected):
         raise NodeLied(Lie(url, "answer", f"{len(answers)} answers to {len(expected)} transactions"))
-    for result, transaction_id in zip(answers, expected, strict=True):
-        if isinstance(result, Pending | Ordered) and result.transaction_id != transaction_id:
-            raise NodeLied(Lie(url, "transaction id", f"{result.transaction_id.hex()}, not {transaction_id.hex()}"))
+    for result, own in zip(answers, expected, strict=True):
+        if isinstance(result, Pending | Ordered) and result.transaction_id != own:
+            raise NodeLied(Lie(url, "transaction id", f"{result.transaction_id.hex()}, not {own.hex()}"))
 
 
 def _failure(url: str, status: int, body: bytes) -> NodeFailed:
@@ -539,7 +570,6 @@ __all__ = [
     "NodeFailed",
     "NodeLied",
     "NotAdmitted",
-    "Position",
     "SectionIterator",
     "SequencerClient",
     "SubmissionRefused",

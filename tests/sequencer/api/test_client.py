@@ -84,6 +84,16 @@ async def test_refusals_are_typed() -> None:
             await client.submit(4, b"x")
 
 
+async def test_a_refusal_is_typed_when_waiting_too() -> None:
+    async with served() as api, client_of(NOWHERE, api) as client:
+        await api.node.order()
+        with pytest.raises(SubmissionRefused) as error:
+            await client.submit_and_wait(3, b"x", valid_until=1)
+        assert error.value.refusal == Expired(1, 2)
+        with pytest.raises(trio.TooSlowError):
+            await client.submit_and_wait(3, b"x", timeout_s=0.1)
+
+
 async def test_a_full_node_is_passed_over() -> None:
     full = FakeNode(mempool=MempoolLimits(entries_max=0))
     async with served(full) as one, served() as two, client_of(one, two) as client:
