@@ -1,0 +1,98 @@
+"""What proves the simulator itself: every mutant is caught, every shipped scenario gives the same trace twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from netsim.mutants.registry import Mutant
+from netsim.scenario import expand, load
+from netsim.schedule import BadSchedule
+from netsim.simulation import Simulation, run_schedule
+
+SCENARIOS: Final = Path(__file__).parent / "scenarios"
+SEEDS: Final = (1, 7)
+
+
+class Caught(msgspec.Struct, frozen=True, kw_only=True):
+    """How a mutant fared. ``minimal_views`` is the highest view that an honest node was in when the oracle fired."""
+
+    id: str
+    protocol: str
+    caught: bool
+    oracle: str | None
+    schedules: int
+    seed: int | None
+    minimal_views: int | None
+
+
+def scenario_paths() -> tuple[Path, ...]:
+    """The shipped scenarios, by name."""
+    return tuple(sorted([*SCENARIOS.glob("*.toml"), *SCENARIOS.glob("*.json")], key=lambda path: path.name))
+
+
+def scenario_path(name: str) -> Path:
+    """One of them. Raises :class:`BadSchedule`."""
+    for path in scenario_paths():
+        if path.stem == name:
+            return path
+    raise BadSchedule(f"{name}: is neither a file nor one of {', '.join(path.stem for path in scenario_paths())}")
+
+
+def try_mutant(mutant: Mutant, budget: int) -> Caught:
+    """Run the mutant's scenario with seeds from 0 on until an oracle fires."""
+    scenario = load(scenario_path(mutant.scenario))
+    for seed in range(budget if scenario.swarm is not None else 1):
+        schedule = expand(scenario, seed).replace(protocol=mutant.protocol)
+        result = run_schedule(schedule, definition=mutant.definition, keep=mutant.keep)
+        if not result.silent:
+            return Caught(
+                id=mutant.id,
+                protocol=mutant.protocol,
+                caught=True,
+                oracle=result.verdict,
+                schedules=seed + 1,
+                seed=seed,
+                minimal_views=max(result.views),
+            )
+    return Caught(
+        id=mutant.id, protocol=mutant.protocol, caught=False, oracle=None, schedules=budget, seed=None,
+        minimal_views=None,
+    )  # fmt: skip
+
+
+def try_mutants(mutants: Sequence[Mutant], budget: int) -> Iterator[Caught]:
+    """Each in turn."""
+    for mutant in mutants:
+        yield try_mutant(mutant, budget)
+
+
+def traces() -> dict[str, str]:
+    """The trace hashes of every shipped scenario."""
+    return {f"{path.stem}/{seed}": Simulation(path).run(seed).trace_hash for path in scenario_paths() for seed in SEEDS}
+
+
+def check_determinism() -> tuple[int, tuple[str, ...]]:
+    """How many scenarios there are, and which differ between two processes under two PYTHONHASHSEEDs."""
+    found: list[dict[str, str]] = []
+    for hash_seed in ("1", "2"):
+        answer = subprocess.run(
+            [sys.executable, "-m", "netsim.checks"],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            check=True,
+            capture_output=True,
+        )
+        found.append(json.loads(answer.stdout))
+    different = tuple(key for key, trace in found[0].items() if found[1].get(key) != trace)
+    return len(scenario_paths()), different
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(traces()))

@@ -1,0 +1,240 @@
+"""The command ``netsim``. Exit status: 0 silent, 1 violations found, 2 bad input (with the path of the bad key)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from netsim.actors.registry import actor_kinds
+from netsim.checks import Caught, check_determinism, scenario_path, scenario_paths, try_mutants
+from netsim.mutants.registry import CONTROLS, MUTANTS, NOT_BUILT
+from netsim.oracles.registry import ORACLE_IDS
+from netsim.scenario import Scenario, load
+from netsim.schedule import BadSchedule, from_json, read_bytes
+from netsim.simulation import Result, run_schedule
+from netsim.sweep import Batch, Sweep, Variant, executor_named, explicit, run_seed
+from netsim.sweep import sweep as run_sweep
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+_errors = Console(stderr=True)
+
+FileArgument = Annotated[
+    str, typer.Argument(help="a scenario (.toml), an explicit schedule (.json), or a name of ours")
+]
+Seed = Annotated[int, typer.Option(help="the seed")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
+Protocol = Annotated[str, typer.Option(help="run this protocol instead of the scenario's")]
+ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file")]
+MutantOption = Annotated[str, typer.Option("--mutant", help="run one of the mutants, e.g. S7-jolteon")]
+
+
+def read(file: str) -> Scenario:
+    """A file, or one of the named scenarios."""
+    path = Path(file)
+    return load(path if path.exists() or path.suffix else scenario_path(file))
+
+
+def say(document: Any) -> None:
+    """One JSON document."""
+    sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+
+
+def summary(result: Result) -> dict[str, Any]:
+    """What ``run`` prints."""
+    return {
+        "verdict": result.verdict,
+        "violations": [msgspec.to_builtins(violation) for violation in result.violations],
+        "commits": result.commits,
+        "virtual_s": result.virtual_ns / 1e9,
+        "events": result.events,
+        "deliveries": result.deliveries,
+        "trace_hash": result.trace_hash,
+    }
+
+
+def show(result: Result, as_json: bool) -> None:
+    """Print a result and leave with its status."""
+    if as_json:
+        say(summary(result))
+    else:
+        typer.echo(
+            f"{result.verdict}: {result.commits} commits, {result.deliveries} deliveries in "
+            f"{result.virtual_ns / 1e9:.3f} virtual seconds, trace {result.trace_hash[:16]}"
+        )
+        for violation in result.violations:
+            typer.echo(f"  {violation.oracle} at {violation.at_ns / 1e6:.3f} ms: {violation.text}")
+    raise typer.Exit(0 if result.silent else 1)
+
+
+@app.command()
+def run(
+    file: FileArgument,
+    seed: Seed = 0,
+    json: Json = False,
+    protocol: Protocol = "",
+    protocol_file: ProtocolFile = "",
+    mutant: MutantOption = "",
+    out: Annotated[str, typer.Option(help="write the explicit schedule here")] = "",
+) -> None:
+    """Run a scenario with one seed."""
+    scenario, variant = read(file), Variant(name=protocol, file=protocol_file, mutant=mutant)
+    result = run_seed(scenario, variant, seed)
+    if out:
+        Path(out).write_bytes(result.schedule.to_json())
+    show(result, json)
+
+
+@app.command()
+def replay(
+    file: Annotated[str, typer.Argument(help="an explicit schedule (.json)")],
+    json: Json = False,
+    protocol_file: ProtocolFile = "",
+    mutant: MutantOption = "",
+) -> None:
+    """Run an explicit schedule again."""
+    schedule = from_json(read_bytes(Path(file)), file)
+    definition, keep = Variant(file=protocol_file, mutant=mutant).resolve(schedule.protocol)
+    show(run_schedule(schedule, definition=definition, keep=keep), json)
+
+
+def seeds_of(text: str) -> range:
+    """``A:B``, from A up to and without B."""
+    first, colon, last = text.partition(":")
+    if not colon or not first.isdigit() or not last.isdigit() or int(first) >= int(last):
+        raise BadSchedule(f"--seeds: {text!r} is not A:B with A below B")
+    return range(int(first), int(last))
+
+
+@app.command()
+def sweep(
+    file: FileArgument,
+    seeds: Annotated[str, typer.Option(help="A:B, from A up to and without B")],
+    jobs: Annotated[int, typer.Option(min=1, help="workers")] = os.cpu_count() or 1,
+    executor: Annotated[str, typer.Option(help="process, or dask://host:port")] = "process",
+    json: Json = False,
+    protocol: Protocol = "",
+    protocol_file: ProtocolFile = "",
+    mutant: MutantOption = "",
+    out: Annotated[str, typer.Option(help="append each batch to this JSON lines file")] = "",
+    schedules: Annotated[str, typer.Option(help="write the explicit schedules of findings into this folder")] = "",
+    stop: Annotated[bool, typer.Option(help="stop at the first finding")] = False,
+) -> None:
+    """Run a scenario with many seeds. Ctrl-C keeps what was found."""
+    scenario, variant = read(file), Variant(name=protocol, file=protocol_file, mutant=mutant)
+    variant.resolve(scenario.base.protocol)
+    wanted = seeds_of(seeds)
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=_errors, disable=json) as progress, executor_named(executor, jobs) as workers:
+        task = progress.add_task("", total=len(wanted), rate="")
+
+        def told(total: Sweep, batch: Batch) -> None:
+            if out:
+                with Path(out).open("ab") as lines:
+                    lines.write(msgspec.json.encode({"file": file, **msgspec.to_builtins(batch)}) + b"\n")
+            rate = f"{batch.schedules / max(batch.seconds, 1e-9):.0f}/s a worker, {total.violations} found"
+            progress.update(task, completed=total.schedules, rate=rate)
+
+        total = run_sweep(scenario, variant, wanted, executor=workers, jobs=jobs, told=told, stop_at_first=stop)
+    if schedules:
+        Path(schedules).mkdir(parents=True, exist_ok=True)
+        for finding in total.findings:
+            path = Path(schedules) / f"{finding.oracle}-{finding.seed}.json"
+            path.write_bytes(explicit(scenario, variant, finding.seed).replace(expect=finding.oracle).to_json())
+    report_sweep(total, json)
+    raise typer.Exit(1 if total.violations else 0)
+
+
+def report_sweep(total: Sweep, as_json: bool) -> None:
+    """The summary of a sweep."""
+    seconds = max(total.seconds, 1e-9)
+    rates = sorted(total.rates) or [0.0]
+    document = {
+        "schedules": total.schedules,
+        "violations": total.violations,
+        "schedules_per_s": round(total.schedules / seconds, 1),
+        "deliveries_per_s": round(total.deliveries / seconds),
+        "findings": [msgspec.to_builtins(finding) for finding in total.findings],
+        "batch_rate_percentiles": {
+            str(percent): round(rates[min(len(rates) * percent // 100, len(rates) - 1)], 1) for percent in (5, 50, 95)
+        },
+    }
+    if as_json:
+        say(document)
+        return
+    typer.echo(
+        f"{total.schedules} schedules, {total.violations} violations, {total.schedules / seconds:.0f} schedules/s, "
+        f"{total.deliveries / seconds:.0f} deliveries/s; a worker's rate at 5/50/95 percent: "
+        f"{'/'.join(str(rate) for rate in document['batch_rate_percentiles'].values())}"  # type: ignore[attr-defined]
+    )
+    for finding in total.findings:
+        typer.echo(f"  seed {finding.seed}: {finding.oracle}: {finding.text}")
+
+
+@app.command()
+def mutants(
+    json: Json = False,
+    budget: Annotated[int, typer.Option(min=1, help="schedules per mutant")] = 20_000,
+    only: Annotated[str, typer.Option(help="one mutant, e.g. S7-jolteon, or one id")] = "",
+) -> None:
+    """Show that each mutant is caught."""
+    chosen = [mutant for mutant in MUTANTS if not only or only in (mutant.id, mutant.name)]
+    if not chosen:
+        raise BadSchedule(f"--only: there is no mutant {only!r}")
+    found: list[Caught] = []
+    for caught in try_mutants(chosen, budget):
+        found.append(caught)
+        if not json:
+            word = f"{caught.oracle} after {caught.schedules}, seed {caught.seed}, {caught.minimal_views} views"
+            typer.echo(f"{caught.id:4} {caught.protocol:9} {word if caught.caught else 'NOT CAUGHT'}")
+    if json:
+        say(found)
+    else:
+        for identity, needs in NOT_BUILT:
+            typer.echo(f"{identity}: waits for {needs}")
+    raise typer.Exit(0 if all(caught.caught for caught in found) else 1)
+
+
+@app.command("check-determinism")
+def determinism(json: Json = False) -> None:
+    """Run every shipped scenario in two processes under two PYTHONHASHSEEDs and compare the traces."""
+    scenarios, different = check_determinism()
+    if json:
+        say({"scenarios": scenarios, "identical": not different})
+    else:
+        typer.echo(f"{scenarios} scenarios, {'identical' if not different else 'different: ' + ', '.join(different)}")
+    raise typer.Exit(1 if different else 0)
+
+
+@app.command("list")
+def list_all() -> None:
+    """What there is: scenarios, actors, oracles, mutants."""
+    for path in scenario_paths():
+        typer.echo(f"scenario {path.stem:24} {load(path).text}")
+    for kind in actor_kinds():
+        typer.echo(f"actor {kind}")
+    for oracle in ORACLE_IDS:
+        typer.echo(f"oracle {oracle}")
+    for mutant in MUTANTS:
+        typer.echo(f"mutant {mutant.name:14} {mutant.change} ({mutant.scenario})")
+    for identity, needs in NOT_BUILT:
+        typer.echo(f"mutant {identity}: waits for {needs}")
+    for identity, scenario in CONTROLS:
+        typer.echo(f"control {identity}: {scenario}")
+
+
+def main() -> None:
+    """The entry point."""
+    command: Callable[..., Any] = app
+    try:
+        command()
+    except BadSchedule as error:
+        _errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,106 @@
+"""A node's disk in memory: what survives a crash, and what goes wrong with disks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from consensus.engine import BlockRecord, BlocksLoaded, CommitRecord, LoadBlocks, Record, Recovered, SafetyRecord
+from consensus.types import SYNC_BLOCKS_MAX, AncestorsRequest, BlockId, CommitProof, Height, StoredBlock
+
+
+class DiskFull(Exception):
+    """The journal refuses a write: the node stops."""
+
+
+class Journal:
+    """Records as they are stored. ``keep`` may drop some, to show what goes wrong without them (mutants)."""
+
+    __slots__ = ("_snapshot", "blocks", "commits", "damaged", "full", "head", "keep", "safety", "torn")
+
+    def __init__(self, keep: Callable[[Record], bool] | None = None) -> None:
+        self.keep = keep
+        self.safety: dict[str, SafetyRecord] = {}
+        self.blocks: dict[BlockId, StoredBlock] = {}
+        self.commits: dict[Height, tuple[BlockId, CommitProof | None]] = {}
+        self.head: Height = 0
+        self.full = False
+        self.torn = False
+        self.damaged = ""
+        self._snapshot: tuple[dict[str, SafetyRecord], dict[BlockId, StoredBlock], Height] | None = None
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Store all of them. Raises :class:`DiskFull`."""
+        if self.full:
+            raise DiskFull
+        keep = self.keep
+        for record in records:
+            if keep is not None and not keep(record):
+                continue
+            if isinstance(record, SafetyRecord):
+                self.safety[record.kind] = record
+            elif isinstance(record, BlockRecord):
+                self.blocks[record.block.id] = StoredBlock(header=record.block.header, body=memoryview(record.body))
+            elif isinstance(record, CommitRecord):
+                self.commits[record.height] = (record.block_id, record.proof)
+                self.head = max(self.head, record.height)
+
+    def interrupted(self, records: Sequence[Record]) -> None:
+        """A crash in the middle of a write: a torn disk has its first records, without the last."""
+        if self.torn and len(records) > 1:
+            self.append(records[:-1])
+
+    def lose_from_now(self) -> None:
+        """From here on nothing is really synced."""
+        self._snapshot = (dict(self.safety), dict(self.blocks), self.head)
+
+    def crashed(self) -> None:
+        """The process died: what was not really synced is gone."""
+        if self._snapshot is None:
+            return
+        self.safety, self.blocks, self.head = self._snapshot
+        self.commits = {height: commit for height, commit in self.commits.items() if height <= self.head}
+        self._snapshot = None
+
+    def recover(self, ledger_height: Height) -> Recovered:
+        """What a start gets."""
+        head = self.head
+        committed_id, proof = self.commits.get(head, (None, None))
+        blocks = tuple(
+            stored
+            for block_id, stored in self.blocks.items()
+            if stored.header.height > head or block_id == committed_id
+        )
+        commits = tuple(
+            (self.blocks[self.commits[height][0]], self.commits[height][1])
+            for height in range(ledger_height + 1, head + 1)
+        )
+        return Recovered(
+            safety=tuple(self.safety.values()),
+            blocks=blocks,
+            committed_height=head,
+            committed_id=committed_id,
+            head_proof=proof,
+            commits=commits,
+        )
+
+    def load(self, wanted: LoadBlocks) -> BlocksLoaded:
+        """What a peer asks for."""
+        blocks: list[StoredBlock] = []
+        proof: CommitProof | None = None
+        request = wanted.request
+        if isinstance(request, AncestorsRequest):
+            stored = self.blocks.get(request.block_id)
+            while stored is not None and stored.header.height > request.above_height and len(blocks) < SYNC_BLOCKS_MAX:
+                blocks.append(stored)
+                stored = self.blocks.get(stored.header.parent)
+        else:
+            proved = 0
+            for height in range(request.from_height, min(self.head, request.from_height + SYNC_BLOCKS_MAX - 1) + 1):
+                block_id, at = self.commits[height]
+                blocks.append(self.blocks[block_id])
+                if at is not None:
+                    proof, proved = at, len(blocks)
+            del blocks[proved:]
+        return BlocksLoaded(
+            peer=wanted.peer, request=request, blocks=tuple(blocks), proof=proof, pruned_below=1, head=self.head
+        )

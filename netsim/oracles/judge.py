@@ -1,0 +1,323 @@
+"""The judge: turns what the world tells into facts, and hands each fact to the oracles that asked for it.
+
+Facts are drawn from messages when they are *sent*, by whomever: what one honest node may learn at any time. Votes are
+tallied here again, with own arithmetic (``3 * stake > 2 * total``), so that a certificate is known as soon as it can
+exist, and a certificate that nobody could make is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from consensus.engine import Commit, Event, Record, Recovered, ReportEvidence
+from consensus.protocols.chained_types import Certificates, Proposal, Timeout, TimeoutCertificate
+from consensus.types import BlockHeader, BlockId, Certificate, View, Vote
+from netsim.world import Host, Violation, World
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+VIOLATIONS_MAX: Final = 100
+
+
+class Known(NamedTuple):
+    """A block that somebody proposed."""
+
+    id: BlockId
+    parent: BlockId
+    height: int
+    view: View
+    justify_view: View
+    payload_root: bytes
+
+
+class SignedFact(NamedTuple):
+    """Somebody sent something that it signed. ``content`` holds the signed fields as a canonical list would."""
+
+    host: Host
+    signer: int
+    kind: str
+    view: View
+    content: list[object]
+    signature: bytes
+
+
+class CertifiedFact(NamedTuple):
+    """A quorum voted for a block."""
+
+    view: View
+    block_id: BlockId
+    height: int
+
+
+class Oracle(Protocol):
+    """Judges one property. ``attach`` subscribes to the judge's facts; ``judge.fire`` reports a violation."""
+
+    id: str
+
+    def attach(self, judge: Judge) -> None: ...
+
+
+class Judge:
+    """One run's facts and oracles. A :class:`~netsim.world.Watcher`."""
+
+    def __init__(self, world: World, oracles: Sequence[Oracle]) -> None:
+        self.world = world
+        self.blocks: dict[BlockId, Known] = {}
+        self.certified: dict[View, dict[BlockId, CertifiedFact]] = {}
+        self.on_signed: list[Callable[[SignedFact], None]] = []
+        self.on_certified: list[Callable[[CertifiedFact], None]] = []
+        self.on_certificate: list[Callable[[Host, Certificate, bool], None]] = []
+        self.on_timeout_certificate: list[Callable[[Host, TimeoutCertificate, bool], None]] = []
+        self.on_stored: list[Callable[[Host, Sequence[Record]], None]] = []
+        self.on_committed: list[Callable[[Host, Commit], None]] = []
+        self.on_entered: list[Callable[[Host, View], None]] = []
+        self.on_fired: list[Callable[[Host, str], None]] = []
+        self.on_accused: list[Callable[[Host, ReportEvidence], None]] = []
+        self.on_started: list[Callable[[Host, Recovered], None]] = []
+        self.on_broke: list[Callable[[Host, Event, Exception], None]] = []
+        self.on_end: list[Callable[[], None]] = []
+        validators = world.committee.spec.validators
+        self.stakes = tuple(validator.stake for validator in validators)
+        self.total = sum(self.stakes)
+        self._keys = tuple(validator.public_key for validator in validators)
+        self._prefixes: dict[str, bytes] = {}
+        self._seen: dict[int, msgspec.Struct] = {}
+        self._verified: dict[tuple[BlockId, View, bytes, bytes], bool] = {}
+        self._verified_groups: dict[TimeoutCertificate, bool] = {}
+        self._tally: dict[tuple[View, BlockId, int, int], dict[int, int]] = {}
+        genesis = world.committee.epoch.genesis
+        self.genesis_id = genesis.block_id
+        for oracle in oracles:
+            oracle.attach(self)
+
+    def fire(self, oracle: str, host: Host | None, text: str) -> None:
+        """Report a violation and end the run: what follows a fault is noise."""
+        world = self.world
+        if len(world.violations) < VIOLATIONS_MAX:
+            position = -1 if host is None else host.position
+            world.violations.append(Violation(oracle=oracle, at_ns=world.now, node=position, text=text))
+        world.finished = True
+
+    def is_quorum(self, stake: int) -> bool:
+        """Strictly more than two thirds."""
+        return 3 * stake > 2 * self.total
+
+    def extends(self, block_id: BlockId, ancestor: BlockId, ancestor_height: int) -> bool | None:
+        """Whether ``block_id`` is ``ancestor`` or descends from it; None when a block between was never seen."""
+        known = self.blocks.get(block_id)
+        while known is not None:
+            if known.id == ancestor:
+                return True
+            if known.height <= ancestor_height:
+                return False
+            if known.parent == self.genesis_id:
+                return False
+            known = self.blocks.get(known.parent)
+        return None
+
+    # --- signatures, checked with own bytes ---------------------------------------------------------------------
+
+    def bytes_signed(self, kind: str, content: list[object]) -> bytes:
+        """What a signature of ``kind`` covers, put together here from the wire format's description."""
+        prefix = self._prefixes.get(kind)
+        if prefix is None:
+            spec = self.world.committee.spec
+            members = hashlib.sha256(_encode([list(spec.validators)])).digest()
+            genesis_hash = hashlib.sha256(_encode(spec)).digest()
+            prefix = _encode(["shared-sequencer/" + kind, spec.chain_id, genesis_hash, 0, members])
+            self._prefixes[kind] = prefix
+        return prefix + _encode(content)
+
+    def verifies(self, signer: int, kind: str, content: list[object], signature: bytes) -> bool:
+        """Whether ``signer`` signed that."""
+        if not 0 <= signer < len(self._keys):
+            return False
+        return self.world.committee.scheme.verify(self._keys[signer], self.bytes_signed(kind, content), signature)
+
+    def certificate_verifies(self, certificate: Certificate) -> bool:
+        """Whether a quorum signed it (or it is the epoch's own genesis certificate)."""
+        key = (certificate.block_id, certificate.view, certificate.signers, certificate.signature)
+        known = self._verified.get(key)
+        if known is None:
+            known = self._verified[key] = self._certificate_verifies(certificate)
+        return known
+
+    def _certificate_verifies(self, certificate: Certificate) -> bool:
+        if certificate.view == 0:
+            return certificate.block_id == self.genesis_id and not certificate.signers
+        content = vote_content(certificate)
+        return self._aggregate_verifies(certificate.kind, content, certificate.signers, certificate.signature, True)
+
+    def _aggregate_verifies(
+        self, kind: str, content: list[object], bitmap: bytes, signature: bytes, quorum: bool
+    ) -> bool:
+        signers = members(bitmap)
+        if not signers or signers[-1] >= len(self._keys):
+            return False
+        if quorum and not self.is_quorum(sum(self.stakes[signer] for signer in signers)):
+            return False
+        keys = [self._keys[signer] for signer in signers]
+        return self.world.committee.scheme.verify_aggregate(keys, self.bytes_signed(kind, content), signature)
+
+    def timeout_certificate_verifies(self, certificate: TimeoutCertificate) -> bool:
+        """Whether a quorum gave the view up, each signer once, and the certificate shown is the highest signed."""
+        known = self._verified_groups.get(certificate)
+        if known is not None:
+            return known
+        signers = [signer for group in certificate.groups for signer in members(group.signers)]
+        stake = sum(self.stakes[signer] for signer in signers if signer < len(self.stakes))
+        signed = [group.high_qc_view for group in certificate.groups if group.high_qc_view is not None]
+        good = (
+            len(signers) == len(frozenset(signers))
+            and self.is_quorum(stake)
+            and (not signed or max(signed) == certificate.high_qc.view)
+            and certificate.high_qc.view < certificate.view
+            and self.certificate_verifies(certificate.high_qc)
+            and all(
+                self._aggregate_verifies(
+                    "timeout",
+                    [3, certificate.epoch, certificate.view, group.high_qc_view],
+                    group.signers,
+                    group.signature,
+                    False,
+                )
+                for group in certificate.groups
+            )
+        )
+        self._verified_groups[certificate] = good
+        return good
+
+    # --- what the world tells -----------------------------------------------------------------------------------
+
+    def sent(self, host: Host, message: msgspec.Struct) -> None:
+        if id(message) in self._seen:
+            return
+        self._seen[id(message)] = message
+        kind = type(message)
+        if kind is Vote:
+            self._voted(host, message)  # type: ignore[arg-type]
+        elif kind is Proposal:
+            self._proposed(host, message)  # type: ignore[arg-type]
+        elif kind is Timeout:
+            self._gave_up(host, message)  # type: ignore[arg-type]
+        elif kind is Certificates:
+            self._showed(host, message.high_qc)  # type: ignore[attr-defined]
+            self._showed_timeouts(host, message.high_tc)  # type: ignore[attr-defined]
+
+    def _signed(self, host: Host, signer: int, kind: str, content: list[object], view: View, signature: bytes) -> bool:
+        """Tell the oracles, if it really is the signer's."""
+        if host.index != signer or (not host.honest and not self.verifies(signer, kind, content, signature)):
+            return False
+        fact = SignedFact(host, signer, kind, view, content, signature)
+        for tell in self.on_signed:
+            tell(fact)
+        return True
+
+    def _voted(self, host: Host, vote: Vote) -> None:
+        content = vote_content(vote)
+        if not self._signed(host, vote.signer, vote.kind, content, vote.view, vote.signature):
+            return
+        key = (vote.view, vote.block_id, vote.height, vote.justify_view)
+        tally = self._tally.get(key)
+        if tally is None:
+            tally = self._tally[key] = {}
+        tally[vote.signer] = self.stakes[vote.signer]
+        if self.is_quorum(sum(tally.values())):
+            self._certify(vote.view, vote.block_id, vote.height)
+
+    def _proposed(self, host: Host, proposal: Proposal) -> None:
+        header = proposal.header
+        block_id = self.learn(header)
+        content: list[object] = [1, proposal.epoch, header.view, block_id]
+        self._signed(host, header.proposer, "proposal", content, header.view, proposal.signature)
+        self._showed(host, header.justify)
+        self._showed_timeouts(host, proposal.entry_proof)
+
+    def learn(self, header: BlockHeader) -> BlockId:
+        """Remember a block; its id."""
+        block_id = hashlib.sha256(_encode(header)).digest()
+        if block_id not in self.blocks:
+            self.blocks[block_id] = Known(
+                block_id, header.parent, header.height, header.view, header.justify.view, header.payload_root
+            )
+        return block_id
+
+    def _gave_up(self, host: Host, timeout: Timeout) -> None:
+        signed = None
+        content: list[object] = [3, timeout.epoch, timeout.view, timeout.high_qc.view]
+        if not self.verifies(timeout.signer, "timeout", content, timeout.signature):
+            content = [3, timeout.epoch, timeout.view, signed]
+        self._signed(host, timeout.signer, "timeout", content, timeout.view, timeout.signature)
+        self._showed(host, timeout.high_qc)
+        self._showed_timeouts(host, timeout.entry_proof)
+
+    def _showed(self, host: Host, certificate: Certificate) -> None:
+        good = self.certificate_verifies(certificate)
+        for tell in self.on_certificate:
+            tell(host, certificate, good)
+        if good and certificate.view > 0:
+            self._certify(certificate.view, certificate.block_id, certificate.height)
+
+    def _showed_timeouts(self, host: Host, certificate: TimeoutCertificate | None) -> None:
+        if certificate is not None and self.on_timeout_certificate:
+            good = self.timeout_certificate_verifies(certificate)
+            for tell in self.on_timeout_certificate:
+                tell(host, certificate, good)
+
+    def _certify(self, view: View, block_id: BlockId, height: int) -> None:
+        there = self.certified.get(view)
+        if there is None:
+            there = self.certified[view] = {}
+        if block_id in there:
+            return
+        fact = there[block_id] = CertifiedFact(view, block_id, height)
+        for tell in self.on_certified:
+            tell(fact)
+
+    def stored(self, host: Host, records: Sequence[Record]) -> None:
+        for tell in self.on_stored:
+            tell(host, records)
+
+    def committed(self, host: Host, commit: Commit) -> None:
+        if not host.honest:
+            return
+        for tell in self.on_committed:
+            tell(host, commit)
+
+    def entered(self, host: Host, view: View) -> None:
+        for tell in self.on_entered:
+            tell(host, view)
+
+    def fired(self, host: Host, name: str) -> None:
+        for tell in self.on_fired:
+            tell(host, name)
+
+    def accused(self, host: Host, evidence: ReportEvidence) -> None:
+        for tell in self.on_accused:
+            tell(host, evidence)
+
+    def started(self, host: Host, recovered: Recovered) -> None:
+        for tell in self.on_started:
+            tell(host, recovered)
+
+    def broke(self, host: Host, event: Event, error: Exception) -> None:
+        for tell in self.on_broke:
+            tell(host, event, error)
+
+    def end(self) -> None:
+        """The run is over: what is judged at the end."""
+        for tell in self.on_end:
+            tell()
+
+
+def vote_content(vote: Vote | Certificate) -> list[object]:
+    """The signed fields of a vote."""
+    return [2, vote.kind, vote.epoch, vote.view, vote.block_id, vote.height, vote.justify_view]
+
+
+def members(bitmap: bytes) -> list[int]:
+    """The set bits of a little-endian bitmap, ascending."""
+    return [8 * at + bit for at, byte in enumerate(bitmap) for bit in range(8) if byte >> bit & 1]

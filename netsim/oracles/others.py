@@ -1,0 +1,294 @@
+"""Validity, liveness, accountability, ordering and robustness: V1, L1-L5, A1, O1, R1.
+
+Liveness is judged from ``liveness.from_ms`` of the schedule on, when the network is good again, for its core of nodes.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import sys
+from typing import Final
+
+import msgspec
+
+from consensus.engine import Commit, ReportEvidence
+from consensus.protocols.chained_types import Proposal, Timeout
+from consensus.types import EMPTY_PAYLOAD_ROOT, View, Vote
+from netsim.network import MILLISECOND, nanoseconds
+from netsim.oracles.judge import Judge, vote_content
+from netsim.schedule import Constant, Uniform
+from netsim.world import Host
+
+REPLICA_BYTES_MAX: Final = 64 * 1024 * 1024
+"""What one replica's state may take, whatever a flooder sends."""
+LEAVES: Final = (bytes, bytearray, str, int, float)
+
+
+class Retrievable:
+    """V1: the body of a committed block is the one its header names, and each honest node that commits it stores it."""
+
+    id = "V1"
+
+    def attach(self, judge: Judge) -> None:
+        self.judge = judge
+        judge.on_committed.append(self.committed)
+
+    def committed(self, host: Host, commit: Commit) -> None:
+        header, body = commit.block.header, commit.body
+        root = hashlib.sha256(body).digest() if len(body) else EMPTY_PAYLOAD_ROOT
+        stored = host.journal.blocks.get(commit.block.id)
+        if root != header.payload_root:
+            self.judge.fire(self.id, host, f"node {host.position} commits height {header.height} with a wrong body")
+        elif stored is None or bytes(stored.body) != bytes(body):
+            self.judge.fire(self.id, host, f"node {host.position} commits height {header.height} without its body")
+
+
+class Accountable:
+    """A1: evidence of an honest node shows two verified subjects of one signer, kind and view, and never names an
+    honest signer."""
+
+    id = "A1"
+
+    def attach(self, judge: Judge) -> None:
+        self.judge = judge
+        judge.on_accused.append(self.accused)
+
+    def accused(self, host: Host, evidence: ReportEvidence) -> None:
+        if not host.honest:
+            return
+        first, second = self.read(evidence.first), self.read(evidence.second)
+        valid = first is not None and second is not None and first[:3] == second[:3] and first[3] != second[3]
+        if first is None or not valid:
+            self.judge.fire(self.id, host, f"node {host.position} reports evidence that proves nothing")
+        elif any(other.honest and other.index == first[0] for other in self.judge.world.hosts):
+            self.judge.fire(self.id, host, f"node {host.position} accuses honest validator {first[0]}")
+
+    def read(self, message: msgspec.Struct) -> tuple[int, str, View, bytes] | None:
+        """Signer, kind, view and signature, if the signature verifies."""
+        if isinstance(message, Vote):
+            signer, kind, view, content = message.signer, message.kind, message.view, vote_content(message)
+        elif isinstance(message, Proposal):
+            header = message.header
+            signer, kind, view = header.proposer, "proposal", header.view
+            content = [1, message.epoch, view, self.judge.learn(header)]
+        elif isinstance(message, Timeout):
+            signer, kind, view = message.signer, "timeout", message.view
+            content = [3, message.epoch, view, message.high_qc.view]
+        else:
+            return None
+        if not self.judge.verifies(signer, kind, content, message.signature):
+            return None
+        return signer, kind, view, message.signature
+
+
+class OneStream:
+    """O1: the stream of payloads is a function of the committed blocks: after each height the same on every honest
+    node, over restarts."""
+
+    id = "O1"
+
+    def attach(self, judge: Judge) -> None:
+        self.judge = judge
+        self.streams: dict[int, bytes] = {}
+        self.at: dict[int, tuple[int, bytes]] = {}
+        judge.on_committed.append(self.committed)
+
+    def committed(self, host: Host, commit: Commit) -> None:
+        height = commit.block.header.height
+        last, stream = self.at.get(host.position, (0, b""))
+        if height != last + 1:
+            return
+        if len(commit.body):
+            stream = hashlib.sha256(stream + bytes(commit.body)).digest()
+        self.at[host.position] = (height, stream)
+        if self.streams.setdefault(height, stream) != stream:
+            self.judge.fire(self.id, host, f"node {host.position} has another stream up to height {height}")
+
+
+class ViewsInStep:
+    """L1: in the good time, the whole core enters each view within two delays of the first."""
+
+    id = "L1"
+
+    def attach(self, judge: Judge) -> None:
+        self.judge = judge
+        liveness = judge.world.schedule.liveness
+        self.first: dict[View, int] = {}
+        if liveness is None or any(actor.kind != "silent" for actor in judge.world.schedule.actors):
+            return  # a faulty voter can give one node its certificate a view before the others
+        self.begin_ns = nanoseconds(liveness.from_ms) + judge.world.committee.spec.pacing.view_timeout_ms * MILLISECOND
+        self.limit_ns = 2 * nanoseconds(liveness.delay_ms)
+        self.core = core_of(judge)
+        judge.on_entered.append(self.entered)
+
+    def entered(self, host: Host, view: View) -> None:
+        world = self.judge.world
+        if view in self.first or host not in self.core:
+            return
+        self.first[view] = world.now
+        if world.now >= self.begin_ns:
+            world.at(world.now + self.limit_ns, lambda: self.check(view))
+
+    def check(self, view: View) -> None:
+        for host in self.core:
+            if host.replica is not None and host.view < view:
+                text = f"node {host.position} is in view {host.view} two delays after the first entered {view}"
+                self.judge.fire(self.id, host, text)
+                return
+
+
+class Progress:
+    """L2 and L3: after the trouble every node of the core commits something new in time, and each payload that all of
+    the core were given commits in time."""
+
+    id = "L2"
+
+    def attach(self, judge: Judge) -> None:
+        self.judge = judge
+        world = judge.world
+        liveness = world.schedule.liveness
+        if liveness is None:
+            return
+        self.liveness = liveness
+        self.goal = 0
+        self.done = False
+        self.core = core_of(judge)
+        self.waiting: dict[bytes, dict[int, None]] = {}
+        for submit in world.schedule.workload:
+            targets = submit.to or tuple(host.position for host in world.hosts)
+            if all(host.position in targets for host in self.core):
+                self.waiting[submit.payload.encode()] = {host.position: None for host in self.core}
+        world.at(nanoseconds(liveness.from_ms), self.begin)
+        judge.on_committed.append(self.committed)
+        judge.on_end.append(self.end)
+
+    def begin(self) -> None:
+        world = self.judge.world
+        self.goal = world.top_height + 1
+        spec = world.committee.spec.pacing
+        gap = world.top_view - min((host.height for host in self.core), default=0)
+        growth = spec.growth_numerator ** min(spec.exponent_max, gap) / spec.growth_denominator ** min(
+            spec.exponent_max, gap
+        )
+        limit_ns = round(self.liveness.timeouts * spec.view_timeout_ms * MILLISECOND * growth)
+        world.at(world.now + limit_ns, self.check)
+        longest_ns = max(limit_ns, nanoseconds(self.liveness.payload_ms))
+        world.at(world.now + nanoseconds(self.liveness.payload_ms), self.check_payloads)
+        world.at(world.now + longest_ns + 1, self.finish)
+
+    def finish(self) -> None:
+        self.judge.world.finished = True
+
+    def committed(self, host: Host, commit: Commit) -> None:
+        if commit.body:
+            left = self.waiting.get(bytes(commit.body))
+            if left is not None:
+                left.pop(host.position, None)
+        # The ledger grows after the oracles were told.
+        heights = [commit.block.header.height if node is host else node.height for node in self.core]
+        if self.goal and min(heights) >= self.goal and not any(self.waiting.values()):
+            self.done = True
+            self.judge.world.finished = True
+
+    def check(self) -> None:
+        for host in self.core:
+            if host.height < self.goal:
+                text = f"node {host.position} is at height {host.height}, not at {self.goal}, long after the trouble"
+                self.judge.fire(self.id, host, text)
+                return
+
+    def check_payloads(self) -> None:
+        for payload, left in self.waiting.items():
+            for position in left:
+                text = f"payload {payload[:32]!r} did not commit at node {position} in time"
+                self.judge.fire("L3", self.judge.world.hosts[position], text)
+                return
+
+    def end(self) -> None:
+        if not self.done and not self.judge.world.violations:
+            self.judge.fire(self.id, None, "the run ended before the core committed anything new")
+
+
+class NoTimer:
+    """L4: in a fault-free run with a base above the need no view timer fires."""
+
+    id = "L4"
+
+    def attach(self, judge: Judge) -> None:
+        self.judge = judge
+        if judge.world.schedule.fault_free:
+            judge.on_fired.append(self.fired)
+
+    def fired(self, host: Host, name: str) -> None:
+        if not name.startswith("sync:"):
+            self.judge.fire(self.id, host, f"timer {name!r} fires at node {host.position} though nothing is wrong")
+
+
+class Responsive:
+    """L5: in a fault-free run a view takes what two messages take, whatever the timeout."""
+
+    id = "L5"
+
+    def attach(self, judge: Judge) -> None:
+        self.judge = judge
+        if judge.world.schedule.fault_free:
+            judge.on_end.append(self.end)
+
+    def end(self) -> None:
+        world = self.judge.world
+        match world.schedule.link.latency:
+            case Constant(ms=ms) | Uniform(high_ms=ms):
+                slack_ns = (world.schedule.times.idle_interval_ms + 1) * MILLISECOND
+                limit_ns = world.top_view * (2 * nanoseconds(ms) + slack_ns)
+                if world.now > limit_ns:
+                    text = f"{world.top_view} views took {world.now} ns, more than {limit_ns}"
+                    self.judge.fire(self.id, None, text)
+            case _:
+                pass  # no longest delay to compare with
+
+
+class Bounded:
+    """R1: a replica's state stays below its bytes, whatever it was sent. Judged when somebody floods."""
+
+    id = "R1"
+
+    def attach(self, judge: Judge) -> None:
+        self.judge = judge
+        if any(actor.kind == "flooder" for actor in judge.world.schedule.actors):
+            judge.on_end.append(self.end)
+
+    def end(self) -> None:
+        for host in self.judge.world.hosts:
+            if host.honest and host.replica is not None:
+                size = size_of(host.replica, (self.judge.world.committee,))
+                if size > REPLICA_BYTES_MAX:
+                    self.judge.fire(self.id, host, f"node {host.position} holds {size} bytes")
+
+
+def core_of(judge: Judge) -> tuple[Host, ...]:
+    """The nodes whose progress is judged: those named, or all honest validators."""
+    schedule = judge.world.schedule
+    named = schedule.liveness.core if schedule.liveness is not None else ()
+    hosts = judge.world.hosts
+    if named:
+        return tuple(hosts[position] for position in named)
+    return tuple(host for host in hosts if host.honest and host.index is not None)
+
+
+def size_of(root: object, without: tuple[object, ...]) -> int:
+    """Bytes of everything reachable from ``root``, classes, functions and ``without`` left out."""
+    seen = {id(shared) for shared in without}
+    stack = [root]
+    total = 0
+    while stack:
+        item = stack.pop()
+        if id(item) in seen or isinstance(item, type) or callable(item):
+            continue
+        seen.add(id(item))
+        total += sys.getsizeof(item)
+        if isinstance(item, msgspec.Struct):
+            stack += [getattr(item, name) for name in item.__struct_fields__]
+        elif not isinstance(item, LEAVES):
+            stack += gc.get_referents(item)
+    return total

@@ -1,0 +1,46 @@
+"""The oracles by id. ``S12`` also reports as X1, ``L2`` also as L3; R2 (determinism) is judged by running twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from netsim.oracles.judge import Oracle
+from netsim.oracles.others import (
+    Accountable,
+    Bounded,
+    NoTimer,
+    OneStream,
+    Progress,
+    Responsive,
+    Retrievable,
+    ViewsInStep,
+)
+from netsim.oracles.safety import (
+    Agreement,
+    AppendOnly,
+    CertificatesVerify,
+    CertifiedExtendsCommitted,
+    DurableFirst,
+    Monotone,
+    NoExceptions,
+    OneCertificatePerView,
+    OneSubjectPerSlot,
+)
+
+OracleFactory = Callable[[], Oracle]
+ORACLES: Final[tuple[OracleFactory, ...]] = (
+    Agreement, AppendOnly, OneSubjectPerSlot, DurableFirst, Monotone, OneCertificatePerView, CertificatesVerify,
+    CertifiedExtendsCommitted, NoExceptions, Retrievable, ViewsInStep, Progress, NoTimer, Responsive, Accountable,
+    OneStream, Bounded,
+)  # fmt: skip
+ORACLE_IDS: Final = tuple(sorted([*(factory().id for factory in ORACLES), "L3", "X1", "R2"]))
+
+
+def oracles_named(names: tuple[str, ...]) -> tuple[Oracle, ...]:
+    """Fresh oracles: all of ours, or those named. Raises ``ValueError`` for an unknown name."""
+    unknown = [name for name in names if name not in ORACLE_IDS]
+    if unknown:
+        raise ValueError(f"oracle {unknown[0]!r} is unknown; known are {', '.join(ORACLE_IDS)}")
+    oracles = tuple(factory() for factory in ORACLES)
+    return tuple(oracle for oracle in oracles if oracle.id in names) if names else oracles

@@ -1,0 +1,273 @@
+"""Scenarios: TOML for people. A scenario is a schedule's fields, and a ``[swarm]`` that draws the rest from the seed.
+
+``expand(scenario, seed)`` gives the explicit schedule: what a run does is then data, and stays the same when the
+generator changes. Every draw comes from the stream ``scenario`` of the seed.
+"""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from netsim.randomness import stream
+from netsim.schedule import (
+    Actor,
+    Announce,
+    BadSchedule,
+    CastVote,
+    Crash,
+    Cut,
+    Drop,
+    Fault,
+    GiveUp,
+    Heal,
+    Hold,
+    Link,
+    Liveness,
+    Milliseconds,
+    Move,
+    Part,
+    Partition,
+    Probability,
+    Propose,
+    Schedule,
+    Stop,
+    Submit,
+    Uniform,
+    check,
+    from_json,
+    read_bytes,
+)
+
+BOUNDARIES: Final = ("before persist", "after persist", "before sign", "after sign", "before send", "after send")
+
+
+class Swarm(Part, frozen=True, kw_only=True):
+    """What a seed draws. Each list is a choice; each run gets one of each (swarm testing: a run without a feature
+    finds what the feature hides).
+
+    ``leader_bias`` is the chance that a faulty validator leads a view; ``drop`` that some message of a view is lost;
+    ``crash`` the mean number of crashes, ``restart_all`` the chance of killing all at once; ``partition`` the chance
+    that a view begins under a partition, a cut or a hold. ``heal_ms`` ends all trouble and asks for progress."""
+
+    nodes: tuple[int, ...] = (4,)
+    protocols: tuple[str, ...] = ()
+    actors: tuple[str, ...] = ("puppet",)
+    views: Annotated[int, Meta(ge=1, le=1000)] = 12
+    leader_bias: Probability = 0.5
+    latency_ms: tuple[tuple[Milliseconds, Milliseconds], ...] = ((1, 5), (1, 20), (1, 60))
+    loss: tuple[Probability, ...] = (0, 0.02, 0.1)
+    duplication: tuple[Probability, ...] = (0, 0.05)
+    reorder: tuple[Probability, ...] = (0, 0.1)
+    drop: tuple[Probability, ...] = (0, 0.1, 0.3)
+    partition: tuple[Probability, ...] = (0, 0.1)
+    crash: tuple[float, ...] = (0, 0, 1, 3)
+    restart_all: Probability = 0
+    payloads: Annotated[int, Meta(ge=0, le=1000)] = 4
+    heal_ms: Milliseconds | None = None
+
+
+class Scenario(Part, frozen=True, kw_only=True):
+    """A base schedule and what the seed adds to it."""
+
+    base: Schedule
+    swarm: Swarm | None = None
+    text: str = ""
+
+
+def load(path: str | Path) -> Scenario:
+    """Read ``.toml`` (a scenario) or ``.json`` (an explicit schedule). Raises :class:`BadSchedule` with the path of the
+    bad key."""
+    path = Path(path)
+    data = read_bytes(path)
+    if path.suffix == ".json":
+        return Scenario(base=from_json(data, str(path)))
+    try:
+        table: dict[str, Any] = tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadSchedule(f"{path}: {error}") from None
+    text = table.pop("text", "")
+    swarm_table = table.pop("swarm", None)
+    table.setdefault("name", path.stem)
+    try:
+        base = msgspec.convert(table, Schedule)
+    except msgspec.ValidationError as error:
+        raise BadSchedule(f"{path}: {error}") from None
+    try:
+        swarm = None if swarm_table is None else msgspec.convert(swarm_table, Swarm)
+    except msgspec.ValidationError as error:
+        raise BadSchedule(f"{path}: {str(error).replace('$', '$.swarm')}") from None
+    if not isinstance(text, str):
+        raise BadSchedule(f"{path}: $.text: expected a text")
+    check(base, str(path))
+    return Scenario(base=base, swarm=swarm, text=text)
+
+
+def expand(scenario: Scenario | Schedule, seed: int) -> Schedule:
+    """The explicit schedule of ``seed``."""
+    if isinstance(scenario, Schedule):
+        return scenario
+    base = scenario.base.replace(seed=seed)
+    if scenario.swarm is None:
+        return base
+    return _Generator(base, scenario.swarm, stream(seed, "scenario")).schedule()
+
+
+class _Generator:
+    """Draws one schedule."""
+
+    def __init__(self, base: Schedule, swarm: Swarm, draws: random.Random) -> None:
+        self.base = base
+        self.swarm = swarm
+        self.draws = draws
+        self.nodes = self.choice(swarm.nodes)
+        self.everybody = range(self.nodes)
+
+    def choice(self, options: tuple[Any, ...]) -> Any:
+        return options[int(self.draws.random() * len(options))]
+
+    def some(self) -> tuple[int, ...]:
+        """Some of the nodes, at least one: half of the time a majority."""
+        bits = self.draws.getrandbits(self.nodes)
+        if self.draws.random() < 0.3:
+            return tuple(self.everybody)
+        return tuple(node for node in self.everybody if bits >> node & 1) or (bits % self.nodes,)
+
+    def schedule(self) -> Schedule:
+        swarm, base = self.swarm, self.base
+        stakes = (1,) * self.nodes
+        faulty_max = self.nodes - (2 * sum(stakes) // 3 + 1)
+        kinds = [self.choice(swarm.actors) for _ in range(faulty_max)] if swarm.actors else []
+        order = list(self.everybody)
+        self.draws.shuffle(order)
+        faulty = sorted(order[: len(kinds)])
+        leaders = tuple(
+            self.choice(tuple(faulty)) if faulty and self.draws.random() < swarm.leader_bias
+            else int(self.draws.random() * self.nodes)
+            for _ in range(swarm.views + 2)
+        )  # fmt: skip
+        low, high = self.choice(swarm.latency_ms)
+        link = Link(
+            latency=Uniform(low_ms=low, high_ms=high),
+            loss=self.choice(swarm.loss),
+            duplication=self.choice(swarm.duplication),
+            reorder=self.choice(swarm.reorder),
+        )
+        heal = swarm.heal_ms
+        return base.replace(
+            nodes=self.nodes,
+            protocol=self.choice(swarm.protocols) if swarm.protocols else base.protocol,
+            leaders=leaders,
+            link=link,
+            actors=(*base.actors, *(self.actor(node, kind, leaders) for node, kind in zip(faulty, kinds, strict=True))),
+            faults=(*base.faults, *self.faults(tuple(faulty))),
+            workload=(*base.workload, *self.payloads()),
+            stop=Stop(view=swarm.views, time_ms=base.stop.time_ms),
+            liveness=base.liveness if heal is None else Liveness(from_ms=heal + 1, timeouts=12, delay_ms=high),
+        )
+
+    def payloads(self) -> list[Submit]:
+        return [
+            Submit(at_ms=round(self.draws.random() * 200, 1), payload=f"payload {number}", to=self.some())
+            for number in range(self.swarm.payloads)
+        ]
+
+    def actor(self, node: int, kind: str, leaders: tuple[int, ...]) -> Actor:
+        if kind != "puppet":
+            return Actor(node=node, kind=kind)
+        moves: list[Move] = []
+        for view, leader in enumerate(leaders[: self.swarm.views], start=1):
+            if leader == node:
+                moves += self.led(view)
+            moves += self.followed(view)
+        return Actor(node=node, kind=kind, moves=tuple(moves))
+
+    def rank(self) -> int:
+        draw = self.draws.random()
+        return 0 if draw < 0.5 else 1 if draw < 0.8 else 2 if draw < 0.95 else 3
+
+    def led(self, view: int) -> list[Move]:
+        draw = self.draws.random
+        count = 1 if draw() < 0.35 else 2 if draw() < 0.85 else 3
+        moves: list[Move] = []
+        for variant in range(count):
+            style = draw()
+            moves.append(
+                Propose(
+                    view=view,
+                    parent=self.rank(),
+                    variant=variant,
+                    proof="honest" if style < 0.4 else "lowest" if style < 0.8 else "forged",
+                    to=self.some(),
+                    after_ms=0 if draw() < 0.6 else round(draw() * 50, 1),
+                )
+            )
+        return moves
+
+    def followed(self, view: int) -> list[Move]:
+        draw = self.draws.random
+        moves: list[Move] = []
+        for choice in range(2):
+            if draw() < 0.7:
+                moves.append(CastVote(view=view, choice=choice, times=2 if draw() < 0.2 else 1, to=self.some()))
+        if draw() < 0.5:
+            moves.append(GiveUp(view=view, high=self.rank(), to=self.some(), after_ms=round(draw() * 60, 1)))
+        if draw() < 0.1:
+            moves.append(Announce(view=view, high=self.rank(), to=self.some(), after_ms=round(draw() * 60, 1)))
+        return moves
+
+    def faults(self, faulty: tuple[int, ...]) -> list[Fault]:
+        swarm, draw = self.swarm, self.draws.random
+        found: list[Fault] = []
+        drop, partition = self.choice(swarm.drop), self.choice(swarm.partition)
+        for view in range(1, swarm.views + 1):
+            if draw() < drop:
+                kind = self.choice(("Proposal", "Vote", "Timeout", "Certificates", ""))
+                source = int(draw() * self.nodes)
+                found.append(Drop(view=view, message=kind, source=source, to=self.some()))
+            if draw() < partition:
+                found.append(self.trouble(view))
+        honest = [node for node in self.everybody if node not in faulty]
+        crashes = int(self.choice(swarm.crash) * draw() * 2 + 0.5) if any(swarm.crash) else 0
+        for _ in range(crashes):
+            node = honest[int(draw() * len(honest))]
+            restart = round(1 + draw() * 100, 1)
+            if draw() < 0.3:
+                found.append(Crash(at_ms=round(draw() * 500, 1), nodes=(node,), restart_ms=restart))
+            else:
+                nth = 1 + int(draw() * 3 * swarm.views)
+                found.append(Crash(nodes=(node,), boundary=self.choice(BOUNDARIES), nth=nth, restart_ms=restart))
+        if draw() < swarm.restart_all:
+            at = round(draw() * 500, 1)
+            found += [Crash(at_ms=at, nodes=(node,), restart_ms=round(1 + draw() * 100, 1)) for node in self.everybody]
+        if swarm.heal_ms is not None:
+            found.append(Heal(at_ms=swarm.heal_ms))
+        return found
+
+    def trouble(self, view: int) -> Fault:
+        """One network fault: a partition of some kind, a one-way cut, or a hold."""
+        draw = self.draws.random
+        lasting = round(20 + draw() * 200, 1)
+        style = int(draw() * 5)
+        nodes = list(self.everybody)
+        if style == 0:  # isolate one
+            alone = int(draw() * self.nodes)
+            groups = ((alone,), tuple(node for node in nodes if node != alone))
+            return Partition(at_view=view, groups=groups, for_ms=lasting)
+        if style == 1:  # uniform sizes
+            self.draws.shuffle(nodes)
+            size = 1 + int(draw() * (self.nodes - 1))
+            return Partition(at_view=view, groups=(tuple(nodes[:size]), tuple(nodes[size:])), for_ms=lasting)
+        if style == 2:  # uniform split
+            side = [int(draw() * 2) for _ in nodes]
+            sides = tuple(tuple(node for node in nodes if side[node] == number) for number in (0, 1))
+            return Partition(at_view=view, groups=tuple(group for group in sides if group), for_ms=lasting)
+        pairs = tuple((int(draw() * self.nodes), int(draw() * self.nodes)) for _ in range(1 + int(draw() * 3)))
+        if style == 3:
+            return Cut(at_view=view, pairs=pairs, for_ms=lasting)
+        return Hold(at_view=view, pairs=pairs, for_ms=lasting)

@@ -1,0 +1,398 @@
+"""The explicit schedule: everything that one run does, as data. Written as JSON by machines, read back by ``replay``.
+
+Nodes are named by *position*: validators ``0..nodes-1`` by their index, then the second copies of twins in the order
+of ``actors``, then observers. Times are milliseconds of virtual time from the start unless a name says otherwise; a
+schedule draws nothing but link delays and losses, each from its own stream of ``seed``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from netsim.geography import REGIONS
+
+NODES_MAX: Final = 1024
+Position: TypeAlias = Annotated[int, Meta(ge=0, lt=4 * NODES_MAX)]
+Probability: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Milliseconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
+Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What every part of a schedule shares: frozen, by name only, unknown names refused, defaults left out."""
+
+
+# --- links -------------------------------------------------------------------------------------------------------
+
+
+class Constant(Part, frozen=True, kw_only=True, tag="constant", tag_field="kind"):
+    """Always the same delay."""
+
+    ms: Milliseconds
+
+
+class Uniform(Part, frozen=True, kw_only=True, tag="uniform", tag_field="kind"):
+    """Anything between the two, alike."""
+
+    low_ms: Milliseconds
+    high_ms: Milliseconds
+
+
+class Normal(Part, frozen=True, kw_only=True, tag="normal", tag_field="kind"):
+    """A Gauss curve, cut at ``least_ms``."""
+
+    mean_ms: Milliseconds
+    deviation_ms: Milliseconds
+    least_ms: Milliseconds = 0.01
+
+
+class Exponential(Part, frozen=True, kw_only=True, tag="exponential", tag_field="kind"):
+    """``least_ms`` and an exponential tail of mean ``mean_ms`` on top."""
+
+    mean_ms: Milliseconds
+    least_ms: Milliseconds = 0.01
+
+
+class Empirical(Part, frozen=True, kw_only=True, tag="empirical", tag_field="kind"):
+    """Drawn from a table of measured delays, each row alike."""
+
+    table_ms: Annotated[tuple[Milliseconds, ...], Meta(min_length=1, max_length=100_000)]
+
+
+Latency: TypeAlias = Constant | Uniform | Normal | Exponential | Empirical
+
+
+class Link(Part, frozen=True, kw_only=True):
+    """One direction. A reordered message waits ``reorder_ms`` longer, so that later ones pass it."""
+
+    latency: Latency = Uniform(low_ms=1, high_ms=5)
+    jitter_ms: Milliseconds = 0
+    loss: Probability = 0
+    duplication: Probability = 0
+    reorder: Probability = 0
+    reorder_ms: Milliseconds = 20
+
+
+class LinkOverride(Part, frozen=True, kw_only=True):
+    """The link from one node to another, where it differs."""
+
+    source: Position
+    target: Position
+    link: Link
+
+
+class Clock(Part, frozen=True, kw_only=True):
+    """One node's clock: what it shows at time 0, and how much faster it runs."""
+
+    node: Position
+    offset_ms: Milliseconds = 0
+    drift_ppm: Annotated[int, Meta(ge=-500_000, le=500_000)] = 0
+
+
+# --- actors ------------------------------------------------------------------------------------------------------
+
+
+class Propose(Part, frozen=True, kw_only=True, tag="propose", tag_field="move"):
+    """A puppet leads ``view``: a block on the certificate of rank ``parent`` (0: the highest that fits), to
+    ``to`` only. ``proof`` chooses among the timeouts seen: the ``honest`` quorum with the highest certificates, the
+    ``lowest`` quorum, or a ``forged`` maximum."""
+
+    view: Positive
+    parent: int = 0
+    variant: int = 0
+    proof: Literal["honest", "lowest", "forged"] = "honest"
+    to: tuple[Position, ...] = ()
+    after_ms: Milliseconds = 0
+
+
+class CastVote(Part, frozen=True, kw_only=True, tag="vote", tag_field="move"):
+    """A puppet votes for the ``choice``-th block that anybody proposed in ``view``, ``times`` times."""
+
+    view: Positive
+    choice: int = 0
+    times: int = 1
+    to: tuple[Position, ...] = ()
+    after_ms: Milliseconds = 0
+
+
+class GiveUp(Part, frozen=True, kw_only=True, tag="give-up", tag_field="move"):
+    """A puppet times out ``view`` with the certificate of rank ``high`` as its highest."""
+
+    view: Positive
+    high: int = 0
+    to: tuple[Position, ...] = ()
+    after_ms: Milliseconds = 0
+
+
+class Announce(Part, frozen=True, kw_only=True, tag="announce", tag_field="move"):
+    """A puppet shows the certificate of rank ``high`` that it can put together, and hides it from the others."""
+
+    view: Positive
+    high: int = 0
+    to: tuple[Position, ...] = ()
+    after_ms: Milliseconds = 0
+
+
+Move: TypeAlias = Propose | CastVote | GiveUp | Announce
+
+
+class Actor(Part, frozen=True, kw_only=True):
+    """Who plays a validator. ``kind`` names a registered actor (``netsim list``); ``moves`` are a puppet's,
+    ``options`` the other kinds' numbers."""
+
+    node: Position
+    kind: str
+    options: dict[str, float] = {}
+    moves: tuple[Move, ...] = ()
+
+
+# --- faults ------------------------------------------------------------------------------------------------------
+
+
+class Timed(Part, frozen=True, kw_only=True):
+    """When something begins (exactly one of the first three) and how long it lasts: until healed, unless told."""
+
+    at_ms: Milliseconds | None = None
+    at_view: Positive | None = None
+    at_height: Positive | None = None
+    for_ms: Milliseconds | None = None
+
+
+class Partition(Timed, frozen=True, kw_only=True, tag="partition", tag_field="kind"):
+    """Only members of one group hear each other; a node in no group is alone. Replaces an earlier partition."""
+
+    groups: tuple[tuple[Position, ...], ...]
+
+
+class Cut(Timed, frozen=True, kw_only=True, tag="cut", tag_field="kind"):
+    """Messages from the first to the second of each pair are lost. One way."""
+
+    pairs: tuple[tuple[Position, Position], ...]
+
+
+class Hold(Timed, frozen=True, kw_only=True, tag="hold", tag_field="kind"):
+    """Messages of each pair are kept, and released together at the end."""
+
+    pairs: tuple[tuple[Position, Position], ...]
+
+
+class Clog(Timed, frozen=True, kw_only=True, tag="clog", tag_field="kind"):
+    """Messages of each pair take ``extra_ms`` longer."""
+
+    pairs: tuple[tuple[Position, Position], ...]
+    extra_ms: Milliseconds
+
+
+class Heal(Timed, frozen=True, kw_only=True, tag="heal", tag_field="kind"):
+    """Every network fault ends; what was held is released. Loss, duplication and reordering end too."""
+
+
+class Drop(Part, frozen=True, kw_only=True, tag="drop", tag_field="kind"):
+    """Single messages: those of ``view`` and type ``message`` (any, when empty) from ``source`` to ``to``."""
+
+    view: Positive
+    message: str = ""
+    source: Position
+    to: tuple[Position, ...]
+
+
+class ViewPartition(Part, frozen=True, kw_only=True, tag="view-partition", tag_field="kind"):
+    """Messages of ``view`` pass inside a group only, whenever they are sent; groups may overlap (Twins)."""
+
+    view: Positive
+    groups: tuple[tuple[Position, ...], ...]
+
+
+class Crash(Timed, frozen=True, kw_only=True, tag="crash", tag_field="kind"):
+    """Nodes die as with kill -9, at a time or at the ``nth`` boundary that each crosses: ``before persist``,
+    ``after sign``... They restart ``restart_ms`` later, or never."""
+
+    nodes: tuple[Position, ...]
+    boundary: Literal[
+        "", "before persist", "after persist", "before sign", "after sign", "before send", "after send"
+    ] = ""
+    nth: Positive = 1
+    restart_ms: Milliseconds | None = None
+
+
+class Disk(Timed, frozen=True, kw_only=True, tag="disk", tag_field="kind"):
+    """One node's disk: ``torn`` loses the write that a crash interrupts, ``lost-fsync`` forgets at the next crash
+    what was written from now on, ``bit-rot`` and ``misdirected`` damage a stored record (found by its checksum at the
+    next start), ``slow`` delays every write, ``full`` refuses it."""
+
+    node: Position
+    fault: Literal["torn", "lost-fsync", "bit-rot", "misdirected", "slow", "full"]
+    slow_ms: Milliseconds = 0
+
+
+Fault: TypeAlias = Partition | Cut | Hold | Clog | Heal | Drop | ViewPartition | Crash | Disk
+
+
+# --- the whole ---------------------------------------------------------------------------------------------------
+
+
+class Submit(Part, frozen=True, kw_only=True):
+    """A payload given to nodes (to all, when empty)."""
+
+    at_ms: Milliseconds
+    payload: str
+    to: tuple[Position, ...] = ()
+
+
+class Times(Part, frozen=True, kw_only=True):
+    """The chain's pacing (``consensus.genesis.Pacing``); defaults fit links of a few milliseconds."""
+
+    view_timeout_ms: Positive = 100
+    growth_numerator: Positive = 6
+    growth_denominator: Positive = 5
+    exponent_max: Annotated[int, Meta(ge=0, le=64)] = 16
+    idle_interval_ms: Positive = 1
+
+
+class Stop(Part, frozen=True, kw_only=True):
+    """A run ends when every live honest node is above ``view`` and has committed ``height``, and at ``time_ms``."""
+
+    view: Annotated[int, Meta(ge=0)] = 12
+    height: Annotated[int, Meta(ge=0)] = 0
+    time_ms: Milliseconds = 60_000
+
+
+class Liveness(Part, frozen=True, kw_only=True):
+    """What must happen once the network is good for ``core`` (all honest nodes, when empty): from ``from_ms`` on a
+    commit of each within ``timeouts`` base view timeouts, with the back-off that went before on top, and payloads
+    given to all within ``payload_ms``."""
+
+    from_ms: Milliseconds
+    timeouts: Positive = 12
+    payload_ms: Milliseconds = 10_000
+    delay_ms: Milliseconds = 5
+    core: tuple[Position, ...] = ()
+
+
+class Schedule(Part, frozen=True, kw_only=True):
+    """One run. ``leaders`` names the leader of each view from 1 on, then in turn; ``regions`` sets the links from the
+    geographic preset; ``bandwidth_mbit`` bounds each node's egress and ingress, shared fairly among its peers;
+    ``expect`` names the oracle that must fire (a scripted counterexample), ``beyond_bounds`` allows more faults than
+    the protocol tolerates."""
+
+    name: str = ""
+    seed: int = 0
+    protocol: str = "jolteon"
+    scheme: str = "simulated"
+    nodes: Annotated[int, Meta(ge=1, le=NODES_MAX)] = 4
+    stakes: tuple[Positive, ...] = ()
+    observers: Annotated[int, Meta(ge=0, le=NODES_MAX)] = 0
+    leaders: tuple[Position, ...] = ()
+    times: Times = Times()
+    link: Link = Link()
+    links: tuple[LinkOverride, ...] = ()
+    regions: tuple[str, ...] = ()
+    bandwidth_mbit: Annotated[float, Meta(ge=0)] = 0
+    clocks: tuple[Clock, ...] = ()
+    actors: tuple[Actor, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    workload: tuple[Submit, ...] = ()
+    stop: Stop = Stop()
+    liveness: Liveness | None = None
+    fault_free: bool = False
+    oracles: tuple[str, ...] = ()
+    expect: str = ""
+    beyond_bounds: bool = False
+
+    def to_json(self) -> bytes:
+        """The explicit form, indented for people who compare two."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+    def replace(self, **changes: object) -> Schedule:
+        """A copy with some fields changed."""
+        return msgspec.structs.replace(self, **changes)
+
+
+class BadSchedule(ValueError):
+    """The input is not a schedule; the text names the file and the path of the bad key."""
+
+
+def from_json(data: bytes, where: str) -> Schedule:
+    """Read an explicit schedule. Raises :class:`BadSchedule`."""
+    try:
+        schedule = msgspec.json.decode(data, type=Schedule)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadSchedule(f"{where}: {error}") from None
+    check(schedule, where)
+    return schedule
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes. Raises :class:`BadSchedule` when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSchedule(f"{path}: cannot be read: {error.strerror}") from None
+
+
+FAULTY_DISKS: Final = ("lost-fsync", "bit-rot", "misdirected", "full")
+
+
+def faulty_nodes(schedule: Schedule, faulty_kinds: tuple[str, ...]) -> tuple[int, ...]:
+    """Validators that do not count as honest: played by a faulty actor, or with a disk that lies. The fault atlas."""
+    found = {actor.node for actor in schedule.actors if actor.kind in faulty_kinds}
+    found |= {fault.node for fault in schedule.faults if isinstance(fault, Disk) and fault.fault in FAULTY_DISKS}
+    return tuple(sorted(found))
+
+
+def positions(schedule: Schedule) -> int:
+    """How many nodes there are, twins' second copies and observers included."""
+    return schedule.nodes + sum(actor.kind == "twin" for actor in schedule.actors) + schedule.observers
+
+
+def _named(fault: Fault) -> tuple[int, ...]:
+    match fault:
+        case Partition(groups=groups) | ViewPartition(groups=groups):
+            return tuple(node for group in groups for node in group)
+        case Cut(pairs=pairs) | Hold(pairs=pairs) | Clog(pairs=pairs):
+            return tuple(node for pair in pairs for node in pair)
+        case Drop(source=source, to=to):
+            return (source, *to)
+        case Crash(nodes=nodes):
+            return nodes
+        case Disk(node=node):
+            return (node,)
+        case Heal():
+            return ()
+
+
+def check(schedule: Schedule, where: str) -> None:
+    """Refuse what no type can. Raises :class:`BadSchedule` naming the path of the bad key."""
+    count = positions(schedule)
+
+    def refuse(path: str, reason: str) -> None:
+        raise BadSchedule(f"{where}: $.{path}: {reason}")
+
+    if schedule.stakes and len(schedule.stakes) != schedule.nodes:
+        refuse("stakes", f"{len(schedule.stakes)} of them for {schedule.nodes} nodes")
+    if schedule.times.idle_interval_ms >= schedule.times.view_timeout_ms:
+        refuse("times.idle_interval_ms", "must be below view_timeout_ms")
+    for number, leader in enumerate(schedule.leaders):
+        if leader >= schedule.nodes:
+            refuse(f"leaders[{number}]", f"there is no validator {leader}")
+    for number, actor in enumerate(schedule.actors):
+        if actor.node >= schedule.nodes:
+            refuse(f"actors[{number}].node", f"there is no validator {actor.node}")
+    for number, fault in enumerate(schedule.faults):
+        if any(node >= count for node in _named(fault)):
+            refuse(f"faults[{number}]", f"names a node beyond the {count} there are")
+        if isinstance(fault, Timed):
+            starts = sum(value is not None for value in (fault.at_ms, fault.at_view, fault.at_height))
+            if starts != 1 and not (isinstance(fault, Crash) and fault.boundary and starts == 0):
+                refuse(f"faults[{number}]", "needs exactly one of at_ms, at_view, at_height")
+    if schedule.regions and len(schedule.regions) != count:
+        refuse("regions", f"{len(schedule.regions)} of them for {count} nodes")
+    for number, region in enumerate(schedule.regions):
+        if region not in REGIONS:
+            refuse(f"regions[{number}]", f"{region!r} is unknown; known are {', '.join(REGIONS)}")
+    if len(frozenset(actor.node for actor in schedule.actors)) != len(schedule.actors):
+        refuse("actors", "two of them play one validator")

@@ -1,0 +1,282 @@
+"""One run from a schedule or a scenario: wiring, judging, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import assert_never
+
+import msgspec
+
+from consensus.engine import Record
+from consensus.protocols.registry import ProtocolDefinition, protocol_named
+from consensus.types import PeerId
+from netsim.actors.registry import ACTORS, COPIED, HONEST_KINDS, ActorFactory, actor_kinds
+from netsim.committee import Committee, committee_of
+from netsim.journal import Journal
+from netsim.network import nanoseconds
+from netsim.oracles.judge import Judge, Oracle
+from netsim.oracles.registry import oracles_named
+from netsim.scenario import Scenario, expand, load
+from netsim.schedule import (
+    FAULTY_DISKS,
+    BadSchedule,
+    Clog,
+    Crash,
+    Cut,
+    Disk,
+    Drop,
+    Fault,
+    Heal,
+    Hold,
+    Partition,
+    Schedule,
+    Timed,
+    ViewPartition,
+    check,
+)
+from netsim.world import Host, Recorder, Violation, World
+
+Keep = Callable[[Record], bool]
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run was. ``logs`` holds each node's committed block ids in hex, by position; ``commits`` is the highest
+    height of an honest node; times are virtual nanoseconds."""
+
+    schedule: Schedule
+    violations: tuple[Violation, ...]
+    logs: tuple[tuple[str, ...], ...]
+    views: tuple[int, ...]
+    commits: int
+    virtual_ns: int
+    events: int
+    deliveries: int
+    timers_fired: int
+    trace_hash: str
+
+    @property
+    def silent(self) -> bool:
+        """No oracle fired."""
+        return not self.violations
+
+    @property
+    def verdict(self) -> str:
+        """``silent``, or the id of the oracle that fired first."""
+        return self.violations[0].oracle if self.violations else "silent"
+
+
+def build(
+    schedule: Schedule,
+    definition: ProtocolDefinition,
+    *,
+    actors: Mapping[str, ActorFactory] = ACTORS,
+    keep: Keep | None = None,
+) -> World:
+    """The world of a schedule, wired and started at time 0. Raises :class:`BadSchedule`."""
+    committee = committee_of(schedule)
+    world = World(schedule, definition, committee, _hosts(schedule, committee, keep))
+    for number, actor in enumerate(schedule.actors):
+        host = world.hosts[actor.node]
+        host.honest = actor.kind in HONEST_KINDS
+        if actor.kind in actors:
+            host.player = actors[actor.kind](actor)
+        elif actor.kind not in (*HONEST_KINDS, COPIED):
+            known = ", ".join(dict.fromkeys((*actor_kinds(), *actors)))
+            raise BadSchedule(f"$.actors[{number}].kind: {actor.kind!r} is unknown; known are {known}")
+    for fault in schedule.faults:
+        if isinstance(fault, Disk) and fault.fault in FAULTY_DISKS:
+            world.hosts[fault.node].honest = False
+    for clock in schedule.clocks:
+        world.hosts[clock.node].clock = clock
+    return world
+
+
+def _hosts(schedule: Schedule, committee: Committee, keep: Keep | None) -> list[Host]:
+    peers: list[tuple[int | None, PeerId]] = [
+        (index, validator.peer) for index, validator in enumerate(committee.spec.validators)
+    ]
+    peers += [(actor.node, peers[actor.node][1]) for actor in schedule.actors if actor.kind == COPIED]
+    peers += [(None, bytes([255]) * 24 + number.to_bytes(8, "big")) for number in range(schedule.observers)]
+    hosts = [Host(position, index, peer, Journal(keep)) for position, (index, peer) in enumerate(peers)]
+    copied = [actor.node for actor in schedule.actors if actor.kind == COPIED]
+    for position, node in enumerate(copied):
+        hosts[schedule.nodes + position].honest = False
+        hosts[node].honest = False
+    return hosts
+
+
+def run_world(world: World) -> None:
+    """Attach the actors, start everybody, let the faults happen, and run to the end."""
+    schedule = world.schedule
+    for host in world.hosts:
+        if host.player is not None:
+            host.player.attach(world, host)
+    for fault in schedule.faults:
+        _plan(world, fault)
+    for submit in schedule.workload:
+        targets = [world.hosts[position] for position in submit.to] or list(world.hosts)
+        world.at(nanoseconds(submit.at_ms), partial(world.submit, submit.payload.encode(), targets))
+    for host in world.hosts:
+        world.start(host)
+    world.connect(world.hosts)
+    world.run(nanoseconds(schedule.stop.time_ms))
+
+
+def _plan(world: World, fault: Fault) -> None:
+    network = world.network
+    match fault:
+        case Drop():
+            row = (fault.message, fault.source, frozenset(fault.to))
+            network.drops.setdefault(fault.view, []).append(row)
+            network.refresh()
+        case ViewPartition():
+            network.view_groups[fault.view] = tuple(frozenset(group) for group in fault.groups)
+            network.refresh()
+        case Crash() if fault.boundary and fault.at_ms is None and fault.at_view is None and fault.at_height is None:
+            _arm(world, fault)
+        case _:
+            _when(world, fault, partial(_begin, world, fault))
+
+
+def _when(world: World, fault: Timed, action: Callable[[], None]) -> None:
+    if fault.at_ms is not None:
+        world.at(nanoseconds(fault.at_ms), action)
+    elif fault.at_view is not None:
+        world.on_view.setdefault(fault.at_view, []).append(action)
+    elif fault.at_height is not None:
+        world.on_height.setdefault(fault.at_height, []).append(action)
+
+
+def _arm(world: World, fault: Crash) -> None:
+    restart_ns = None if fault.restart_ms is None else nanoseconds(fault.restart_ms)
+    for node in fault.nodes:
+        world.hosts[node].armed.append((fault.boundary, fault.nth, restart_ns))
+
+
+def _begin(world: World, fault: Fault) -> None:
+    network = world.network
+    end: Callable[[], None] | None = None
+    match fault:
+        case Partition():
+            network.partition(fault.groups)
+            end = partial(network.partition, None)
+        case Cut():
+            network.cut(fault.pairs, 1)
+            end = partial(network.cut, fault.pairs, -1)
+        case Hold():
+            network.hold(fault.pairs, 1)
+            end = partial(_release, world, fault)
+        case Clog():
+            network.clog(fault.pairs, nanoseconds(fault.extra_ms))
+            end = partial(network.clog, fault.pairs, -nanoseconds(fault.extra_ms))
+        case Heal():
+            network.heal()
+            world.release()
+        case Crash():
+            _crash(world, fault)
+        case Disk():
+            _spoil(world.hosts[fault.node], fault)
+        case Drop() | ViewPartition():
+            raise AssertionError("is there from the start")
+        case _:
+            assert_never(fault)
+    if end is not None and isinstance(fault, Timed) and fault.for_ms is not None:
+        world.at(world.now + nanoseconds(fault.for_ms), end)
+
+
+def _release(world: World, fault: Hold) -> None:
+    world.network.hold(fault.pairs, -1)
+    world.release()
+
+
+def _crash(world: World, fault: Crash) -> None:
+    if fault.boundary:
+        _arm(world, fault)
+        return
+    for node in fault.nodes:
+        world.crash(world.hosts[node], None if fault.restart_ms is None else nanoseconds(fault.restart_ms))
+
+
+def _spoil(host: Host, fault: Disk) -> None:
+    journal = host.journal
+    match fault.fault:
+        case "torn":
+            journal.torn = True
+        case "lost-fsync":
+            journal.lose_from_now()
+        case "bit-rot" | "misdirected":
+            journal.damaged = fault.fault
+        case "slow":
+            host.slow_ns = nanoseconds(fault.slow_ms)
+        case "full":
+            journal.full = True
+        case _:
+            assert_never(fault.fault)
+
+
+def run_schedule(
+    schedule: Schedule,
+    *,
+    definition: ProtocolDefinition | None = None,
+    actors: Mapping[str, ActorFactory] = ACTORS,
+    oracles: Sequence[Oracle] = (),
+    recorder: Recorder | None = None,
+    keep: Keep | None = None,
+) -> Result:
+    """Run one explicit schedule. ``definition`` replaces the protocol that it names, ``oracles`` judge beside ours,
+    ``recorder`` sees everything, ``keep`` drops records (what a mutant forgets)."""
+    chosen = protocol_named(schedule.protocol) if definition is None else definition
+    world = build(schedule, chosen, actors=actors, keep=keep)
+    judge = Judge(world, (*oracles_named(schedule.oracles), *oracles))
+    world.watchers.append(judge)
+    world.recorder = recorder
+    run_world(world)
+    judge.end()
+    honest = [host for host in world.hosts if host.honest]
+    return Result(
+        schedule=schedule,
+        violations=tuple(world.violations),
+        logs=tuple(tuple(block_id.hex() for block_id in host.ledger) for host in world.hosts),
+        views=tuple(host.view for host in world.hosts),
+        commits=max((host.height for host in honest), default=0),
+        virtual_ns=world.now,
+        events=world.events,
+        deliveries=world.deliveries,
+        timers_fired=sum(host.timers_fired for host in world.hosts),
+        trace_hash=world.trace_hash(),
+    )
+
+
+class Simulation:
+    """A question asked of a protocol: ``Simulation(load("x.toml")).run(seed=7)``. Raises :class:`BadSchedule`."""
+
+    def __init__(
+        self,
+        scenario: Scenario | Schedule | str | Path,
+        *,
+        protocol: str | ProtocolDefinition | None = None,
+        actors: Mapping[str, ActorFactory] | None = None,
+        oracles: Callable[[], Sequence[Oracle]] | None = None,
+    ) -> None:
+        self.scenario = load(scenario) if isinstance(scenario, str | Path) else scenario
+        self.protocol = protocol
+        self.actors = {**ACTORS, **(actors or {})}
+        self.oracles = oracles
+
+    def schedule(self, seed: int) -> Schedule:
+        """The explicit schedule of ``seed``."""
+        schedule = expand(self.scenario, seed)
+        if isinstance(self.protocol, str):
+            schedule = schedule.replace(protocol=self.protocol)
+        check(schedule, schedule.name or "scenario")
+        return schedule
+
+    def run(self, seed: int = 0, *, recorder: Recorder | None = None) -> Result:
+        """Run with one seed."""
+        definition = self.protocol if isinstance(self.protocol, ProtocolDefinition) else None
+        oracles = () if self.oracles is None else self.oracles()
+        return run_schedule(
+            self.schedule(seed), definition=definition, actors=self.actors, oracles=oracles, recorder=recorder
+        )

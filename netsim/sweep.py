@@ -1,0 +1,220 @@
+"""A sweep: one scenario, many seeds, any ``concurrent.futures.Executor``.
+
+Seeds travel in batches that take about :data:`BATCH_S` seconds each (one schedule per task spends its time on
+pickling); results come back as findings and sums. Every :data:`TWICE_EVERY`-th schedule runs twice, for R2.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from consensus.protocols.registry import ProtocolDefinition, protocol_named
+from netsim.mutants.registry import mutant_named
+from netsim.scenario import Scenario, expand
+from netsim.schedule import BadSchedule, Schedule, check
+from netsim.simulation import Keep, Result, run_schedule
+from netsim.world import Violation
+
+BATCH_S: Final = 2.0
+BATCH_MAX: Final = 2000
+FIRST_BATCH: Final = 8
+TWICE_EVERY: Final = 64
+FINDINGS_MAX: Final = 100
+"""Findings kept of one sweep: the seeds of the rest are found again by running it."""
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs instead of the schedule's protocol: one of the registry by ``name``, the ``DEFINITION`` of a Python
+    ``file``, or one of our ``mutant``s. Travels to workers as text."""
+
+    name: str = ""
+    file: str = ""
+    mutant: str = ""
+
+    def resolve(self, schedule_protocol: str) -> tuple[ProtocolDefinition, Keep | None]:
+        """The protocol, and what its journal forgets. Raises :class:`BadSchedule`."""
+        if self.mutant:
+            mutant = mutant_named(self.mutant)
+            return mutant.definition, mutant.keep
+        if self.file:
+            return protocol_from(Path(self.file)), None
+        try:
+            return protocol_named(self.name or schedule_protocol), None
+        except ValueError as error:
+            raise BadSchedule(f"$.{error}") from None
+
+
+def protocol_from(path: Path) -> ProtocolDefinition:
+    """The ``DEFINITION`` of a Python file. Raises :class:`BadSchedule`. The file is code and runs."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise BadSchedule(f"{path}: is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    definition = getattr(module, "DEFINITION", None)
+    if not isinstance(definition, ProtocolDefinition):
+        raise BadSchedule(f"{path}: has no DEFINITION, a consensus.protocols.registry.ProtocolDefinition")
+    return definition
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """A seed whose schedule makes an oracle fire."""
+
+    seed: int
+    oracle: str
+    text: str
+    trace_hash: str
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """What some seeds gave."""
+
+    schedules: int
+    deliveries: int
+    commits: int
+    virtual_ns: int
+    seconds: float
+    findings: tuple[Finding, ...]
+
+
+def run_seed(scenario: Scenario, variant: Variant, seed: int) -> Result:
+    """One seed of a sweep."""
+    schedule = expand(scenario, seed)
+    if variant.name:
+        schedule = schedule.replace(protocol=variant.name)
+    check(schedule, schedule.name or "scenario")
+    definition, keep = variant.resolve(schedule.protocol)
+    return run_schedule(schedule, definition=definition, keep=keep)
+
+
+def run_batch(scenario: bytes, variant: Variant, first: int, count: int, stop_at_first: bool = False) -> Batch:
+    """Run ``count`` seeds from ``first`` on, in a worker. ``scenario`` is its MessagePack."""
+    decoded = msgspec.msgpack.decode(scenario, type=Scenario)
+    began = time.perf_counter()
+    findings: list[Finding] = []
+    schedules = deliveries = commits = virtual_ns = 0
+    for seed in range(first, first + count):
+        result = run_seed(decoded, variant, seed)
+        schedules += 1
+        deliveries += result.deliveries
+        commits += result.commits
+        virtual_ns += result.virtual_ns
+        violations = result.violations
+        if seed % TWICE_EVERY == 0:
+            again = run_seed(decoded, variant, seed)
+            if again.trace_hash != result.trace_hash:
+                text = f"two runs differ: {result.trace_hash} and {again.trace_hash}"
+                violations = (*violations, Violation(oracle="R2", at_ns=0, node=-1, text=text))
+        if violations:
+            first_one = violations[0]
+            findings.append(
+                Finding(seed=seed, oracle=first_one.oracle, text=first_one.text, trace_hash=result.trace_hash)
+            )
+            if stop_at_first:
+                break
+    return Batch(
+        schedules=schedules,
+        deliveries=deliveries,
+        commits=commits,
+        virtual_ns=virtual_ns,
+        seconds=time.perf_counter() - began,
+        findings=tuple(findings),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class Sweep:
+    """What a sweep has found so far."""
+
+    schedules: int = 0
+    deliveries: int = 0
+    commits: int = 0
+    seconds: float = 0.0
+    violations: int = 0
+    findings: list[Finding] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    """Schedules per second of each batch, for percentiles."""
+
+    def add(self, batch: Batch) -> None:
+        """Count a batch."""
+        self.schedules += batch.schedules
+        self.deliveries += batch.deliveries
+        self.commits += batch.commits
+        self.violations += len(batch.findings)
+        self.findings += batch.findings[: FINDINGS_MAX - len(self.findings)]
+        if batch.seconds:
+            self.rates.append(batch.schedules / batch.seconds)
+
+
+def executor_named(name: str, jobs: int) -> Executor:
+    """``process``, or ``dask://host:port``. Raises :class:`BadSchedule`."""
+    if name == "process":
+        return ProcessPoolExecutor(max_workers=jobs)
+    if name.startswith("dask://"):
+        try:
+            distributed = importlib.import_module("distributed")
+        except ImportError:
+            raise BadSchedule("--executor: Dask is not installed; pip install 'shared-sequencer[dask]'") from None
+        executor: Executor = distributed.Client(name.replace("dask://", "tcp://")).get_executor()
+        return executor
+    raise BadSchedule(f"--executor: {name!r} is neither 'process' nor 'dask://host:port'")
+
+
+def sweep(
+    scenario: Scenario,
+    variant: Variant,
+    seeds: range,
+    *,
+    executor: Executor,
+    jobs: int,
+    told: Callable[[Sweep, Batch], None] | None = None,
+    stop_at_first: bool = False,
+) -> Sweep:
+    """Run all ``seeds``. ``told`` hears of each batch; KeyboardInterrupt ends the sweep and keeps what was found."""
+    total = Sweep()
+    began = time.perf_counter()
+    data = msgspec.msgpack.encode(scenario)
+    size = FIRST_BATCH
+    position = seeds.start
+    pending: set[Future[Batch]] = set()
+    try:
+        while position < seeds.stop or pending:
+            while position < seeds.stop and len(pending) < 2 * jobs:
+                count = min(size, seeds.stop - position)
+                pending.add(executor.submit(run_batch, data, variant, position, count, stop_at_first))
+                position += count
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for batch in _in_order(done):
+                total.add(batch)
+                if batch.seconds:
+                    size = max(1, min(BATCH_MAX, round(BATCH_S * batch.schedules / batch.seconds)))
+                if told is not None:
+                    told(total, batch)
+            if stop_at_first and total.findings:
+                break
+    except KeyboardInterrupt:
+        total.seconds = time.perf_counter() - began
+    for future in sorted(pending, key=id):
+        future.cancel()
+    total.seconds = time.perf_counter() - began
+    total.findings.sort(key=lambda finding: finding.seed)
+    return total
+
+
+def _in_order(done: set[Future[Batch]]) -> Iterator[Batch]:
+    yield from sorted((future.result() for future in done), key=lambda batch: -batch.schedules)
+
+
+def explicit(scenario: Scenario, variant: Variant, seed: int) -> Schedule:
+    """The explicit schedule of a finding."""
+    schedule = expand(scenario, seed)
+    return schedule.replace(protocol=variant.name) if variant.name else schedule

@@ -1,0 +1,615 @@
+"""The engine: nodes, links and time on one heap of (time in ns, sequence).
+
+A node is a :class:`Host`: a replica of the pure core, its journal, ledger, timers and payloads. The world performs the
+core's steps as the driver does: records first, then effects in order; a signature and a payload verdict come back at
+once, as events of the same node. Everything between nodes goes through the :class:`~netsim.network.Network`.
+
+Every message that is sent, every event that a node handles and every commit enters a chained SHA-256, so that one hash
+stands for the whole run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from struct import Struct
+from typing import Final, Protocol
+
+import msgspec
+
+from consensus.engine import (
+    BlocksLoaded,
+    Broadcast,
+    BuildPayload,
+    CancelTimer,
+    CheckPayload,
+    Commit,
+    Effect,
+    Event,
+    LoadBlocks,
+    PayloadBuilt,
+    PayloadVerdict,
+    PeerConnected,
+    Received,
+    Record,
+    Recovered,
+    Reject,
+    ReportEvidence,
+    Send,
+    SetTimer,
+    Sign,
+    Signed,
+    Step,
+    TimerFired,
+)
+from consensus.protocols.registry import ProtocolDefinition
+from consensus.replica import Replica
+from consensus.types import EMPTY_PAYLOAD_ROOT, BlockId, PeerId, ValidatorIndex, View
+from netsim.committee import Committee
+from netsim.journal import DiskFull, Journal
+from netsim.network import MILLISECOND, Network
+from netsim.schedule import Clock, Schedule
+
+HASH_BATCH_BYTES: Final = 1 << 16
+REJECTS_KEPT: Final = 64
+EVENTS_MAX: Final = 20_000_000
+"""More than any schedule needs: a run that gets here is a flood that feeds itself."""
+
+_packed: Final = Struct("<QQH").pack
+_encode_into: Final = msgspec.msgpack.Encoder().encode_into
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class Crashed(Exception):
+    """Raised at a crash boundary: the node dies here."""
+
+
+class Violation(msgspec.Struct, frozen=True, kw_only=True):
+    """An oracle fired."""
+
+    oracle: str
+    at_ns: int
+    node: int
+    text: str
+
+
+class Watcher(Protocol):
+    """What the world tells of while it runs. The judge is one, the recorder of reports another."""
+
+    def started(self, host: Host, recovered: Recovered) -> None: ...
+    def sent(self, host: Host, message: msgspec.Struct) -> None: ...
+    def stored(self, host: Host, records: Sequence[Record]) -> None: ...
+    def committed(self, host: Host, commit: Commit) -> None: ...
+    def entered(self, host: Host, view: View) -> None: ...
+    def fired(self, host: Host, name: str) -> None: ...
+    def accused(self, host: Host, evidence: ReportEvidence) -> None: ...
+    def broke(self, host: Host, event: Event, error: Exception) -> None: ...
+
+
+class Recorder(Protocol):
+    """Sees every message and event, for reports and exports."""
+
+    def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None: ...
+    def lost(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None: ...
+    def handling(self, now: int, sequence: int, host: Host, event: Event) -> None: ...
+
+
+class Player(Protocol):
+    """Plays a host: rewrites what its core sends and hears, or acts from outside without a core."""
+
+    has_core: bool
+
+    def attach(self, world: World, host: Host) -> None: ...
+
+    def outgoing(
+        self, host: Host, targets: Sequence[Host], message: msgspec.Struct
+    ) -> Sequence[tuple[Host, msgspec.Struct, int]]:
+        """What is really sent: (to, message, extra delay in ns)."""
+        ...
+
+    def incoming(self, host: Host, event: Received) -> Received | None: ...
+
+
+class Host:
+    """One process: its replica dies with a crash, its journal and ledger do not. A twin shares another's identity."""
+
+    __slots__ = (
+        "armed", "building", "clock", "evidence", "height", "honest", "index", "journal", "ledger", "life", "others",
+        "peer", "player", "pool", "position", "rejects", "replica", "slow_ns", "timers", "timers_fired", "view",
+    )  # fmt: skip
+
+    def __init__(self, position: int, index: ValidatorIndex | None, peer: PeerId, journal: Journal) -> None:
+        self.position = position
+        self.index = index
+        self.peer = peer
+        self.journal = journal
+        self.ledger: list[BlockId] = []
+        self.height = 0
+        self.replica: Replica | None = None
+        self.life = 0
+        self.timers: dict[str, int] = {}
+        self.pool: list[bytes] = []
+        self.building: BuildPayload | None = None
+        self.rejects: list[Reject] = []
+        self.evidence: list[ReportEvidence] = []
+        self.timers_fired = 0
+        self.view: View = 0
+        self.honest = True
+        self.player: Player | None = None
+        self.others: tuple[Host, ...] = ()
+        self.clock: Clock | None = None
+        self.slow_ns = 0
+        self.armed: list[tuple[str, int, int | None]] = []
+        """Crash boundaries to come: (boundary, crossings left, restart after ns)."""
+
+
+class World:
+    """One run. Wire it with :mod:`netsim.simulation`."""
+
+    def __init__(
+        self, schedule: Schedule, definition: ProtocolDefinition, committee: Committee, hosts: Sequence[Host]
+    ) -> None:
+        self.schedule = schedule
+        self.definition = definition
+        self.committee = committee
+        self.hosts = tuple(hosts)
+        self.network = Network(schedule)
+        self.now = 0
+        self.events = 0
+        self.deliveries = 0
+        self.sequence = 0
+        self.heap: list[tuple[int, int, Host | None, int, Event | Callable[[], None]]] = []
+        self.watchers: list[Watcher] = []
+        self.listeners: list[Callable[[Host, msgspec.Struct], None]] = []
+        """Puppets: they see every message when it is sent."""
+        self.recorder: Recorder | None = None
+        self.violations: list[Violation] = []
+        self.finished = False
+        self.top_view: View = 0
+        self.top_height = 0
+        self.on_view: dict[View, list[Callable[[], None]]] = {}
+        self.on_height: dict[int, list[Callable[[], None]]] = {}
+        self.entering: list[Callable[[View], None]] = []
+        """Called when the first node enters a view."""
+        self._held: list[tuple[Host, Host, msgspec.Struct]] = []
+        self._hash = hashlib.sha256(schedule.protocol.encode())
+        self._trace = bytearray()
+        self._timer_events: dict[str, TimerFired] = {}
+        self._by_peer: dict[PeerId, tuple[Host, ...]] = {}
+        for host in hosts:
+            self._by_peer[host.peer] = (*self._by_peer.get(host.peer, ()), host)
+        for host in hosts:
+            host.others = tuple(other for other in hosts if other.peer != host.peer)
+
+    # --- time ---------------------------------------------------------------------------------------------------
+
+    def at(self, time_ns: int, action: Callable[[], None]) -> None:
+        """Run ``action`` at a virtual time."""
+        self.sequence += 1
+        heappush(self.heap, (max(time_ns, self.now), self.sequence, None, 0, action))
+
+    def soon(self, host: Host, event: Event, delay_ns: int) -> None:
+        """Give one of a node's own ports time to answer."""
+        self.sequence += 1
+        heappush(self.heap, (self.now + delay_ns, self.sequence, host, host.life, event))
+
+    def run(self, end_ns: int) -> None:
+        """Let time pass until ``finished``, or ``end_ns``, or nothing is left to happen."""
+        heap = self.heap
+        trace = self._trace
+        while heap and not self.finished:
+            time, sequence, host, life, event = heappop(heap)
+            if time > end_ns:
+                self.now = end_ns
+                break
+            self.now = time
+            if host is None:
+                event()  # type: ignore[operator]
+                continue
+            replica = host.replica
+            if life != host.life or (replica is None and host.player is None):
+                continue
+            kind = type(event)
+            if kind is TimerFired:
+                name = event.name  # type: ignore[union-attr]
+                if host.timers.get(name) != sequence:
+                    continue
+                del host.timers[name]
+                self._fired(host, name)
+            elif kind is Received:
+                self.deliveries += 1
+                if host.player is not None:
+                    event = host.player.incoming(host, event)  # type: ignore[arg-type,assignment]
+                    if event is None or host.replica is None:
+                        continue
+            trace += _packed(time, sequence, host.position)
+            self.feed(host, event, sequence)  # type: ignore[arg-type]
+            if len(trace) > HASH_BATCH_BYTES:
+                self._hash.update(trace)
+                trace.clear()
+
+    def feed(self, host: Host, event: Event, sequence: int = 0) -> None:
+        """Let a node handle an event, and perform what it decides."""
+        replica = host.replica
+        if replica is None:
+            return
+        self.events += 1
+        if self.recorder is not None:
+            self.recorder.handling(self.now, sequence, host, event)
+        try:
+            step = replica.handle(event, self.now if host.clock is None else self.local(host))
+        except Exception as error:
+            self._broke(host, event, error)
+            return
+        if step[0] or step[1]:
+            self._perform(host, step)
+
+    def local(self, host: Host) -> int:
+        """What the node's clock shows, in nanoseconds."""
+        clock = host.clock
+        if clock is None:
+            return self.now
+        return self.now + self.now * clock.drift_ppm // 1_000_000 + round(clock.offset_ms * MILLISECOND)
+
+    def _world_time(self, host: Host, local_ns: int) -> int:
+        clock = host.clock
+        if clock is None:
+            return local_ns
+        return -(-(local_ns - round(clock.offset_ms * MILLISECOND)) * 1_000_000 // (1_000_000 + clock.drift_ppm))
+
+    def trace_hash(self) -> str:
+        """The hash of everything so far."""
+        self._hash.update(self._trace)
+        self._trace.clear()
+        return self._hash.hexdigest()
+
+    # --- life and death -----------------------------------------------------------------------------------------
+
+    def start(self, host: Host) -> None:
+        """Start a node, new or after a crash, and connect it. A damaged journal refuses to."""
+        if host.replica is not None or host.journal.damaged:
+            return
+        if host.player is None or host.player.has_core:
+            engine = self.definition.engine(
+                spec=self.committee.spec, epoch=self.committee.epoch, scheme=self.committee.scheme, me=host.index
+            )
+            host.replica = Replica(engine, self.committee.spec.pacing)
+            recovered = host.journal.recover(len(host.ledger))
+            for watcher in self.watchers:
+                watcher.started(host, recovered)
+            self._perform(host, host.replica.start(recovered, self.local(host)))
+
+    def connect(self, hosts: Sequence[Host]) -> None:
+        """Tell these nodes and those that run of each other."""
+        connected = [PeerConnected(host.peer) for host in self.hosts]
+        news = {host.position for host in hosts}
+        for host in hosts:
+            if host.replica is None and host.player is None:
+                continue
+            for other in host.others:
+                self.feed(host, connected[other.position])
+                if other.position not in news:
+                    self.feed(other, connected[host.position])
+
+    def crash(self, host: Host, restart_ns: int | None) -> None:
+        """kill -9, and a restart some time later."""
+        if host.replica is None and host.player is None:
+            return
+        host.replica = None
+        host.life += 1
+        host.timers.clear()
+        host.building = None
+        host.journal.crashed()
+        self._trace += _packed(self.now, host.life, host.position)
+        if restart_ns is not None:
+            self.at(self.now + restart_ns, lambda: self.restart(host))
+        self.check_finished()
+
+    def restart(self, host: Host) -> None:
+        """Start a node again."""
+        if host.replica is None:
+            self.start(host)
+            self.connect((host,))
+
+    def _boundary(self, host: Host, name: str, records: Sequence[Record] = ()) -> None:
+        for position, (boundary, left, restart_ns) in enumerate(host.armed):
+            if boundary != name:
+                continue
+            if left > 1:
+                host.armed[position] = (boundary, left - 1, restart_ns)
+                continue
+            del host.armed[position]
+            if name == "before persist":
+                host.journal.interrupted(records)
+            self.crash(host, restart_ns)
+            raise Crashed
+
+    def _broke(self, host: Host, event: Event, error: Exception) -> None:
+        for watcher in self.watchers:
+            watcher.broke(host, event, error)
+        self.crash(host, None)
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    def _perform(self, host: Host, step: Step) -> None:
+        try:
+            records, effects = step
+            steps: deque[Step] | None = None
+            while True:
+                if records:
+                    if host.armed:
+                        self._boundary(host, "before persist", records)
+                    host.journal.append(records)
+                    for watcher in self.watchers:
+                        watcher.stored(host, records)
+                    if host.armed:
+                        self._boundary(host, "after persist")
+                for effect in effects:
+                    kind = type(effect)
+                    if kind is Broadcast:
+                        self.transmit(host, host.others, effect.message)  # type: ignore[union-attr]
+                        continue
+                    answer = self._effect(host, effect)
+                    if answer is not None:
+                        more = self._answer(host, answer)
+                        if more is None:
+                            return
+                        if more[0] or more[1]:
+                            if steps is None:
+                                steps = deque()
+                            steps.append(more)
+                if not steps:
+                    return
+                records, effects = steps.popleft()
+        except Crashed:
+            return
+        except DiskFull:
+            self.crash(host, None)
+
+    def _answer(self, host: Host, event: Event) -> Step | None:
+        """The core's step on what one of its own ports answered at once."""
+        replica = host.replica
+        if replica is None:
+            return None
+        self.events += 1
+        if self.recorder is not None:
+            self.recorder.handling(self.now, 0, host, event)
+        try:
+            return replica.handle(event, self.now if host.clock is None else self.local(host))
+        except Exception as error:
+            self._broke(host, event, error)
+            return None
+
+    def _effect(self, host: Host, effect: Effect) -> Event | None:
+        kind = type(effect)
+        if kind is SetTimer:
+            self._set_timer(host, effect.name, effect.deadline_ns)  # type: ignore[union-attr]
+        elif isinstance(effect, Sign):
+            if host.index is None:
+                raise RuntimeError("an observer was asked to sign")
+            if host.armed:
+                self._boundary(host, "before sign")
+            signature = self.committee.sign(host.index, effect.subject)
+            if host.armed:
+                self._boundary(host, "after sign")
+            return Signed(effect.subject, signature)
+        elif isinstance(effect, CheckPayload):
+            return self._check(host, effect)
+        elif isinstance(effect, BuildPayload):
+            self._build(host, effect)
+        elif isinstance(effect, Commit):
+            self._commit(host, effect)
+        elif isinstance(effect, Send):
+            self.transmit(host, self._by_peer.get(effect.peer, ()), effect.message)
+        else:
+            self._rare(host, effect)
+        return None
+
+    def _rare(self, host: Host, effect: Effect) -> None:
+        if isinstance(effect, CancelTimer):
+            host.timers.pop(effect.name, None)
+        elif isinstance(effect, LoadBlocks):
+            loaded: BlocksLoaded = host.journal.load(effect)
+            self.soon(host, loaded, 1000 + host.slow_ns)
+        elif isinstance(effect, Reject):
+            if len(host.rejects) < REJECTS_KEPT:
+                host.rejects.append(effect)
+        elif isinstance(effect, ReportEvidence):
+            host.evidence.append(effect)
+            for watcher in self.watchers:
+                watcher.accused(host, effect)
+        else:
+            raise RuntimeError(f"the core asks for what no driver does: {effect}")
+
+    def _set_timer(self, host: Host, name: str, deadline_ns: int) -> None:
+        event = self._timer_events.get(name)
+        if event is None:
+            event = self._timer_events[name] = TimerFired(name)
+        self.sequence += 1
+        host.timers[name] = self.sequence
+        deadline = deadline_ns if host.clock is None else self._world_time(host, deadline_ns)
+        heappush(self.heap, (max(deadline, self.now), self.sequence, host, host.life, event))
+        replica = host.replica
+        if replica is not None:
+            view = replica.status().view
+            if view > host.view:
+                self._entered(host, view)
+
+    def _entered(self, host: Host, view: View) -> None:
+        host.view = view
+        for watcher in self.watchers:
+            watcher.entered(host, view)
+        if host.honest and view > self.top_view:
+            for new in range(self.top_view + 1, view + 1):
+                for action in self.on_view.pop(new, ()):
+                    self.at(self.now, action)
+                for entering in self.entering:
+                    entering(new)
+            self.top_view = view
+        self.check_finished()
+
+    def check_finished(self) -> None:
+        """Finished once every live honest node is beyond what the schedule stops at."""
+        stop = self.schedule.stop
+        if self.top_view <= stop.view or self.schedule.liveness is not None:
+            return
+        for host in self.hosts:
+            judged = host.honest and host.index is not None and host.replica is not None
+            if judged and (host.view <= stop.view or host.height < stop.height):
+                return
+        self.finished = True
+
+    def _fired(self, host: Host, name: str) -> None:
+        host.timers_fired += 1
+        for watcher in self.watchers:
+            watcher.fired(host, name)
+
+    # --- messages -----------------------------------------------------------------------------------------------
+
+    def transmit(self, host: Host, targets: Sequence[Host], message: msgspec.Struct) -> None:
+        """A core sends ``message``; whoever plays the node may send something else."""
+        if host.armed:
+            self._boundary(host, "before send")
+        player = host.player
+        if player is None:
+            self._spread(host, targets, message, host.slow_ns)
+        else:
+            for target, rewritten, extra_ns in player.outgoing(host, targets, message):
+                self._spread(host, (target,), rewritten, extra_ns)
+        if host.armed:
+            self._boundary(host, "after send")
+
+    def inject(self, host: Host, targets: Sequence[Host], message: msgspec.Struct, extra_ns: int = 0) -> None:
+        """An actor sends ``message`` in its own name."""
+        self._spread(host, targets, message, extra_ns)
+
+    def _spread(self, host: Host, targets: Sequence[Host], message: msgspec.Struct, extra_ns: int) -> None:
+        _encode_into(message, self._trace, -1)
+        for watcher in self.watchers:
+            watcher.sent(host, message)
+        for listener in self.listeners:
+            listener(host, message)
+        network, heap, recorder = self.network, self.heap, self.recorder
+        event = Received(host.peer, message)
+        if network.plain:
+            now = self.now + extra_ns
+            delay = network.delay
+            sequence = self.sequence
+            for target in targets:
+                sequence += 1
+                heappush(heap, (now + delay(), sequence, target, target.life, event))
+                if recorder is not None:
+                    recorder.sending(self.now, sequence, host, target, message)
+            self.sequence = sequence
+            return
+        for target in targets:
+            self._route(host, target, event, extra_ns)
+
+    def _route(self, host: Host, target: Host, event: Received, extra_ns: int) -> None:
+        message = event.message
+        if self.network.holds(host.position, target.position):
+            self._held.append((host, target, message))
+            return
+        delays = self.network.delays(host.position, target.position, message, self.now, lambda: len(_encode(message)))
+        for delay_ns in delays:
+            self.sequence += 1
+            heappush(self.heap, (self.now + extra_ns + delay_ns, self.sequence, target, target.life, event))
+            if self.recorder is not None:
+                self.recorder.sending(self.now, self.sequence, host, target, message)
+        if not delays and self.recorder is not None:
+            self.recorder.lost(self.now, host, target, message)
+
+    def release(self) -> None:
+        """What was held goes on its way, unless it is still to be held."""
+        held, self._held = self._held, []
+        for host, target, message in held:
+            self._route(host, target, Received(host.peer, message), 0)
+
+    # --- payloads and commits -----------------------------------------------------------------------------------
+
+    def submit(self, body: bytes, hosts: Sequence[Host]) -> None:
+        """Put a payload into nodes' pools."""
+        for host in hosts:
+            host.pool.append(body)
+            if host.building is not None:
+                self._built(host, host.building)
+
+    def _build(self, host: Host, request: BuildPayload) -> None:
+        host.building = request
+        if host.pool:
+            self._built(host, request)
+            return
+        life = host.life
+
+        def deadline() -> None:
+            if host.life == life and host.building is request:
+                self._built(host, request)
+
+        self.at(self._world_time(host, request.deadline_ns), deadline)
+
+    def _built(self, host: Host, request: BuildPayload) -> None:
+        host.building = None
+        body = b""
+        if host.pool:
+            on_path = {bytes(body) for _, body in request.path}
+            body = next((waiting for waiting in host.pool if waiting not in on_path), b"")
+        clock_ms = self.committee.spec.genesis_time_ms + max(self.local(host), 0) // MILLISECOND
+        built = PayloadBuilt(
+            view=request.view,
+            parent=request.parent,
+            payload_root=payload_root(body),
+            body=body,
+            timestamp_ms=max(request.parent_timestamp_ms + 1, clock_ms),
+        )
+        self.soon(host, built, 1000)
+
+    def _check(self, host: Host, request: CheckPayload) -> PayloadVerdict | None:
+        """A block from the future is held until it is not; a body must be the one that its header names."""
+        header = request.block.header
+        valid = payload_root(request.body) == header.payload_root
+        verdict = PayloadVerdict(
+            block_id=request.block.id,
+            certified=request.certified,
+            valid=valid,
+            reason="" if valid else "the body is not the one that the header names",
+        )
+        if not request.certified:
+            ahead_ms = (
+                header.timestamp_ms - self.committee.spec.genesis_time_ms - self.committee.spec.timestamp_drift_ms
+            )
+            early_ns = ahead_ms * MILLISECOND - self.local(host)
+            if early_ns > 0:
+                self.soon(host, verdict, early_ns)
+                return None
+        if host.slow_ns:
+            self.soon(host, verdict, host.slow_ns)
+            return None
+        return verdict
+
+    def _commit(self, host: Host, commit: Commit) -> None:
+        block = commit.block
+        for watcher in self.watchers:
+            watcher.committed(host, commit)
+        height = block.header.height
+        if height == len(host.ledger) + 1:
+            host.ledger.append(block.id)
+        host.height = max(host.height, height)
+        self._trace += block.id
+        if host.pool and commit.body:
+            body = bytes(commit.body)
+            if body in host.pool:
+                host.pool.remove(body)
+        if host.honest and height > self.top_height:
+            for new in range(self.top_height + 1, height + 1):
+                for action in self.on_height.pop(new, ()):
+                    self.at(self.now, action)
+            self.top_height = height
+        if self.schedule.stop.height:
+            self.check_finished()
+
+
+def payload_root(body: bytes | memoryview) -> bytes:
+    """The payload root of the simulator's payloads."""
+    return hashlib.sha256(body).digest() if len(body) else EMPTY_PAYLOAD_ROOT
