@@ -22,7 +22,7 @@ from sequencer.client import (
     TransactionNotConfirmed,
 )
 from sequencer.config import ApiConfig
-from sequencer.mempool import Expired, Full, MempoolLimits, Ordered, Pending
+from sequencer.mempool import Expired, Full, MempoolLimits, Ordered, Pending, Submission
 from sequencer.receipts import Receipt, Section
 from sequencer.transactions import Level, transaction_id
 from tests.sequencer.api.fake_node import FakeNode, Served, served
@@ -240,6 +240,22 @@ async def test_a_liar_alone_is_an_error_that_names_it() -> None:
         (problem,) = error.value.problems
         assert isinstance(problem, NodeLied)
         assert problem.lie.url == api.url
+        with pytest.raises(NoNodeAnswered, match="every node has lied before") as again:
+            await client.section(3, 1)
+        assert not again.value.problems, "it is not asked again"
+
+
+async def test_a_node_that_takes_another_transaction_than_was_given_is_named() -> None:
+    async with served() as api, client_of(api) as client:
+        honest = api.node.submit_batch
+
+        def submit_batch(rollup_id: int, transactions: Any) -> list[Submission]:
+            return honest(rollup_id, [(valid_until, data + b"!") for valid_until, data in transactions])
+
+        api.node.submit_batch = cast(Any, submit_batch)  # type: ignore[method-assign]
+        with pytest.raises(NoNodeAnswered):
+            await client.submit(3, b"x")
+        assert [lie.what for lie in client.lies] == ["transaction id"]
 
 
 # --- following -------------------------------------------------------------------------------------------------------
