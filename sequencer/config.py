@@ -50,7 +50,8 @@ from consensus.genesis import ChainSpec
 from consensus.types import HASH_SIZE, INTEGER_MAX, SYNC_BLOCKS_MAX, PeerId
 from rollup_adapters.base import JsonValue
 from rollup_adapters.registry import known_adapters
-from sequencer.genesis_file import check_content, read_chain_spec
+from sequencer.genesis import genesis_of
+from sequencer.genesis_file import read_chain_spec
 from sequencer.mempool import MempoolLimits
 from sequencer.tables import KeyPathError, Table, hexadecimal
 
@@ -162,7 +163,7 @@ def _spec(table: Table, spec_file: Path) -> ChainSpec:
     """The chain spec, judged: a node must not start on one that is not a chain."""
     try:
         spec = read_chain_spec(spec_file)
-        check_content(spec)
+        genesis_of(spec)
     except OSError as error:
         raise table.error("genesis_file", f"{spec_file} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -30,10 +30,7 @@ from typing import Any, Final
 import msgspec
 
 from consensus.codec import Malformed, encode
-from consensus.crypto.registry import scheme_named
-from consensus.epochs import first_epoch
-from consensus.genesis import ChainSpec, Pacing, chain_specs, check_chain_spec
-from consensus.protocols.registry import protocol_named
+from consensus.genesis import ChainSpec, Pacing, chain_specs
 from consensus.types import HASH_SIZE, INTEGER_MAX
 from consensus.validators import STAKE_MAX, Validator
 from rollup_adapters.base import JsonValue
@@ -67,7 +64,7 @@ def chain_spec_to_json(spec: ChainSpec) -> str:
 def chain_spec_from_json(text: str | bytes) -> ChainSpec:
     """The chain spec of a genesis file. Raises :class:`~sequencer.tables.KeyPathError` naming the bad key.
 
-    What is checked is the form; :func:`check_content` judges the rest.
+    What is checked is the form; ``sequencer.genesis.genesis_of`` judges the rest.
     """
     try:
         table = Table(json.loads(text))
@@ -98,13 +95,6 @@ def chain_spec_from_json(text: str | bytes) -> ChainSpec:
             "Fetch the original, or delete this line to begin another chain",
         )
     return spec
-
-
-def check_content(spec: ChainSpec) -> None:
-    """Raise ``ValueError`` naming the field unless a production node can run the chain: its protocol, scheme and
-    election exist, its keys are good, its figures fit together."""
-    protocol_named(spec.protocol)
-    first_epoch(spec, check_chain_spec(spec, scheme_named(spec.scheme)))
 
 
 def validator_to_json(validator: Validator) -> dict[str, JsonValue]:

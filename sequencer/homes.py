@@ -27,7 +27,8 @@ from consensus.genesis import ChainSpec, Pacing
 from consensus.types import PeerId
 from consensus.validators import Validator
 from sequencer.config import Address, RollupConfig, address_text
-from sequencer.genesis_file import chain_spec_to_json, check_content, validator_to_json
+from sequencer.genesis import genesis_of
+from sequencer.genesis_file import chain_spec_to_json, validator_to_json
 from sequencer.keys import (
     ConsensusKey,
     generate_consensus_key,
@@ -84,7 +85,7 @@ def write_testnet(directory: Path, plan: ChainPlan, *, passphrase: str | None = 
         raise HomeError(f"a testnet has at least one validator and at most {HOMES_MAX} homes")
     members = _members(plan, _ports(2 * count, plan.base_port))
     spec = _spec_of(plan, members)
-    check_content(spec)
+    genesis_of(spec)
     for member in members:
         _check_absent(directory / member.name)
     observers = [member.tls.peer for member in members if member.consensus is None]

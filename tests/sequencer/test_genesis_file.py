@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from consensus.crypto.ed25519 import Ed25519
 from consensus.genesis import ChainSpec, Pacing
 from consensus.validators import Validator
+from sequencer.genesis import genesis_of
 from sequencer.genesis_file import (
     FILE_SIZE_MAX,
     chain_spec_from_json,
     chain_spec_to_json,
-    check_content,
     read_chain_spec,
 )
 from sequencer.tables import KeyPathError
@@ -164,6 +164,6 @@ def test_a_file_is_read_up_to_a_bound(tmp_path: Path) -> None:
     ],
 )
 def test_content_that_cannot_run_is_refused(changes: dict[str, Any], message: str) -> None:
-    check_content(SPEC)
+    genesis_of(SPEC)
     with pytest.raises(ValueError, match=message):
-        check_content(chain_spec_from_json(changed(**changes)))
+        genesis_of(chain_spec_from_json(changed(**changes)))
