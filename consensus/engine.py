@@ -10,7 +10,7 @@ exception that leaves a step is our bug and stops the node.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
@@ -255,6 +255,10 @@ class Step(NamedTuple):
     effects: tuple[Effect, ...]
 
 
+NOTHING: Final = Step((), ())
+"""The step of an event that causes nothing: every second event of a busy replica."""
+
+
 class StepBuilder:
     """Collects what one event causes."""
 
@@ -270,6 +274,8 @@ class StepBuilder:
 
     def finish(self) -> Step:
         """The step so far; begins the next one."""
+        if not self.records and not self.effects:
+            return NOTHING
         step = Step(tuple(self.records), tuple(self.effects))
         self.records.clear()
         self.effects.clear()

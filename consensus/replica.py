@@ -69,6 +69,12 @@ class Replica:
 
     def handle(self, event: Event, now: Nanoseconds) -> Step:
         """Everything that one event causes, in one step."""
+        if isinstance(event, Received) and not isinstance(event.message, SYNC_MESSAGES):
+            step = self._engine.handle(event, now)
+            if not any(isinstance(effect, FetchBlocks) for effect in step.effects):
+                return step  # the protocol's alone, as almost always
+            self._merge(step, now)
+            return self._out.finish()
         worklist: deque[Event] = deque((event,))
         for _ in range(WORKLIST_MAX):
             if not worklist:

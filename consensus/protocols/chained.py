@@ -190,7 +190,10 @@ class ChainedEngine:
         self._now = now
         match event:
             case Received(peer, message):
-                self._on_message(peer, message)
+                if type(message) is not Vote:
+                    self._on_message(peer, message)
+                elif not self._on_vote(peer, message):
+                    return self._out.finish()  # nothing that the rest of a step looks at has changed
             case Signed(subject, signature):
                 self._on_signed(subject, signature)
             case PayloadVerdict() | PayloadBuilt():
@@ -230,8 +233,6 @@ class ChainedEngine:
 
     def _on_message(self, peer: PeerId, message: msgspec.Struct) -> None:
         match message:
-            case Vote():
-                self._on_vote(peer, message)
             case Proposal():
                 self._on_proposal(peer, message)
             case Timeout():
@@ -482,14 +483,16 @@ class ChainedEngine:
             )
         )
 
-    def _on_vote(self, peer: PeerId, vote: Vote) -> None:
+    def _on_vote(self, peer: PeerId, vote: Vote) -> bool:
+        """True when it made a certificate."""
         fault = vote_fault(vote, peer, self._epoch)
         if fault is not None:
             self._out.reject(peer, f"vote: {fault}")
-        else:
-            self._count_vote(vote)
+            return False
+        return self._count_vote(vote)
 
-    def _count_vote(self, vote: Vote) -> None:
+    def _count_vote(self, vote: Vote) -> bool:
+        """True when it made a certificate."""
         result = self._votes.add(vote)
         match result:
             case Counted(certificate, spoiled):
@@ -498,6 +501,7 @@ class ChainedEngine:
                     self._adopt_certificate(certificate)
                     if not self._broadcast_votes:
                         self._out.effects.append(Broadcast(self._certificates()))
+                    return True
             case Ignored():
                 pass
             case Equivocated(first, second):
@@ -506,6 +510,7 @@ class ChainedEngine:
                 self._reject_signers((vote.signer,), "vote")
             case _:
                 assert_never(result)
+        return False
 
     # --- timeouts -----------------------------------------------------------------------------------------------
 
