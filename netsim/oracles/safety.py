@@ -169,7 +169,8 @@ class CertificatesVerify:
 
 
 class CertifiedExtendsCommitted:
-    """S8: a committed block's view v: every block certified above v extends it."""
+    """S8: when a block of view v is committed by its own descendants' certificates (not merely as another's ancestor),
+    every block certified above v extends it."""
 
     id = "S8"
 
@@ -182,7 +183,7 @@ class CertifiedExtendsCommitted:
 
     def committed(self, host: Host, commit: Commit) -> None:
         header, block_id = commit.block.header, commit.block.id
-        if header.height in self.heads:
+        if header.height in self.heads or commit.proof is None:
             return
         self.judge.learn(header)
         self.heads[header.height] = (header.view, block_id)
