@@ -1,9 +1,9 @@
 """Passing transactions on to the validators who will order them.
 
-A validator passes on what is submitted to it while little is pending: any leader then has it at once, and it commits
-at light-load latency. While much is pending every leader has enough of its own, so nothing is passed on. An observer
-never leads: it passes on all that is submitted to it, small amounts to every validator, large ones to one after the
-other.
+A validator passes on the beginning of what is submitted to it: any leader then has it at once, and it commits at
+light-load latency. Of a flood only so much is out at a time that no leader idles while somebody has work; the rest
+waits for the validator's own turn. An observer never leads: it passes on all that is submitted to it, small amounts to
+every validator, large ones to one after the other; and again what still waits, for it may have had no connection.
 
 Losing a forwarded transaction loses nothing that was acknowledged: it stays pending, and its client may submit it
 anywhere again.
@@ -22,6 +22,7 @@ from consensus.codec import Canonical, Malformed, encode
 from consensus.types import Height, Integer, PeerId
 from sequencer.mempool import ForwardedTransaction, Mempool, Pending, Submission
 from sequencer.transactions import RollupId
+from sequencer.window import CommittedWindow
 
 TRANSACTIONS_MAX: Final = 4096
 FRAME_BYTES: Final = 1024 * 1024
@@ -62,8 +63,11 @@ class TransactionChannel(Protocol):
 class Forwarder:
     """Sends and takes forwarded transactions."""
 
-    def __init__(self, mempool: Mempool, channel: TransactionChannel, *, observer: bool) -> None:
+    def __init__(
+        self, mempool: Mempool, window: CommittedWindow, channel: TransactionChannel, *, observer: bool
+    ) -> None:
         self._mempool = mempool
+        self._window = window
         self._channel = channel
         self._observer = observer
         self._turn = 0
@@ -103,9 +107,20 @@ class Forwarder:
         return None
 
     async def run(self) -> None:
-        """For an observer, pass on what still waits: whenever a validator connects, and now and then."""
-        if not self._observer:
-            return
+        """Pass on what could not be passed on when it was submitted."""
+        if self._observer:
+            await self._pass_on_again()
+        else:
+            await self._pass_on_more()
+
+    async def _pass_on_more(self) -> None:
+        """A validator's flood: some more of it whenever something was ordered."""
+        while True:
+            await self._window.reached(self._window.height + 1)
+            self._everybody(self._mempool.pending_to_forward())
+
+    async def _pass_on_again(self) -> None:
+        """An observer's: what still waits, whenever a validator connects, and now and then."""
         known: frozenset[PeerId] = frozenset()
         since_s = 0.0
         while True:

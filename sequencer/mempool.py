@@ -32,8 +32,8 @@ from sequencer.merkle import TRANSACTIONS_MAX
 from sequencer.transactions import TransactionId, transaction_prefix
 from sequencer.window import CommittedWindow
 
-FORWARD_POOL_BYTES_MAX: Final = 64 * 1024
-"""New transactions are offered for forwarding while fewer bytes than this are pending."""
+FORWARD_BYTES_MAX: Final = 64 * 1024
+"""About so many bytes of what was submitted here are out with the other validators at a time."""
 FORWARD_ENTRIES_MAX: Final = 4_096
 EXPIRED_REMEMBERED_MAX: Final = 65_536
 QUANTUM_BYTES_MIN: Final = 1024
@@ -141,9 +141,9 @@ class Mempool:
         self._queues = {rollup_id: _Queue(rollup_id) for rollup_id in spec.rollups}
         self._expiring: dict[Height, dict[TransactionId, int]] = {}
         self._expired: dict[TransactionId, None] = {}
-        self._to_forward: list[ForwardedTransaction] = []
-        self._to_forward_bytes = 0
-        self._pending_bytes = 0
+        self._kept_back: dict[TransactionId, int] = {}
+        self._out: dict[TransactionId, int] = {}
+        self._out_bytes = 0
         self._starts_with = 0
         self._arrivals = trio.lowlevel.ParkingLot()
 
@@ -171,7 +171,8 @@ class Mempool:
         answers = [self._admit(queue, prefixes.get(entry[0]), entry) for entry in transactions]
         if len(queue.entries) > before:
             if local:
-                self._offer_forward(queue, before)
+                new = list(islice(reversed(queue.entries), len(queue.entries) - before))
+                self._kept_back.update(dict.fromkeys(reversed(new), rollup_id))
             self._arrivals.unpark_all()
         return answers
 
@@ -193,7 +194,6 @@ class Mempool:
             return Full(queue.rollup_id, len(queue.entries), queue.bytes)
         queue.entries[transaction_id] = entry
         queue.bytes += size_bytes
-        self._pending_bytes += size_bytes
         if valid_until:
             self._expiring.setdefault(valid_until, {})[transaction_id] = queue.rollup_id
         return Pending(transaction_id)
@@ -210,23 +210,22 @@ class Mempool:
 
     # --- forwarding ----------------------------------------------------------------------------------------------
 
-    def _offer_forward(self, queue: _Queue, known: int) -> None:
-        """While little is pending, its latency matters: any validator that leads next should have it. While much is
-        pending, every leader has enough of its own, and copies would cost more than they bring."""
-        new = len(queue.entries) - known
-        for valid_until, data in reversed(list(islice(reversed(queue.entries.values()), new))):
-            if max(self._pending_bytes, self._to_forward_bytes + len(data)) >= FORWARD_POOL_BYTES_MAX:
-                return
-            if len(self._to_forward) >= FORWARD_ENTRIES_MAX:
-                return
-            self._to_forward.append(ForwardedTransaction(queue.rollup_id, valid_until, data))
-            self._to_forward_bytes += len(data)
-
     def pending_to_forward(self) -> list[ForwardedTransaction]:
-        """What was submitted here since the last call and should go to the other validators: bounded by
-        :data:`FORWARD_POOL_BYTES_MAX` and :data:`FORWARD_ENTRIES_MAX`, and a help to latency only; nothing is lost by
-        losing it."""
-        offered, self._to_forward, self._to_forward_bytes = self._to_forward, [], 0
+        """What the other validators should have now, of what was submitted here and they were not offered yet: oldest
+        first, as far as :data:`FORWARD_BYTES_MAX` and :data:`FORWARD_ENTRIES_MAX` allow.
+
+        Whoever leads next then has work, and orders a little at once. More copies would cost more than they bring: of
+        a flood, the rest waits for the own turn, and some of it follows when some was ordered. A help to latency only;
+        nothing is lost by losing it."""
+        offered: list[ForwardedTransaction] = []
+        for transaction_id in list(islice(self._kept_back, FORWARD_ENTRIES_MAX)):
+            if self._out_bytes >= FORWARD_BYTES_MAX:
+                break
+            rollup_id = self._kept_back.pop(transaction_id)
+            valid_until, data = self._queues[rollup_id].entries[transaction_id]
+            self._out[transaction_id] = len(data)
+            self._out_bytes += len(data)
+            offered.append(ForwardedTransaction(rollup_id, valid_until, data))
         return offered
 
     def oldest(self, size_bytes_max: int) -> list[ForwardedTransaction]:
@@ -284,7 +283,8 @@ class Mempool:
             return
         valid_until, data = entry
         queue.bytes -= len(data)
-        self._pending_bytes -= len(data)
+        if self._kept_back.pop(transaction_id, None) is None:
+            self._out_bytes -= self._out.pop(transaction_id, 0)
         if valid_until:
             expiring = self._expiring[valid_until]
             del expiring[transaction_id]

@@ -315,7 +315,7 @@ async def _assemble(
     )
     driver = _driver(genesis, keys, store, transport, payloads, ledger, clock)
     validators = frozenset(validator.peer for validator in spec.validators)
-    forwarder = Forwarder(mempool, _Channel(transport, validators), observer=keys.validator_index is None)
+    forwarder = Forwarder(mempool, window, _Channel(transport, validators), observer=keys.validator_index is None)
     feeds = tuple(_feed(config, rollup, ledger) for rollup in config.rollups)
     node = Node(
         _Parts(

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from consensus.genesis import ChainSpec
 from sequencer.body import EMPTY_PAYLOAD, Payload, assemble_payload
 from sequencer.mempool import (
+    FORWARD_BYTES_MAX,
     FORWARD_ENTRIES_MAX,
-    FORWARD_POOL_BYTES_MAX,
     Expired,
     ExpiryTooFar,
     ForwardedTransaction,
@@ -305,27 +305,33 @@ def forwarded_bytes(offered: Sequence[ForwardedTransaction]) -> int:
     return sum(len(each.data) for each in offered)
 
 
-def test_a_busy_pool_offers_nothing() -> None:
+def test_of_a_flood_a_little_is_out_at_a_time() -> None:
     pool = Pool()
-    pool.mempool.add_batch(3, numbered(FORWARD_POOL_BYTES_MAX // 1000, 1000))
-    assert 0 < forwarded_bytes(pool.mempool.pending_to_forward()) < FORWARD_POOL_BYTES_MAX
-    busy = pool.mempool.add_batch(3, [(0, b"\xff" * 1000)])
-    assert [type(each) for each in busy] == [Pending]
+    flood = numbered(3 * FORWARD_BYTES_MAX // 1000, 1000)
+    pool.mempool.add_batch(3, flood)
+    first = pool.mempool.pending_to_forward()
+    assert FORWARD_BYTES_MAX <= forwarded_bytes(first) < FORWARD_BYTES_MAX + 1000
+    assert [each.data for each in first] == [data for _, data in flood[: len(first)]], "the oldest first"
+    pool.mempool.add(3, 0, b"one more")
+    assert pool.mempool.pending_to_forward() == [], "enough is out"
+    ordered = flood[10:30]
+    pool.commit(payload({3: ordered}))
+    second = pool.mempool.pending_to_forward()
+    assert [each.data for each in second] == [data for _, data in flood[len(first) : len(first) + len(ordered)]]
+    pool.commit(payload({3: [*flood[:10], *flood[30:], (0, b"one more")]}))
     assert pool.mempool.pending_to_forward() == []
-    pool.commit(payload({3: [*numbered(FORWARD_POOL_BYTES_MAX // 1000, 1000), (0, b"\xff" * 1000)]}))
     pool.mempool.add(3, 0, b"calm again")
     assert pool.mempool.pending_to_forward() == [ForwardedTransaction(3, 0, b"calm again")]
 
 
-def test_what_is_offered_is_bounded_while_nobody_asks() -> None:
+def test_what_is_offered_at_once_is_bounded_in_number() -> None:
     pool = Pool()
-    for number in range(2 * FORWARD_ENTRIES_MAX):
-        data = number.to_bytes(4, "big")
-        pool.mempool.add(3, 0, data)
-        pool.commit(payload({3: [(0, data)]}))
+    pool.mempool.add_batch(3, [(0, number.to_bytes(4, "big")) for number in range(2 * FORWARD_ENTRIES_MAX)])
     assert len(pool.mempool.pending_to_forward()) == FORWARD_ENTRIES_MAX
-    for number in range(200):
-        data = number.to_bytes(4, "big") * 250
-        pool.mempool.add(3, 0, data)
-        pool.commit(payload({3: [(0, data)]}))
-    assert 0 < forwarded_bytes(pool.mempool.pending_to_forward()) < FORWARD_POOL_BYTES_MAX
+
+
+def test_what_is_gone_is_not_offered() -> None:
+    pool = Pool()
+    pool.mempool.add_batch(3, [(0, b"a"), (1, b"expires"), (0, b"b")])
+    pool.commit(payload({3: [(0, b"a")]}))
+    assert pool.mempool.pending_to_forward() == [ForwardedTransaction(3, 0, b"b")]
