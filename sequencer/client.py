@@ -35,7 +35,7 @@ from consensus.types import BlockId, Height
 from sequencer.api.submit import NotAdmitted, SubmissionAnswer
 from sequencer.block_summary import BlockSummary
 from sequencer.event_stream import EventStreamError, ServerSentEvent, open_event_stream
-from sequencer.mempool import Full, Ordered, Pending
+from sequencer.mempool import Full, Ordered, Pending, SubmissionRefused
 from sequencer.receipts import Genesis, Receipt, Section, VerificationError
 from sequencer.transactions import Level, TransactionId, TransactionStatus, transaction_id, transaction_ids
 
@@ -96,14 +96,6 @@ class NoNodeAnswered(Exception):
     def __init__(self, problems: Sequence[NodeFailed | NodeLied]) -> None:
         super().__init__("; ".join(map(str, problems)) or "every node has lied before")
         self.problems = tuple(problems)
-
-
-class SubmissionRefused(Exception):
-    """A transaction was not taken. ``refusal`` says why, typed."""
-
-    def __init__(self, refusal: SubmissionAnswer) -> None:
-        super().__init__(str(refusal))
-        self.refusal = refusal
 
 
 class TransactionNotConfirmed(Exception):

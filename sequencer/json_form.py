@@ -6,8 +6,9 @@ Integers are JSON numbers up to 2**64 - 1; a reader whose numbers are doubles mu
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import inspect
@@ -15,6 +16,12 @@ from msgspec import inspect
 from consensus.codec import Malformed
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+DEPTH_MAX: Final = 32
+"""Far above that of any of our structs."""
+_STRINGS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def to_json(value: msgspec.Struct) -> bytes:
@@ -24,12 +31,29 @@ def to_json(value: msgspec.Struct) -> bytes:
 
 def from_json(data: bytes | str, kind: type[T]) -> T | Malformed:
     """The struct that a document of :func:`to_json` describes, with all its bounds checked, or what is wrong."""
+    if is_nested_deeper(data.encode() if isinstance(data, str) else data, DEPTH_MAX):
+        return Malformed(f"nested deeper than {DEPTH_MAX}")
     try:
         plain = msgspec.json.decode(data)
         typed = _positional(plain, _type_of(kind), kind.__name__)
         return msgspec.convert(typed, kind, builtin_types=(bytes, memoryview))
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
         return Malformed(str(error))
+
+
+def is_nested_deeper(body: bytes, depth_max: int) -> bool:
+    """Whether a JSON document is nested deeper than ``depth_max``; of bytes that are no JSON, maybe.
+
+    A decoder of any value recurses in C, and is bounded by the interpreter's recursion limit only, which some libraries
+    raise beyond what the stack holds. This looks without recursion, and takes one level away at a time."""
+    if body.count(b"[") + body.count(b"{") <= depth_max:
+        return False
+    brackets = _STRINGS.sub(b"", body).translate(_ONE_KIND, _NO_BRACKETS)
+    for _ in range(depth_max):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
 
 
 def _named(value: object) -> object:

@@ -97,6 +97,14 @@ Refused: TypeAlias = TooLarge | Full | UnknownRollup | Expired | ExpiryTooFar
 Submission: TypeAlias = Pending | Ordered | Refused
 
 
+class SubmissionRefused(Exception):
+    """A transaction was not taken. ``refusal`` says why, typed: one of :data:`Refused`, or what a node's API adds."""
+
+    def __init__(self, refusal: msgspec.Struct) -> None:
+        super().__init__(str(refusal))
+        self.refusal = refusal
+
+
 class ForwardedTransaction(msgspec.Struct, frozen=True, gc=False):
     """A transaction that other validators should have too."""
 

@@ -42,7 +42,7 @@ from sequencer.forwarding import Forwarder
 from sequencer.genesis import Genesis, genesis_of
 from sequencer.keys import NodeKeys, load_node_keys
 from sequencer.ledger import Follower, IndexedBlock, Ledger
-from sequencer.mempool import Mempool, Ordered, Pending, Refused, Submission
+from sequencer.mempool import Mempool, Ordered, Pending, Submission, SubmissionRefused
 from sequencer.payload import InlinePayloadSource
 from sequencer.receipts import Receipt, Section
 from sequencer.storage import ChainStore, IndexStore
@@ -55,14 +55,6 @@ logger = logging.getLogger(__name__)
 PRUNE_INTERVAL_S: Final = 10.0
 CHAIN_FILE: Final = "chain.db"
 INDEX_FILE: Final = "index.db"
-
-
-class SubmissionRefused(Exception):
-    """A transaction was not taken. ``refusal`` says why, typed."""
-
-    def __init__(self, refusal: Refused) -> None:
-        super().__init__(str(refusal))
-        self.refusal = refusal
 
 
 class AdapterStatus(msgspec.Struct, frozen=True, kw_only=True):

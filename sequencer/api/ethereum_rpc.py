@@ -30,7 +30,8 @@ from sequencer.api.ethereum_pending import PendingTransaction, PendingTransactio
 from sequencer.api.gate import Gate
 from sequencer.api.metrics import ApiMetrics
 from sequencer.api.node_view import Adapter, NodeView
-from sequencer.api.representation import JSON_TYPE, ApiError, content_type_of, is_nested_deeper, read_rollup_id
+from sequencer.api.representation import JSON_TYPE, ApiError, content_type_of, read_rollup_id
+from sequencer.json_form import is_nested_deeper
 from sequencer.mempool import Expired, ExpiryTooFar, Full, Ordered, Pending, TooLarge, UnknownRollup
 from sequencer.transactions import Level, TransactionId
 

@@ -8,7 +8,6 @@ An error is ``{"error": {"code": "...", "message": "...", "where": "..."}}``; ``
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Final, TypeAlias
 
@@ -27,9 +26,6 @@ PACKED_TYPES: Final = (PACKED_TYPE, "application/x-msgpack", "application/vnd.ms
 BYTES_TYPE: Final = "application/octet-stream"
 ID_SIZE: Final = 32
 
-_STRINGS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 _encode_packed: Final = msgspec.msgpack.Encoder().encode
 _encode_json: Final = msgspec.json.Encoder().encode
 
@@ -114,21 +110,6 @@ def answer(request: Request, value: object, *, status: int = 200, headers: Mappi
 def refuse(request: Request, error: ApiError) -> Response:
     """The answer that shows an error."""
     return answer(request, error.document(), status=error.status, headers=error.headers())
-
-
-def is_nested_deeper(body: bytes, depth_max: int) -> bool:
-    """Whether a JSON document is nested deeper than ``depth_max``; of bytes that are no JSON, maybe.
-
-    A decoder of any value recurses in C, and is bounded by the interpreter's recursion limit only, which some libraries
-    raise beyond what the stack holds. This looks without recursion, and takes one level away at a time."""
-    if body.count(b"[") + body.count(b"{") <= depth_max:
-        return False
-    brackets = _STRINGS.sub(b"", body).translate(_ONE_KIND, _NO_BRACKETS)
-    for _ in range(depth_max):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"[]", b"")
-    return bool(brackets)
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from consensus.genesis import Pacing
 from rollup_adapters.host import AdapterSpec
 from sequencer.config import Config, RollupConfig
 from sequencer.homes import ChainPlan, write_testnet
-from sequencer.mempool import Full, Pending
-from sequencer.node import Node, SubmissionRefused, open_node
+from sequencer.mempool import Full, Pending, SubmissionRefused
+from sequencer.node import Node, open_node
 from sequencer.receipts import VerificationError
 from sequencer.transactions import Level
 

@@ -18,11 +18,10 @@ from sequencer.client import (
     NodeLied,
     NoNodeAnswered,
     SequencerClient,
-    SubmissionRefused,
     TransactionNotConfirmed,
 )
 from sequencer.config import ApiConfig
-from sequencer.mempool import Expired, Full, MempoolLimits, Ordered, Pending, Submission
+from sequencer.mempool import Expired, Full, MempoolLimits, Ordered, Pending, Submission, SubmissionRefused
 from sequencer.receipts import Receipt, Section
 from sequencer.transactions import Level, transaction_id
 from tests.sequencer.api.fake_node import FakeNode, Served, served

@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequencer.api.representation import is_nested_deeper
+from sequencer.json_form import is_nested_deeper
 
 JSON = st.recursive(
     st.none() | st.integers() | st.text(alphabet='[]{}"\\a,:'),
