@@ -99,12 +99,13 @@ class Clock(Part, frozen=True, kw_only=True):
 class Propose(Part, frozen=True, kw_only=True, tag="propose", tag_field="move"):
     """A puppet leads ``view``: a block on the certificate of rank ``parent`` (0: the highest that fits), to
     ``to`` only. ``proof`` chooses among the timeouts seen: the ``honest`` quorum with the highest certificates, the
-    ``lowest`` quorum, or a ``forged`` maximum."""
+    ``lowest`` quorum, a ``forged`` maximum, or ``none`` at all. Played when ``begins`` begins, else ``view`` itself."""
 
     view: Positive
     parent: int = 0
     variant: int = 0
-    proof: Literal["honest", "lowest", "forged"] = "honest"
+    proof: Literal["honest", "lowest", "forged", "none"] = "honest"
+    begins: Positive | None = None
     to: tuple[Position, ...] = ()
     after_ms: Milliseconds = 0
 
@@ -188,7 +189,8 @@ class Clog(Timed, frozen=True, kw_only=True, tag="clog", tag_field="kind"):
 
 
 class Heal(Timed, frozen=True, kw_only=True, tag="heal", tag_field="kind"):
-    """Every network fault ends; what was held is released. Loss, duplication and reordering end too."""
+    """Every network fault ends, loss, duplication and reordering too; what was held is released. What was to begin at
+    a later view or height, or at a crash boundary, does not."""
 
 
 class Drop(Part, frozen=True, kw_only=True, tag="drop", tag_field="kind"):
@@ -263,14 +265,23 @@ class Stop(Part, frozen=True, kw_only=True):
 
 class Liveness(Part, frozen=True, kw_only=True):
     """What must happen once the network is good for ``core`` (all honest nodes, when empty): from ``from_ms`` on a
-    commit of each within ``timeouts`` base view timeouts, with the back-off that went before on top, and payloads
-    given to all within ``payload_ms``."""
+    commit of each within the time of the views up to three honest leaders in a row and ``timeouts`` base view timeouts
+    more; and payloads given to all within ``payload_ms`` of that."""
 
     from_ms: Milliseconds
     timeouts: Positive = 12
     payload_ms: Milliseconds = 10_000
     delay_ms: Milliseconds = 5
     core: tuple[Position, ...] = ()
+
+
+class Milestone(Part, frozen=True, kw_only=True):
+    """A scripted run's expectation: when the first honest node enters ``view``, the highest committed height lies
+    between these."""
+
+    view: Positive
+    height_min: Annotated[int, Meta(ge=0)] = 0
+    height_max: Annotated[int, Meta(ge=0)] = 2**53
 
 
 class Schedule(Part, frozen=True, kw_only=True):
@@ -298,6 +309,7 @@ class Schedule(Part, frozen=True, kw_only=True):
     workload: tuple[Submit, ...] = ()
     stop: Stop = Stop()
     liveness: Liveness | None = None
+    milestones: tuple[Milestone, ...] = ()
     fault_free: bool = False
     oracles: tuple[str, ...] = ()
     expect: str = ""

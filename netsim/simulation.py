@@ -156,6 +156,8 @@ def _arm(world: World, fault: Crash) -> None:
 
 
 def _begin(world: World, fault: Fault) -> None:
+    if world.healed and isinstance(fault, Timed) and fault.at_ms is None:
+        return
     network = world.network
     end: Callable[[], None] | None = None
     match fault:
@@ -172,7 +174,10 @@ def _begin(world: World, fault: Fault) -> None:
             network.clog(fault.pairs, nanoseconds(fault.extra_ms))
             end = partial(network.clog, fault.pairs, -nanoseconds(fault.extra_ms))
         case Heal():
+            world.healed = True
             network.heal()
+            for host in world.hosts:
+                host.armed.clear()
             world.release()
         case Crash():
             _crash(world, fault)

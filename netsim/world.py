@@ -167,6 +167,7 @@ class World:
         self.recorder: Recorder | None = None
         self.violations: list[Violation] = []
         self.finished = False
+        self.healed = False
         self.top_view: View = 0
         self.top_height = 0
         self.on_view: dict[View, list[Callable[[], None]]] = {}

@@ -204,7 +204,8 @@ class Puppet:
     def __init__(self, spec: Actor) -> None:
         self.moves: dict[View, list[Move]] = {}
         for move in spec.moves:
-            self.moves.setdefault(move.view, []).append(move)
+            begins = move.begins if isinstance(move, Propose) and move.begins is not None else move.view
+            self.moves.setdefault(begins, []).append(move)
 
     def attach(self, world: World, host: Host) -> None:
         self.world = world
@@ -280,7 +281,7 @@ class Puppet:
         ranked = cabal.ranked(view)
         justify = ranked[min(move.parent, len(ranked) - 1)]
         proof = None
-        if justify.view != view - 1:
+        if justify.view != view - 1 and move.proof != "none":
             proof = cabal.entry_proof(view - 1, move.proof, justify)
             if proof is None:
                 justify = ranked[0]

@@ -21,7 +21,7 @@ from consensus.protocols.jolteon import Jolteon
 from consensus.protocols.registry import ProtocolDefinition, chained
 from consensus.protocols.rules import ChainedRules
 from consensus.safety import Forbidden, Granted, SafetyGuard
-from consensus.types import BlockHeader, Certificate, Nanoseconds, PeerId, Subject, ValidatorIndex, Vote
+from consensus.types import BlockHeader, Certificate, Epoch, Nanoseconds, PeerId, Subject, ValidatorIndex, Vote
 from consensus.validators import ValidatorSet
 from consensus.vote_tally import TallyResult, VoteTally
 
@@ -241,11 +241,19 @@ class NoFetch(ChainedEngine):
 
 
 class DeafToHighCertificates(ChainedEngine):
-    """Takes no certificate from timeouts: a lock that the leader does not know of stays hidden."""
+    """Takes certificates from proposals and votes alone: a lock that the leader does not know of stays hidden."""
 
-    def _on_timeout(self, peer: PeerId, timeout: Timeout) -> None:
-        if timeout.view >= self._view and timeout.high_qc.view <= self._high_qc.view:
-            self._count_timeout(timeout)
+    _hears = False
+
+    def _on_proposal(self, peer: PeerId, proposal: Proposal) -> None:
+        self._hears = True
+        super()._on_proposal(peer, proposal)
+        self._hears = False
+
+    def _learn(
+        self, epoch: Epoch, certificate: Certificate, timeout_certificate: TimeoutCertificate | None, peer: PeerId
+    ) -> Refusal | None:
+        return super()._learn(epoch, certificate if self._hears else self._high_qc, timeout_certificate, peer)
 
     def _adopt_timeout_certificate(self, certificate: TimeoutCertificate) -> None:
         if self._high_tc is None or certificate.view > self._high_tc.view:

@@ -22,6 +22,8 @@ from netsim.world import Host
 
 REPLICA_BYTES_MAX: Final = 64 * 1024 * 1024
 """What one replica's state may take, whatever a flooder sends."""
+VIEWS_AHEAD_MAX: Final = 200
+"""How far a schedule of leaders is looked through for honest ones in a row."""
 LEAVES: Final = (bytes, bytearray, str, int, float)
 
 
@@ -166,16 +168,32 @@ class Progress:
     def begin(self) -> None:
         world = self.judge.world
         self.goal = world.top_height + 1
-        spec = world.committee.spec.pacing
-        gap = world.top_view - min((host.height for host in self.core), default=0)
-        growth = spec.growth_numerator ** min(spec.exponent_max, gap) / spec.growth_denominator ** min(
-            spec.exponent_max, gap
-        )
-        limit_ns = round(self.liveness.timeouts * spec.view_timeout_ms * MILLISECOND * growth)
+        limit_ns = self.limit_ns()
         world.at(world.now + limit_ns, self.check)
-        longest_ns = max(limit_ns, nanoseconds(self.liveness.payload_ms))
-        world.at(world.now + nanoseconds(self.liveness.payload_ms), self.check_payloads)
-        world.at(world.now + longest_ns + 1, self.finish)
+        payload_ns = limit_ns + nanoseconds(self.liveness.payload_ms)
+        world.at(world.now + payload_ns, self.check_payloads)
+        world.at(world.now + payload_ns + 1, self.finish)
+
+    def limit_ns(self) -> int:
+        """The time of the views from the lowest one of the core up to three honest leaders in a row, two more, and
+        the slack; each view as long as its back-off allows, and half as long again for nodes out of step."""
+        world = self.judge.world
+        pacing = world.committee.spec.pacing
+        honest = [host.index for host in self.core if host.replica is not None]
+        view = min((host.view for host in self.core), default=1)
+        end = max(world.top_view, view) + VIEWS_AHEAD_MAX
+        base_ns = pacing.view_timeout_ms * MILLISECOND
+        total_ns = self.liveness.timeouts * base_ns
+        in_a_row, left = 0, 2
+        while view <= end and left:
+            exponent = max(0, min(pacing.exponent_max, view))
+            grown = base_ns * pacing.growth_numerator**exponent // pacing.growth_denominator**exponent
+            total_ns += 3 * grown // 2
+            in_a_row = in_a_row + 1 if world.committee.epoch.leaders.leader(max(view, 1)) in honest else 0
+            if in_a_row >= 3 and view > world.top_view:
+                left -= 1
+            view += 1
+        return total_ns
 
     def finish(self) -> None:
         self.judge.world.finished = True
@@ -208,6 +226,27 @@ class Progress:
     def end(self) -> None:
         if not self.done and not self.judge.world.violations:
             self.judge.fire(self.id, None, "the run ended before the core committed anything new")
+
+
+class Milestones:
+    """M1: a scripted run commits as much as its script says, and no more."""
+
+    id = "M1"
+
+    def attach(self, judge: Judge) -> None:
+        self.judge = judge
+        self.left = {milestone.view: milestone for milestone in judge.world.schedule.milestones}
+        if self.left:
+            judge.on_entered.append(self.entered)
+
+    def entered(self, host: Host, view: View) -> None:
+        milestone = self.left.pop(view, None) if host.honest else None
+        if milestone is None:
+            return
+        height = self.judge.world.top_height
+        if not milestone.height_min <= height <= milestone.height_max:
+            text = f"height {height} when view {view} begins, not {milestone.height_min} to {milestone.height_max}"
+            self.judge.fire(self.id, host, text)
 
 
 class NoTimer:

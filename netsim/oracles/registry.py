@@ -9,6 +9,7 @@ from netsim.oracles.judge import Oracle
 from netsim.oracles.others import (
     Accountable,
     Bounded,
+    Milestones,
     NoTimer,
     OneStream,
     Progress,
@@ -32,7 +33,7 @@ OracleFactory = Callable[[], Oracle]
 ORACLES: Final[tuple[OracleFactory, ...]] = (
     Agreement, AppendOnly, OneSubjectPerSlot, DurableFirst, Monotone, OneCertificatePerView, CertificatesVerify,
     CertifiedExtendsCommitted, NoExceptions, Retrievable, ViewsInStep, Progress, NoTimer, Responsive, Accountable,
-    OneStream, Bounded,
+    OneStream, Bounded, Milestones,
 )  # fmt: skip
 ORACLE_IDS: Final = tuple(sorted([*(factory().id for factory in ORACLES), "L3", "X1", "R2"]))
 
