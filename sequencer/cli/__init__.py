@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from sequencer.cli import create, demo, start, status, submit, verify
+from sequencer.cli import bench, create, demo, start, status, submit, verify
 
 EPILOG = (
     "Exit codes: 0 yes or done, 1 no (a disagreement, something missing), 2 wrong usage, 3 an unusable file or "
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("init")(create.init)
 app.command("testnet")(create.make_testnet)
 app.command("demo")(demo.command)
+app.command("bench")(bench.command)
 app.command("start")(start.command)
 app.command("status")(status.command)
 app.command("submit")(submit.command)

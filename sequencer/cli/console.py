@@ -39,6 +39,8 @@ NO: Final = 1
 UNUSABLE: Final = 3
 UNREACHABLE: Final = 4
 STOPPED: Final = 5
+PIPED_WIDTH: Final = 160
+"""Where there is no terminal: wide enough for every table, so that what follows in a pipe sees whole lines."""
 
 
 class CommandError(Exception):
@@ -51,12 +53,12 @@ class CommandError(Exception):
 
 def out() -> Console:
     """Standard output, as it is now (tests replace it)."""
-    return Console(highlight=False)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def err() -> Console:
     """Standard error."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else PIPED_WIDTH)
 
 
 def print_json(value: JsonValue) -> None:

@@ -130,8 +130,9 @@ def show(result: DemoResult, console: Console) -> None:
         soft_wrap=True,
     )
     console.print(
-        f"{escape(result.crash.killed)} was killed with SIGKILL, was down for {result.crash.down_s:.1f} s, and had caught up "
-        f"{result.crash.catch_up_s:.1f} s after its restart"
+        f"{escape(result.crash.killed)} was killed with SIGKILL, was down for {result.crash.down_s:.1f} s, and had "
+        f"caught up {result.crash.catch_up_s:.1f} s after its restart",
+        soft_wrap=True,
     )
     for problem in result.problems:
         console.print(f"[bold red]{escape(problem)}[/]", soft_wrap=True)
