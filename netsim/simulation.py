@@ -36,7 +36,7 @@ from netsim.schedule import (
     ViewPartition,
     check,
 )
-from netsim.world import Host, Recorder, Violation, World
+from netsim.world import Host, Recorder, Violation, Watcher, World
 
 Keep = Callable[[Record], bool]
 
@@ -228,14 +228,16 @@ def run_schedule(
     actors: Mapping[str, ActorFactory] = ACTORS,
     oracles: Sequence[Oracle] = (),
     recorder: Recorder | None = None,
+    watchers: Sequence[Watcher] = (),
     keep: Keep | None = None,
 ) -> Result:
     """Run one explicit schedule. ``definition`` replaces the protocol that it names, ``oracles`` judge beside ours,
-    ``recorder`` sees everything, ``keep`` drops records (what a mutant forgets)."""
+    ``recorder`` sees every message and ``watchers`` everything else, ``keep`` drops records (what a mutant
+    forgets)."""
     chosen = protocol_named(schedule.protocol) if definition is None else definition
     world = build(schedule, chosen, actors=actors, keep=keep)
     judge = Judge(world, (*oracles_named(schedule.oracles), *oracles))
-    world.watchers.append(judge)
+    world.watchers += (judge, *watchers)
     world.recorder = recorder
     run_world(world)
     judge.end()

@@ -86,6 +86,7 @@ class Watcher(Protocol):
     def fired(self, host: Host, name: str) -> None: ...
     def accused(self, host: Host, evidence: ReportEvidence) -> None: ...
     def broke(self, host: Host, event: Event, error: Exception) -> None: ...
+    def died(self, host: Host) -> None: ...
 
 
 class Recorder(Protocol):
@@ -298,6 +299,8 @@ class World:
         """kill -9, and a restart some time later."""
         if host.replica is None and host.player is None:
             return
+        for watcher in self.watchers:
+            watcher.died(host)
         host.replica = None
         host.life += 1
         host.timers.clear()

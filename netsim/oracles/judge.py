@@ -307,6 +307,9 @@ class Judge:
         for tell in self.on_broke:
             tell(host, event, error)
 
+    def died(self, host: Host) -> None:
+        """Nothing is judged by it: what a crash loses shows later."""
+
     def end(self) -> None:
         """The run is over: what is judged at the end."""
         for tell in self.on_end:

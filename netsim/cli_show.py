@@ -1,0 +1,194 @@
+"""The commands that take a finding apart: shrink, twins, import, export, report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from netsim.diagram import diagram
+from netsim.export import perfetto, shiviz
+from netsim.imports import import_twins
+from netsim.recording import Recording
+from netsim.report import faulty_positions, node_names
+from netsim.report import report as make_report
+from netsim.schedule import BadSchedule, Schedule, from_json, read_bytes
+from netsim.shrink import RUNS_MAX, Run, shrink
+from netsim.simulation import Result, run_schedule
+from netsim.sweep import Variant
+from netsim.twins import Shape, sample, scenarios, schedule_of
+from netsim.words import in_words
+
+FileArgument = Annotated[str, typer.Argument(help="an explicit schedule (.json)")]
+ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file")]
+MutantOption = Annotated[str, typer.Option("--mutant", help="run one of the mutants, e.g. S7-jolteon")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
+RUNS_FOR_REPORT = 600
+
+
+def runner(variant: Variant) -> Run:
+    """Runs schedules with the variant's protocol."""
+
+    def run(schedule: Schedule) -> Result:
+        definition, keep = variant.resolve(schedule.protocol)
+        return run_schedule(schedule, definition=definition, keep=keep)
+
+    return run
+
+
+def recorded(schedule: Schedule, variant: Variant) -> tuple[Result, Recording]:
+    """Run it once, with everything written down."""
+    recording = Recording()
+    definition, keep = variant.resolve(schedule.protocol)
+    result = run_schedule(schedule, definition=definition, keep=keep, recorder=recording, watchers=(recording,))
+    return result, recording
+
+
+def shrink_command(
+    file: FileArgument,
+    out: Annotated[str, typer.Option(help="write the shortest schedule here")] = "",
+    protocol_file: ProtocolFile = "",
+    mutant: MutantOption = "",
+    runs: Annotated[int, typer.Option(min=1, help="runs at most")] = RUNS_MAX,
+    json: Json = False,
+) -> None:
+    """Find the shortest schedule that still makes the same oracle fire."""
+    schedule = from_json(read_bytes(Path(file)), file)
+    try:
+        shrunk = shrink(schedule, runner(Variant(file=protocol_file, mutant=mutant)), runs_max=runs)
+    except ValueError as error:
+        raise BadSchedule(f"{file}: {error}") from None
+    if out:
+        Path(out).write_bytes(shrunk.schedule.to_json())
+    document = {
+        "oracle": shrunk.oracle,
+        "seed": shrunk.schedule.seed,
+        "trace_hash": shrunk.result.trace_hash,
+        "runs": shrunk.runs,
+        "size_before": shrunk.size_before,
+        "size_after": shrunk.size_after,
+        "views": max(shrunk.result.views),
+    }
+    if json:
+        sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+        return
+    typer.echo(
+        f"{shrunk.oracle}: {shrunk.size_before} parts became {shrunk.size_after} in {shrunk.runs} runs, "
+        f"{document['views']} views; seed {shrunk.schedule.seed}, trace {shrunk.result.trace_hash[:16]}"
+    )
+    for text in in_words(shrunk.schedule):
+        typer.echo(f"  {text}")
+
+
+def _run_all(schedules: Iterator[Schedule], variant: Variant, folder: str, as_json: bool) -> None:
+    run = runner(variant)
+    count = violations = commits = 0
+    for number, schedule in enumerate(schedules):
+        result = run(schedule)
+        count += 1
+        commits += result.commits
+        if not result.silent:
+            violations += 1
+            if folder:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+                explicit = schedule.replace(expect=result.verdict)
+                (Path(folder) / f"{result.verdict}-{number}.json").write_bytes(explicit.to_json())
+            if not as_json and violations <= 10:
+                typer.echo(f"  {number}: {result.verdict}: {result.violations[0].text}")
+    if as_json:
+        document = {"schedules": count, "violations": violations, "commits": commits}
+        sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+    else:
+        typer.echo(f"{count} schedules, {violations} violations, {commits} commits")
+    raise typer.Exit(1 if violations else 0)
+
+
+def twins_command(
+    nodes: Annotated[int, typer.Option(min=1, max=10)] = 4,
+    twins: Annotated[int, typer.Option(min=0, max=3)] = 1,
+    partitions: Annotated[int, typer.Option(min=1, max=5)] = 2,
+    views: Annotated[int, typer.Option(min=1, max=20)] = 4,
+    limit: Annotated[int, typer.Option(min=1, help="scenarios at most")] = 1000,
+    seed: Annotated[int, typer.Option(help="draw scenarios with this seed; -1: all, in order")] = -1,
+    protocol: Annotated[str, typer.Option(help="the protocol")] = "jolteon",
+    protocol_file: ProtocolFile = "",
+    mutant: MutantOption = "",
+    schedules: Annotated[str, typer.Option(help="write findings into this folder")] = "",
+    json: Json = False,
+) -> None:
+    """Generate Twins scenarios, one of each symmetry class, and run them."""
+    shape = Shape(nodes=nodes, twins=twins, partitions=partitions, views=views)
+    steps = islice(scenarios(shape), limit) if seed < 0 else sample(shape, seed, limit)
+    made = (schedule_of(shape, chosen, protocol) for chosen in steps)
+    _run_all(made, Variant(file=protocol_file, mutant=mutant), schedules, json)
+
+
+def import_command(
+    file: Annotated[str, typer.Argument(help="a Twins JSON file of relab/hotstuff or asonnino/twins-simulator")],
+    protocol: Annotated[str, typer.Option(help="the protocol")] = "jolteon",
+    protocol_file: ProtocolFile = "",
+    mutant: MutantOption = "",
+    out: Annotated[str, typer.Option(help="write the explicit schedules into this folder, and do not run them")] = "",
+    schedules: Annotated[str, typer.Option(help="write findings into this folder")] = "",
+    json: Json = False,
+) -> None:
+    """Read public Twins scenarios; run them, or write them as explicit schedules."""
+    imported = import_twins(read_bytes(Path(file)), Path(file).name, protocol)
+    if not out:
+        _run_all(imported, Variant(file=protocol_file, mutant=mutant), schedules, json)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    for number, schedule in enumerate(imported):
+        (Path(out) / f"{Path(file).stem}-{number}.json").write_bytes(schedule.to_json())
+
+
+def export_command(
+    file: FileArgument,
+    out: Annotated[str, typer.Option(help="the file to write")],
+    form: Annotated[str, typer.Option("--format", help="perfetto, shiviz or svg")] = "perfetto",
+    protocol_file: ProtocolFile = "",
+    mutant: MutantOption = "",
+) -> None:
+    """Write a run for another tool: Perfetto or chrome://tracing, ShiViz, or a picture."""
+    schedule = from_json(read_bytes(Path(file)), file)
+    result, recording = recorded(schedule, Variant(file=protocol_file, mutant=mutant))
+    names = node_names(schedule)
+    match form:
+        case "perfetto":
+            Path(out).write_bytes(perfetto(recording, names))
+        case "shiviz":
+            Path(out).write_text(shiviz(recording, len(names)))
+        case "svg":
+            Path(out).write_text(diagram(recording, names, faulty_positions(schedule), result.violations))
+        case _:
+            raise BadSchedule(f"--format: {form!r} is none of perfetto, shiviz, svg")
+
+
+def report_command(
+    file: FileArgument,
+    out: Annotated[str, typer.Option(help="the page to write")] = "report.html",
+    protocol_file: ProtocolFile = "",
+    mutant: MutantOption = "",
+) -> None:
+    """Write one self-contained HTML page about a run; shrinks it first when an oracle fires."""
+    schedule = from_json(read_bytes(Path(file)), file)
+    variant = Variant(file=protocol_file, mutant=mutant)
+    result, recording = recorded(schedule, variant)
+    shortest = None
+    if not result.silent:
+        shortest = shrink(schedule, runner(variant), runs_max=RUNS_FOR_REPORT).schedule
+        result, recording = recorded(shortest, variant)
+    Path(out).write_text(make_report(result, recording, shortest))
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the program."""
+    app.command("shrink")(shrink_command)
+    app.command("twins")(twins_command)
+    app.command("import")(import_command)
+    app.command("export")(export_command)
+    app.command("report")(report_command)
