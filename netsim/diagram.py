@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from html import escape
+from itertools import accumulate, pairwise
 from typing import Final
 
 from netsim.recording import Mark, Message, Recording
@@ -31,19 +33,26 @@ STYLE: Final = (
 
 
 class _Scale:
-    """Virtual nanoseconds to pixels."""
+    """Virtual nanoseconds to pixels. Waits in which nothing happens are cut short: few are longer than most."""
 
     def __init__(self, recording: Recording, nodes: int) -> None:
-        ends = [message.received_ns or message.sent_ns for message in recording.messages]
-        ends += [mark.at_ns for mark in recording.marks]
-        self.end_ns = max(ends, default=1) or 1
+        moments = {0}
+        for message in recording.messages:
+            moments |= {message.sent_ns, message.received_ns or message.sent_ns}
+        moments |= {mark.at_ns for mark in recording.marks}
+        self.moments = sorted(moments)
+        self.end_ns = self.moments[-1] or 1
+        gaps = sorted(after - before for before, after in pairwise(self.moments)) or [1]
+        longest = max(gaps[len(gaps) * 9 // 10], 1)
+        self.places = list(accumulate((min(b - a, longest) for a, b in pairwise(self.moments)), initial=0))
         views = max((int(mark.text) for mark in recording.marks if mark.kind == "view"), default=1)
         self.width = max(WIDTH_MIN_PX, min(WIDTH_MAX_PX, views * PX_PER_VIEW))
         self.height = TOP_PX + nodes * LANE_PX
         self.nodes = nodes
 
     def x(self, at_ns: int) -> float:
-        return round(LEFT_PX + at_ns / self.end_ns * self.width, 1)
+        at = min(bisect_right(self.moments, at_ns), len(self.moments)) - 1
+        return round(LEFT_PX + self.places[at] / max(self.places[-1], 1) * self.width, 1)
 
     def y(self, node: int) -> int:
         return TOP_PX + node * LANE_PX + LANE_PX // 2
@@ -90,9 +99,10 @@ def _message(scale: _Scale, message: Message) -> str:
         x2 = round(x1 + abs(middle - y1) / 3, 1)
         return f'<line class="m lost" x1="{x1}" y1="{y1}" x2="{x2}" y2="{middle}"><title>{title}: {word}</title></line>'
     colour = COLOURS.get(message.kind, OTHER)
+    taken_ms = (message.received_ns - message.sent_ns) / 1e6
     return (
         f'<line class="m" stroke="{colour}" marker-end="url(#a)" x1="{x1}" y1="{y1}" '
-        f'x2="{scale.x(message.received_ns)}" y2="{y2}"><title>{title}, {(message.received_ns - message.sent_ns) / 1e6:.2f} ms</title></line>'
+        f'x2="{scale.x(message.received_ns)}" y2="{y2}"><title>{title}, {taken_ms:.2f} ms</title></line>'
     )
 
 
@@ -131,5 +141,7 @@ def _violation(scale: _Scale, violation: Violation) -> str:
 
 
 def _tick(scale: _Scale, number: int) -> str:
-    at_ns = scale.end_ns * number // 10
+    """A time below the lanes, at equal distances."""
+    wanted = scale.places[-1] * number // 10
+    at_ns = scale.moments[max(bisect_right(scale.places, wanted) - 1, 0)]
     return f'<text class="v" x="{scale.x(at_ns)}" y="{scale.height + 16}">{at_ns / 1e6:.1f} ms</text>'

@@ -8,10 +8,10 @@ from typing import Final
 
 import msgspec
 
-from consensus.engine import Commit, Event, PeerConnected, Received, Record, Recovered, ReportEvidence, TimerFired
+from consensus.engine import Commit, Event, Record, Recovered, ReportEvidence, TimerFired
 from consensus.types import View
 from netsim.network import view_of
-from netsim.world import Host, World
+from netsim.world import Host
 
 MESSAGES_MAX: Final = 200_000
 """A recording stops taking messages here: nobody looks at more."""
@@ -45,7 +45,7 @@ class Mark:
 
 @dataclass(slots=True)
 class Recording:
-    """A recorder and a watcher at once. ``world`` is set by :func:`record`'s caller through ``attach``."""
+    """A recorder and a watcher at once."""
 
     messages: list[Message] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
@@ -53,7 +53,6 @@ class Recording:
     """When each block was first sent, by id in hex."""
     _sent: dict[int, Message] = field(default_factory=dict)
     _now: int = 0
-    world: World | None = None
 
     def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None:
         self._now = now
@@ -68,16 +67,15 @@ class Recording:
             lost = Message(type(message).__name__, view_of(message), source.position, target.position, now, lost=True)
             self.messages.append(lost)
 
+    def arrived(self, now: int, sequence: int) -> None:
+        sent = self._sent.pop(sequence, None)
+        if sent is not None:
+            sent.received_ns = now
+
     def handling(self, now: int, sequence: int, host: Host, event: Event) -> None:
         self._now = now
-        if isinstance(event, Received):
-            sent = self._sent.pop(sequence, None)
-            if sent is not None:
-                sent.received_ns = now
-        elif isinstance(event, TimerFired) and not event.name.startswith("sync:"):
+        if isinstance(event, TimerFired) and not event.name.startswith("sync:"):
             self._mark("timer", host, event.name)
-        elif isinstance(event, PeerConnected):
-            return
 
     def _mark(self, kind: str, host: Host, text: str, height: int = 0, block: str = "") -> None:
         self.marks.append(Mark(kind, self._now, host.position, text, height, block))

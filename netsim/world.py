@@ -94,6 +94,7 @@ class Recorder(Protocol):
 
     def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None: ...
     def lost(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None: ...
+    def arrived(self, now: int, sequence: int) -> None: ...
     def handling(self, now: int, sequence: int, host: Host, event: Event) -> None: ...
 
 
@@ -222,6 +223,8 @@ class World:
                 self._fired(host, name)
             elif kind is Received:
                 self.deliveries += 1
+                if self.recorder is not None:
+                    self.recorder.arrived(time, sequence)
                 if host.player is not None:
                     event = host.player.incoming(host, event)  # type: ignore[arg-type,assignment]
                     if event is None or host.replica is None:
