@@ -131,7 +131,6 @@ def show(result: Result, console: Console) -> None:
         "p50 ms",
         "p99 ms",
         "us/tx",
-        "disk/tx",
         "MB",
         "CPU",
     )
