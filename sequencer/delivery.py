@@ -18,7 +18,7 @@ from consensus.codec import digest
 from consensus.types import Height
 from rollup_adapters.base import Executed, Level, SequencedBlock
 from rollup_adapters.host import AdapterHost, AdapterUnavailable
-from sequencer.ledger import Ledger
+from sequencer.ledger import HeightUnavailable, Ledger
 from sequencer.receipts import Section
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,8 @@ EMPTY_RUN_MAX: Final = 256
 RUN_BLOCKS_MAX: Final = 64
 RUN_BYTES_MAX: Final = 4 * 1024 * 1024
 RETRY_S: Final = 0.5
+PRUNED_RETRY_S: Final = 60.0
+"""An adapter that needs blocks which are pruned here stays where it is; the node and the other rollups go on."""
 SETTLE_INTERVAL_S: Final = 0.25
 
 
@@ -85,6 +87,14 @@ class AdapterFeed:
             except AdapterUnavailable as unavailable:
                 logger.warning("rollup %d: %s; delivery resumes when it is back", self.rollup_id, unavailable)
                 await trio.sleep(RETRY_S)
+            except HeightUnavailable as unavailable:
+                logger.error(
+                    "rollup %d: its adapter stands at height %d, and %s. Give it a copy of another node's directory",
+                    self.rollup_id,
+                    self.delivered.height,
+                    unavailable,
+                )
+                await trio.sleep(PRUNED_RETRY_S)
 
     async def _deliver_from(self, height: Height) -> None:
         empty = 0

@@ -34,6 +34,7 @@ from consensus.genesis import ChainSpec, Pacing, chain_specs
 from consensus.types import HASH_SIZE, INTEGER_MAX
 from consensus.validators import STAKE_MAX, Validator
 from rollup_adapters.base import JsonValue
+from sequencer.json_form import DEPTH_MAX, is_nested_deeper
 from sequencer.tables import KeyPathError, Table
 
 FILE_SIZE_MAX: Final = 4 * 1024 * 1024
@@ -67,6 +68,8 @@ def chain_spec_from_json(text: str | bytes) -> ChainSpec:
     What is checked is the form; ``sequencer.genesis.genesis_of`` judges the rest.
     """
     try:
+        if is_nested_deeper(text.encode() if isinstance(text, str) else text, DEPTH_MAX):
+            raise ValueError(f"nested deeper than {DEPTH_MAX}")
         table = Table(json.loads(text))
     except (ValueError, RecursionError) as error:
         if isinstance(error, KeyPathError):

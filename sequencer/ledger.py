@@ -90,6 +90,10 @@ class HeightUnavailable(Exception):
         self.pruned_below = pruned_below
 
 
+class OlderCopy(Exception):
+    """The journal is older than what was derived from it. The message says what to do."""
+
+
 class TransactionExpired(Exception):
     """A transaction that was waited for can no longer be ordered. Submit it anew with a later expiry."""
 
@@ -163,13 +167,14 @@ class Ledger:
     async def restore(self) -> None:
         """Before anything else: fill the window from the block store, and take what the index does not have yet.
 
-        Raises :class:`HeightUnavailable` when blocks that this needs are pruned, and ``ValueError`` for an index that
-        is ahead of the blocks: one of the two is an older copy."""
+        Raises :class:`HeightUnavailable` when blocks that this needs are pruned, and :class:`OlderCopy` for an index
+        that is ahead of the blocks."""
         indexed = self._index.height
         if indexed > self._blocks.committed_height:
-            raise ValueError(
-                f"the transaction index stands at height {indexed}, the block store at "
-                f"{self._blocks.committed_height}: one of them is an older copy. Delete the index, it is built anew"
+            raise OlderCopy(
+                f"the transaction index stands at height {indexed}, the journal at {self._blocks.committed_height}: "
+                "this is an older copy of the journal. A validator must never run on one, it could sign twice: put the "
+                "newest back, or make a new validator. An observer may delete both files; it starts anew from its peers"
             )
         height = max(1, indexed - self._window.heights_max + 1)
         while height <= self._blocks.committed_height:

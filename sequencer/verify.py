@@ -24,7 +24,7 @@ from sequencer.archive_check import ArchiveCheck, Finding, HomeWalk, Progress
 from sequencer.config import Config
 from sequencer.node import CHAIN_FILE
 from sequencer.replay import RollupFiles, RollupState, replay
-from sequencer.storage import RawArchive, StorageError, open_raw_archive
+from sequencer.storage import InUseError, RawArchive, StorageError, open_raw_archive
 from sequencer.transactions import Position, TransactionId
 
 __all__ = [
@@ -132,6 +132,8 @@ async def verify(
                 continue
             try:
                 archives[home.name] = opened.enter_context(open_raw_archive(home.archive))
+            except InUseError:
+                raise  # nothing is wrong with it: it cannot be judged while its node runs
             except StorageError as error:
                 findings.append(Finding(home=home.name, height=None, field="archive", reason=str(error)))
         check = ArchiveCheck(spec, archives, acknowledged or {})

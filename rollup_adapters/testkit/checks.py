@@ -144,10 +144,12 @@ def _order_is_committed_to(subject: Subject) -> None:
         transactions = [transaction for block in history.blocks for transaction in block.transactions]
         if len(set(transactions)) < 2 or transactions == transactions[::-1]:
             return
-        tried += 1
         forward = await deliver(bench.open(), [make_block(1, transactions)])
         backward = await deliver(bench.open(), [make_block(1, transactions[::-1])])
-        noticed += forward.state_commitment != backward.state_commitment or _statuses(forward) != _statuses(backward)
+        if "skipped" in (*_statuses(forward), *_statuses(backward)):
+            return  # which ones were skipped may depend on the order, and the state on that alone
+        tried += 1
+        noticed += forward.state_commitment != backward.state_commitment
 
     for_each_history(subject, reverse, subject.transactions)
     if tried and not noticed:

@@ -33,7 +33,7 @@ from rollup_adapters.registry import AdapterLoadError
 from sequencer.config import ConfigError
 from sequencer.homes import HomeError
 from sequencer.keys import KeyFileError
-from sequencer.storage import StorageError
+from sequencer.storage import InUseError, StorageError
 
 NO: Final = 1
 UNUSABLE: Final = 3
@@ -73,7 +73,7 @@ def failures() -> Iterator[None]:
         yield
     except CommandError as error:
         _fail(str(error), error.code)
-    except (ConfigError, KeyFileError, HomeError, AdapterLoadError) as error:
+    except (ConfigError, KeyFileError, HomeError, AdapterLoadError, InUseError) as error:
         _fail(str(error), UNUSABLE)
     except StorageError as error:
         _fail(str(error), STOPPED)

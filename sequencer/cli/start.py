@@ -26,8 +26,9 @@ from sequencer.api.server import serve_api
 from sequencer.cli.console import STOPPED, UNUSABLE, CommandError, failures, read_secret
 from sequencer.config import Config, ConfigError, address_text
 from sequencer.keys import KeyFileError
+from sequencer.ledger import OlderCopy
 from sequencer.node import Node, open_node
-from sequencer.storage import StorageError
+from sequencer.storage import InUseError, StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +132,8 @@ def _ending(error: BaseException) -> BaseException:
         match leaf:
             case KeyFileError() | ConfigError() | CommandError():
                 return leaf
+            case OlderCopy() | InUseError():
+                return CommandError(str(leaf), UNUSABLE)
             case StorageError():
                 return CommandError(f"the node stopped: {leaf}", STOPPED)
             case OSError(errno=errno.EADDRINUSE | errno.EADDRNOTAVAIL | errno.EACCES):

@@ -53,6 +53,10 @@ class StorageError(Exception):
     """The disk, or what is on it, cannot be relied on. The message names the file and what to do next."""
 
 
+class InUseError(StorageError):
+    """A running node has the file open."""
+
+
 class DamagedError(Exception):
     """A job read what cannot have been written. Becomes a :class:`StorageError` on its way out of the database."""
 
@@ -247,7 +251,7 @@ def lock_file(path: Path, mode: int, *, create: bool) -> int:
         fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise StorageError(f"{path}: a running node has it open. Stop that node first.") from error
+        raise InUseError(f"{path}: a running node has it open. Stop that node first.") from error
     except BaseException:
         os.close(descriptor)
         raise

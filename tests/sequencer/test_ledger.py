@@ -15,7 +15,15 @@ from consensus.genesis import ChainSpec
 from consensus.types import Block, BlockHeader, Certificate, CommitProof, Height
 from sequencer import ledger as ledger_module
 from sequencer.body import EMPTY_PAYLOAD, Payload, PayloadCache
-from sequencer.ledger import INDEX_DELAY_S, HeightUnavailable, IndexedBlock, Ledger, TooManyWaiters, TransactionExpired
+from sequencer.ledger import (
+    INDEX_DELAY_S,
+    HeightUnavailable,
+    IndexedBlock,
+    Ledger,
+    OlderCopy,
+    TooManyWaiters,
+    TransactionExpired,
+)
 from sequencer.mempool import Mempool
 from sequencer.receipts import Section
 from sequencer.transactions import Level, Position, TransactionId, transaction_id
@@ -320,7 +328,7 @@ async def test_restart_needs_the_window_s_blocks() -> None:
 async def test_an_index_ahead_of_the_blocks_is_refused() -> None:
     index = MemoryIndex()
     index.height = 3
-    with pytest.raises(ValueError, match="older copy"):
+    with pytest.raises(OlderCopy, match="older copy"):
         await Node(MemoryBlocks(), index).ledger.restore()
 
 
