@@ -1,0 +1,190 @@
+"""Wrong protocols, for showing that the schedules of :mod:`tests.support.puppet` would notice: each is one rule of
+ours, altered. Their names are those of the simulator's design.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+
+from consensus.block_tree import BlockTree, Entry
+from consensus.engine import Recovered, Refusal
+from consensus.protocols.chained import ChainedEngine
+from consensus.protocols.chained_types import TimeoutCertificate
+from consensus.protocols.hotstuff import HotStuff
+from consensus.protocols.jolteon import Jolteon
+from consensus.protocols.registry import HOTSTUFF, JOLTEON, ProtocolDefinition, chained
+from consensus.types import BlockHeader, Certificate
+from tests.support.cluster import MILLISECOND, Cluster, Crash, MemoryJournal, Node
+
+
+class UncheckedVotes(Jolteon):
+    """S4: no safety check."""
+
+    def may_vote(
+        self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree
+    ) -> bool:
+        return True
+
+
+class VotesWithoutLock(HotStuff):
+    """S4: no lock."""
+
+    def may_vote(
+        self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree
+    ) -> bool:
+        return True
+
+
+class OneChain(Jolteon):
+    """S5: commits what is certified."""
+
+    def commit_target(self, certificate: Certificate, tree: BlockTree) -> Entry | None:
+        return tree.get(certificate.block_id)
+
+    def is_committed(self, chain: Sequence[BlockHeader]) -> bool:
+        return len(chain) >= 1
+
+
+class TwoChainWithTheLockOfThree(HotStuff):
+    """S6."""
+
+    def commit_target(self, certificate: Certificate, tree: BlockTree) -> Entry | None:
+        return Jolteon().commit_target(certificate, tree)
+
+    def is_committed(self, chain: Sequence[BlockHeader]) -> bool:
+        return Jolteon().is_committed(chain)
+
+
+class TwoChainOverGaps(Jolteon):
+    """S7: views need not be consecutive."""
+
+    def commit_target(self, certificate: Certificate, tree: BlockTree) -> Entry | None:
+        child = tree.get(certificate.block_id)
+        return None if child is None else tree.get(child.parent)
+
+    def is_committed(self, chain: Sequence[BlockHeader]) -> bool:
+        return len(chain) >= 2
+
+
+class ThreeChainOverGaps(HotStuff):
+    """S8: views need not be consecutive."""
+
+    def commit_target(self, certificate: Certificate, tree: BlockTree) -> Entry | None:
+        grandchild = tree.get(certificate.block_id)
+        child = None if grandchild is None else tree.get(grandchild.parent)
+        return None if child is None else tree.get(child.parent)
+
+    def is_committed(self, chain: Sequence[BlockHeader]) -> bool:
+        return len(chain) >= 3
+
+
+class HiddenMaximum(Jolteon):
+    """J1: what a timeout certificate shows need not be the highest that its quorum signed."""
+
+    def check_timeout_certificate(self, certificate: TimeoutCertificate) -> Refusal | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """``alter`` patches the code for one test; ``prepare`` the cluster of one schedule."""
+
+    name: str
+    definition: ProtocolDefinition
+    protocol: str
+    alter: Callable[[pytest.MonkeyPatch], None] = lambda patch: None
+    prepare: Callable[[Cluster, random.Random], None] = lambda cluster, draw: None
+    rare: bool = False
+    """Found once in a thousand schedules or less often."""
+
+
+def quorum_of_two(cluster: Cluster, draw: random.Random) -> None:
+    """S1: F + 1."""
+    cluster.committee.epoch.validators.quorum = 2
+
+
+def low_timeouts(patch: pytest.MonkeyPatch) -> None:
+    """J2: timeouts show genesis wherever a timeout certificate lets them."""
+    time_out = ChainedEngine._time_out
+
+    def low(self: ChainedEngine) -> None:
+        entered, high_qc = self._high_tc, self._high_qc
+        if entered is not None and entered.view == self._view - 1:
+            self._high_qc = self._epoch.genesis
+        time_out(self)
+        self._high_qc = high_qc
+
+    patch.setattr(Jolteon, "may_time_out", lambda self, high_qc, lock: True)
+    patch.setattr(ChainedEngine, "_time_out", low)
+
+
+def votes_after_timeouts(patch: pytest.MonkeyPatch) -> None:
+    """J3."""
+    time_out = ChainedEngine._time_out
+
+    def forgetful(self: ChainedEngine) -> None:
+        before = self._last_voted_view
+        time_out(self)
+        self._last_voted_view = before
+
+    patch.setattr(ChainedEngine, "_time_out", forgetful)
+
+
+@dataclass(slots=True)
+class ForgetfulJournal(MemoryJournal):
+    """Loses the safety records of some kinds at a restart."""
+
+    forgets: tuple[str, ...] = ()
+
+    def recover(self, ledger_height: int) -> Recovered:
+        whole = MemoryJournal.recover(self, ledger_height)
+        kept = tuple(record for record in whole.safety if record.kind not in self.forgets)
+        return msgspec.structs.replace(whole, safety=kept)
+
+
+def forgetting(*kinds: str) -> Callable[[Cluster, random.Random], None]:
+    """Crashes at every boundary, and journals that lose these kinds."""
+
+    def prepare(cluster: Cluster, draw: random.Random) -> None:
+        for node in cluster.nodes:
+            node.journal = ForgetfulJournal(forgets=kinds)
+        crashes(cluster, draw)
+
+    return prepare
+
+
+def crashes(cluster: Cluster, draw: random.Random) -> None:
+    """kill -9 at boundaries drawn from the seed; the node is back within 40 ms."""
+
+    def crash_point(node: Node, where: str) -> None:
+        if draw.random() < 0.01:
+            delay_ns = draw.randint(1, 40) * MILLISECOND
+            cluster.at(cluster.now + delay_ns, lambda: cluster.start(node) if node.replica is None else None)
+            raise Crash
+
+    cluster.crash_point = crash_point
+
+
+MUTANTS = (
+    Mutant(name="S1 jolteon", definition=JOLTEON, protocol="jolteon", prepare=quorum_of_two),
+    Mutant(name="S1 hotstuff", definition=HOTSTUFF, protocol="hotstuff", prepare=quorum_of_two),
+    Mutant(name="S4 jolteon", definition=chained("jolteon", UncheckedVotes()), protocol="jolteon"),
+    Mutant(name="S4 hotstuff", definition=chained("hotstuff", VotesWithoutLock()), protocol="hotstuff"),
+    Mutant(name="S5", definition=chained("jolteon", OneChain()), protocol="jolteon"),
+    Mutant(name="S6", definition=chained("hotstuff", TwoChainWithTheLockOfThree()), protocol="hotstuff"),
+    Mutant(name="S7", definition=chained("jolteon", TwoChainOverGaps()), protocol="jolteon"),
+    Mutant(name="S8", definition=chained("hotstuff", ThreeChainOverGaps()), protocol="hotstuff"),
+    Mutant(name="J1", definition=chained("jolteon", HiddenMaximum()), protocol="jolteon", rare=True),
+    Mutant(name="J2", definition=JOLTEON, protocol="jolteon", alter=low_timeouts),
+    Mutant(name="J3", definition=JOLTEON, protocol="jolteon", alter=votes_after_timeouts, rare=True),
+    Mutant(name="S9 jolteon", definition=JOLTEON, protocol="jolteon", prepare=forgetting("vote")),
+    Mutant(name="S9 hotstuff", definition=HOTSTUFF, protocol="hotstuff", prepare=forgetting("vote")),
+    Mutant(name="S11", definition=JOLTEON, protocol="jolteon", prepare=forgetting("vote", "timeout", "proposal")),
+    Mutant(name="R1", definition=JOLTEON, protocol="jolteon", prepare=forgetting("proposal")),
+    Mutant(name="R2", definition=JOLTEON, protocol="jolteon", prepare=forgetting("timeout")),
+)
