@@ -36,6 +36,7 @@ from consensus.engine import (
     StepBuilder,
 )
 from consensus.types import (
+    INTEGER_MAX,
     SYNC_BLOCKS_MAX,
     SYNC_BYTES_MAX,
     AncestorsRequest,
@@ -57,6 +58,8 @@ from consensus.types import (
 QUESTIONS_MAX: Final = 4
 RANGE_THRESHOLD: Final = 8
 REQUESTS_MAX: Final = 16
+REQUEST_ABOUT_SIZE: Final = 5
+REQUEST_COUNT_BITS: Final = 16
 PATIENCE_DOUBLINGS_MAX: Final = 5
 HANDED_OVER_MAX: Final = 1024
 TIMER_PREFIX: Final = "sync:"
@@ -103,7 +106,7 @@ class BlockSync:
         self._patience_ns = patience_ns
         self._peers: dict[PeerId, None] = {}
         self._questions: dict[BlockId, _Question] = {}
-        self._next_request_id = 1
+        self._requests_made = 0
         self._sources: dict[BlockId, PeerId] = {}
         self._answering: dict[PeerId, None] = {}
         self._pruned: dict[PeerId, Height] = {}
@@ -180,12 +183,11 @@ class BlockSync:
         offset = peers.index(question.first) if question.first in self._peers else 0
         peer = peers[(offset + question.asked) % len(peers)]
         question.asked += 1
-        request_id = self._next_request_id
-        self._next_request_id += 1
+        above = self._committed_height()
+        request_id = self._request_id(question, above)
         question.requests[request_id] = peer
         if len(question.requests) > REQUESTS_MAX:
             del question.requests[next(iter(question.requests))]
-        above = self._committed_height()
         if question.key == RANGE_KEY:
             request: SyncMessage = RangeRequest(epoch=self._epoch, request_id=request_id, from_height=above + 1)
         else:
@@ -193,6 +195,13 @@ class BlockSync:
                 epoch=self._epoch, request_id=request_id, block_id=question.key, above_height=above
             )
         self._out.effects.append(Send(peer, request))
+
+    def _request_id(self, question: _Question, above: Height) -> int:
+        """Names what is asked for, and then the request: the answer to one from before a restart, when we counted from
+        the beginning too, is never taken for a false one to another question."""
+        about = above if question.key == RANGE_KEY else int.from_bytes(question.key[:REQUEST_ABOUT_SIZE], "big")
+        self._requests_made += 1
+        return (about << REQUEST_COUNT_BITS | self._requests_made % (1 << REQUEST_COUNT_BITS)) & INTEGER_MAX
 
     def _pass_over(self, question: _Question, now: Nanoseconds) -> None:
         """No answer from that peer: the next one, at once, unless this round has asked all; then the timer decides."""

@@ -31,6 +31,7 @@ from consensus.engine import (
     StepBuilder,
 )
 from consensus.types import (
+    INTEGER_MAX,
     SYNC_BLOCKS_MAX,
     SYNC_BYTES_MAX,
     AncestorsRequest,
@@ -132,6 +133,21 @@ def question(effects: Sequence[Effect]) -> Send:
     return send
 
 
+def asked_for(send: Send) -> AncestorsRequest:
+    assert isinstance(send.message, AncestorsRequest)
+    return send.message
+
+
+def asked_id(send: Send) -> int:
+    assert isinstance(send.message, AncestorsRequest | RangeRequest)
+    return send.message.request_id
+
+
+def from_height(send: Send) -> int:
+    assert isinstance(send.message, RangeRequest)
+    return send.message.from_height
+
+
 def questions(effects: Sequence[Effect]) -> list[Send]:
     return [effect for effect in effects if isinstance(effect, Send)]
 
@@ -156,10 +172,9 @@ def test_a_near_block_is_waited_for_and_then_asked_of_whoever_named_it() -> None
     assert desk.fetch(2, C) == (), "asked for already"
     desk.now = GRACE
     effects = desk.fire(2)
-    assert effects == (
-        SetTimer(timer, GRACE + PATIENCE),
-        Send(B, AncestorsRequest(epoch=0, request_id=1, block_id=desk.block(2).id, above_height=0)),
-    )
+    asked = asked_for(question(effects))
+    assert effects == (SetTimer(timer, GRACE + PATIENCE), Send(B, asked))
+    assert asked == AncestorsRequest(epoch=0, request_id=asked.request_id, block_id=desk.block(2).id, above_height=0)
     fetched, after = desk.answer(question(effects), 2, 1)
     assert taken(fetched) == [1, 2]
     assert fetched is not None
@@ -302,6 +317,31 @@ def test_unasked_answers_are_ignored() -> None:
     assert taken(desk.hear(A, good)[0]) == [2]
 
 
+def test_an_answer_from_before_a_restart_is_not_taken_for_a_lie() -> None:
+    """A is still answering the question of the life before, about another block or range, when it is asked again."""
+    before, after = Desk(A), Desk(A)
+    before.fetch(2)
+    old = question(before.fire(2))
+    after.fetch(3)
+    new = question(after.fire(3))
+    assert after.answer(old, 2, 1) == (None, ())
+    assert taken(after.answer(new, 3)[0]) == [3]
+    before.committed, after.committed = 2, 5
+    old, new = question(before.fetch(30)), question(after.fetch(30))
+    assert after.answer(old, 3, 4) == (None, ())
+    assert taken(after.answer(new, 6, 7)[0]) == [6, 7]
+    for asked in (old, new):
+        assert 0 < asked_id(asked) <= INTEGER_MAX
+
+
+def test_every_request_has_its_own_id() -> None:
+    desk = Desk(A)
+    desk.fetch(2)
+    desk.fetch(3)
+    ids = [asked_id(question(desk.fire(2 + number % 2))) for number in range(20)]
+    assert len(set(ids)) == 20
+
+
 def test_a_block_that_is_asked_for_again_is_asked_of_the_next() -> None:
     """What the first gave was not what it seemed (its body, judged later); it also named the block, and would be asked
     first for ever."""
@@ -334,7 +374,7 @@ def test_who_gave_which_block_is_remembered_within_bounds() -> None:
 def test_far_behind_a_range_is_asked_for_at_once() -> None:
     desk = Desk(A, B)
     effects = desk.fetch(RANGE_THRESHOLD + 1, B)
-    assert question(effects) == Send(B, RangeRequest(epoch=0, request_id=1, from_height=1))
+    assert (question(effects).peer, from_height(question(effects))) == (B, 1)
     assert not questions(desk.fetch(20, B)), "one range at a time"
     fetched, after = desk.answer(question(effects), 1, 2, 3)
     assert taken(fetched) == [1, 2, 3]
@@ -347,7 +387,7 @@ def test_the_threshold_counts_from_the_committed_head() -> None:
     desk = Desk(A)
     desk.committed = 5
     assert not questions(desk.fetch(5 + RANGE_THRESHOLD))
-    assert question(desk.fetch(6 + RANGE_THRESHOLD)).message == RangeRequest(epoch=0, request_id=1, from_height=6)
+    assert from_height(question(desk.fetch(6 + RANGE_THRESHOLD))) == 6
 
 
 def test_no_second_range_while_the_first_is_being_checked() -> None:
@@ -357,7 +397,7 @@ def test_no_second_range_while_the_first_is_being_checked() -> None:
     assert not questions(desk.fetch(30))
     desk.committed = 3
     effects = desk.fetch(30)
-    assert question(effects).message == RangeRequest(epoch=0, request_id=2, from_height=4)
+    assert from_height(question(effects)) == 4
     assert taken(desk.answer(question(effects), 4, 5)[0]) == [4, 5]
 
 
@@ -365,7 +405,7 @@ def test_a_range_that_does_not_get_committed_is_asked_for_again_in_time() -> Non
     desk = Desk(A, B)
     desk.answer(question(desk.fetch(30)), 1, 2, 3)
     desk.fetch(30)
-    assert question(desk.fire(None)).message == RangeRequest(epoch=0, request_id=2, from_height=1)
+    assert from_height(question(desk.fire(None))) == 1
 
 
 def test_a_range_question_ends_when_the_gap_is_small() -> None:
