@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,14 +16,17 @@ import msgspec
 from netsim.mutants.registry import Mutant
 from netsim.scenario import expand, load
 from netsim.schedule import BadSchedule
+from netsim.shrink import shrink
 from netsim.simulation import Simulation, run_schedule
 
 SCENARIOS: Final = Path(__file__).parent / "scenarios"
 SEEDS: Final = (1, 7)
+SHRINK_RUNS: Final = 150
 
 
 class Caught(msgspec.Struct, frozen=True, kw_only=True):
-    """How a mutant fared. ``minimal_views`` is the highest view that an honest node was in when the oracle fired."""
+    """How a mutant fared. ``minimal_views`` is the highest view that a node was in when the oracle fired, in the
+    shortest schedule that a short shrinking found."""
 
     id: str
     protocol: str
@@ -53,6 +57,11 @@ def try_mutant(mutant: Mutant, budget: int) -> Caught:
         schedule = expand(scenario, seed).replace(protocol=mutant.protocol)
         result = run_schedule(schedule, definition=mutant.definition, keep=mutant.keep)
         if not result.silent:
+            if scenario.swarm is not None:
+                run = partial(run_schedule, definition=mutant.definition, keep=mutant.keep)
+                shortest = shrink(schedule, run, runs_max=SHRINK_RUNS).result
+            else:
+                shortest = result
             return Caught(
                 id=mutant.id,
                 protocol=mutant.protocol,
@@ -60,7 +69,7 @@ def try_mutant(mutant: Mutant, budget: int) -> Caught:
                 oracle=result.verdict,
                 schedules=seed + 1,
                 seed=seed,
-                minimal_views=max(result.views),
+                minimal_views=max(shortest.views),
             )
     return Caught(
         id=mutant.id, protocol=mutant.protocol, caught=False, oracle=None, schedules=budget, seed=None,

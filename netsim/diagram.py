@@ -43,7 +43,7 @@ class _Scale:
         self.moments = sorted(moments)
         self.end_ns = self.moments[-1] or 1
         gaps = sorted(after - before for before, after in pairwise(self.moments)) or [1]
-        longest = max(gaps[len(gaps) * 9 // 10], 1)
+        longest = max(4 * gaps[len(gaps) // 2], 1)
         self.places = list(accumulate((min(b - a, longest) for a, b in pairwise(self.moments)), initial=0))
         views = max((int(mark.text) for mark in recording.marks if mark.kind == "view"), default=1)
         self.width = max(WIDTH_MIN_PX, min(WIDTH_MAX_PX, views * PX_PER_VIEW))

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from consensus.block_tree import BlockTree, Entry
+from consensus.codec import block_of
 from consensus.crypto.scheme import Scheme
 from consensus.engine import FetchBlocks, Recovered, Refusal, SafetyRecord, Step
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
-from consensus.protocols.chained import ChainedEngine
+from consensus.protocols.chained import ChainedEngine, _Candidate
 from consensus.protocols.chained_checks import FirstProposals
 from consensus.protocols.chained_state import SafetyState
 from consensus.protocols.chained_types import Proposal, Timeout, TimeoutCertificate
@@ -258,6 +259,18 @@ class DeafToHighCertificates(ChainedEngine):
     def _adopt_timeout_certificate(self, certificate: TimeoutCertificate) -> None:
         if self._high_tc is None or certificate.view > self._high_tc.view:
             self._high_tc = certificate
+
+
+class UncheckedProposals(ChainedEngine):
+    """Takes a block for what it says: parent, certificate, height and leader are not compared."""
+
+    def _on_proposal(self, peer: PeerId, proposal: Proposal) -> None:
+        header = proposal.header
+        entry = self._blocks.tree.insert(block_of(header), proposal.body, peer)
+        self._adopt_certificate(header.justify)
+        self._update_view()
+        if entry is not None and header.view == self._view:
+            self._candidate = _Candidate(entry, proposal.entry_proof)
 
 
 class NoGenesisInTimeouts(ChainedEngine):

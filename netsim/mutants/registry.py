@@ -13,7 +13,7 @@ from consensus.protocols.chained import ChainedEngine
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
 from consensus.protocols.registry import HOTSTUFF, JOLTEON, ProtocolDefinition
-from netsim.mutants import engines
+from netsim.mutants import engines, fast_hotstuff
 from netsim.mutants.engines import broken
 from netsim.schedule import BadSchedule
 from netsim.simulation import Keep
@@ -79,7 +79,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *_both("S9", "a restart forgets the voted view", engines.ForgetsVotedView, scenario=CRASHES),
     _both("S10", "a restart forgets the lock", engines.ForgetsLock, scenario=CRASHES)[1],
     *_both("S11", "a restart forgets all", engines.ForgetsAll, scenario=CRASHES),
-    _rules("D1", "Fast-HotStuff's published fork", engines.TwoChainAnyViews(), "fast-hotstuff-fork"),
+    Mutant(
+        id="D1", protocol=fast_hotstuff.NAME, change="Fast-HotStuff's published fork",
+        definition=fast_hotstuff.AS_PUBLISHED, scenario="fast-hotstuff-fork",
+    ),
     _rules("D3", "commits over a gap in views", engines.ThreeChainAnyViews(), "view-gap"),
     *_both("D4", "a twin's votes counted twice", engines.CountsTwice, scenario="twin-minority"),
     Mutant(
@@ -90,6 +93,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         id="D5", protocol=HOTSTUFF.name, change="F+1 twins: the oracle itself must fire", definition=HOTSTUFF,
         scenario="too-many-twins",
     ),
+    *_both("D6", "a proposal is not checked", engines.UncheckedProposals, scenario="swarm-actors"),
     *_both("L2", "a lagging node cannot fetch", engines.NoFetch, scenario="lagging"),
     *_both("L4", "stops voting for good after a timeout", engines.StopsVoting, scenario="short-outage"),
     *_both("L5", "no join at A timeouts, timeouts never grow", adjust=engines.no_join, scenario="slow-network"),
@@ -112,7 +116,7 @@ NOT_BUILT: Final = (
     ("F1-F7", "Casper FFG"), ("J4-J7", "order votes"), ("X1-X3", "Simplex"), ("N2", "HotStuff-2"), ("R4", "Simplex"),
 )  # fmt: skip
 CONTROLS: Final = (
-    ("D6", "mutated-proposals"), ("L3", "deaf-node"), ("L7", "swarm-healing"), ("swarm", SEARCH),
+    ("D6", "mutated-proposals"), ("D6", "swarm-actors"), ("L3", "deaf-node"), ("L7", "swarm-healing"), ("swarm", SEARCH),
     ("restarts", CRASHES), ("calm", "calm"),
 )  # fmt: skip
 """Scenarios that every correct protocol must pass in silence."""

@@ -7,7 +7,7 @@ from typing import Final, cast
 
 import msgspec
 
-from consensus.engine import BlockRecord, Commit, Event, Record, SafetyRecord, TimerFired
+from consensus.engine import BlockRecord, Commit, Event, Record, Recovered, SafetyRecord, TimerFired
 from consensus.protocols.chained_types import TimeoutCertificate
 from consensus.types import BlockId, Certificate
 from netsim.oracles.judge import CertifiedFact, Judge, SignedFact
@@ -86,8 +86,15 @@ class DurableFirst:
         self.subjects: dict[int, dict[bytes, None]] = {}
         self.blocks: dict[int, dict[BlockId, None]] = {}
         judge.on_stored.append(self.stored)
+        judge.on_started.append(self.started)
         judge.on_signed.append(self.tell)
         self.encode = msgspec.msgpack.Encoder().encode
+
+    def started(self, host: Host, recovered: Recovered) -> None:
+        """What a start finds is stored: a write that a crash interrupted may have got through."""
+        for record in recovered.safety:
+            self.subjects.setdefault(host.position, {})[record.subject] = None
+        self.blocks.setdefault(host.position, {}).update(dict.fromkeys(host.journal.blocks))
 
     def stored(self, host: Host, records: Sequence[Record]) -> None:
         for record in records:

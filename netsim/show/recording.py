@@ -1,0 +1,354 @@
+"""A record of one run: every message with its fate, what happened at each node, every block, and when each fault held.
+
+A :class:`Tape` listens through the public hooks (recorder, watcher and oracle at once). It draws nothing and schedules
+nothing, so that a recorded run has the trace hash of the same run without it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from consensus.engine import Commit, Event, Record, Recovered, ReportEvidence, TimerFired
+from consensus.protocols.registry import ProtocolDefinition
+from consensus.types import View
+from netsim.actors.registry import COPIED
+from netsim.network import view_of
+from netsim.oracles.judge import CertifiedFact, Judge
+from netsim.schedule import Drop, Schedule, ViewPartition, positions
+from netsim.show.spans import Span, spans_of
+from netsim.simulation import Keep, Result, run_schedule
+from netsim.world import Host, World
+
+HAPPENINGS_MAX: Final = 400_000
+"""Kept of one run; the oldest go first: what went wrong is at the end."""
+
+Fate: TypeAlias = Literal["arrived", "lost", "down", "on its way"]
+Doing: TypeAlias = Literal["view", "commit", "timer", "crash", "restart", "evidence", "exception"]
+
+
+@dataclass(slots=True, kw_only=True)
+class Message:
+    """One copy of a message from one position to another; times are virtual nanoseconds.
+
+    ``left_ns`` is later than ``sent_ns`` when a hold kept it. ``due_ns`` is when it arrives or would have; None for a
+    lost one. ``down``: nobody was there to hear it. ``about`` names the block, for people."""
+
+    number: int
+    kind: str
+    view: View
+    about: str
+    source: int
+    target: int
+    sent_ns: int
+    left_ns: int
+    due_ns: int | None
+    fate: Fate
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """A node sends a message, to one or to many."""
+
+    at_ns: int
+    node: int
+    copies: list[Message]
+    kind: str
+    view: View
+    about: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """A message arrives at a node."""
+
+    at_ns: int
+    node: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Something that happened at a node by itself. ``view`` and ``height`` are 0 and ``block`` is empty where they mean
+    nothing."""
+
+    at_ns: int
+    node: int
+    doing: Doing
+    text: str
+    view: View = 0
+    height: int = 0
+    block: str = ""
+
+
+Happening: TypeAlias = Sent | Heard | Mark
+
+
+@dataclass(slots=True, kw_only=True)
+class BlockSeen:
+    """A block that somebody proposed. ``certified_ns`` is when a quorum's votes were first on the wire."""
+
+    id: str
+    parent: str
+    height: int
+    view: View
+    justify_view: View
+    proposers: list[int]
+    first_sent_ns: int
+    certified_ns: int | None = None
+    committed: dict[int, int]
+    """When each position committed it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One position of the run. ``role`` is empty for an honest validator without trouble."""
+
+    position: int
+    role: str
+    honest: bool
+
+    @property
+    def name(self) -> str:
+        return f"node {self.position}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A run and everything that was seen of it. ``happenings`` are in an order that cause and effect agree with;
+    ``forgotten`` counts those that did not fit. ``genesis`` is the id of the block before the first."""
+
+    result: Result
+    nodes: tuple[Node, ...]
+    happenings: tuple[Happening, ...]
+    messages: tuple[Message, ...]
+    blocks: dict[str, BlockSeen]
+    spans: tuple[Span, ...]
+    genesis: str
+    forgotten: int
+
+    def marks(self, doing: Doing) -> list[Mark]:
+        """What happened of one kind, in order."""
+        return [happening for happening in self.happenings if isinstance(happening, Mark) and happening.doing == doing]
+
+    def conflicts(self) -> dict[int, tuple[str, ...]]:
+        """Heights at which honest nodes committed different blocks, with these blocks in the order of commit."""
+        found: dict[int, dict[str, None]] = {}
+        for mark in self.marks("commit"):
+            if self.nodes[mark.node].honest:
+                found.setdefault(mark.height, {})[mark.block] = None
+        return {height: tuple(blocks) for height, blocks in found.items() if len(blocks) > 1}
+
+
+class Tape:
+    """Recorder, watcher and oracle at once: give it to a run as both ``recorder`` and one of ``oracles``."""
+
+    id = "tape"
+
+    def __init__(self) -> None:
+        self.happenings: deque[Happening] = deque(maxlen=HAPPENINGS_MAX)
+        self.happened = 0
+        self.blocks: dict[str, BlockSeen] = {}
+        self.views_began: dict[View, int] = {}
+        self.heights_began: dict[int, int] = {}
+        self._flying: dict[int, Message] = {}
+        self._said: dict[tuple[int, int], tuple[msgspec.Struct, Sent]] = {}
+        self._top_view: View = 0
+        self._top_height = 0
+        self._numbers = 0
+
+    def attach(self, judge: Judge) -> None:
+        """Listen to a run that is about to begin."""
+        self.judge = judge
+        self.world: World = judge.world
+        self.world.watchers.append(self)
+        judge.on_certified.append(self._certified)
+
+    def _add(self, happening: Happening) -> None:
+        self.happened += 1
+        self.happenings.append(happening)
+
+    def _mark(self, host: Host, doing: Doing, text: str, view: View = 0, height: int = 0, block: str = "") -> None:
+        mark = Mark(
+            at_ns=self.world.now, node=host.position, doing=doing, text=text, view=view, height=height, block=block
+        )
+        self._add(mark)
+
+    # --- messages -----------------------------------------------------------------------------------------------
+
+    def sent(self, host: Host, message: msgspec.Struct) -> None:
+        about = self._about(host, message)
+        sent = Sent(
+            at_ns=self.world.now,
+            node=host.position,
+            copies=[],
+            kind=type(message).__name__,
+            view=view_of(message),
+            about=about,
+        )
+        # The message is kept, so that its id names nothing else while it stands here.
+        self._said[host.position, id(message)] = (message, sent)
+        self._add(sent)
+
+    def _about(self, host: Host, message: msgspec.Struct) -> str:
+        header = getattr(message, "header", None)
+        if header is None:
+            block_id = getattr(message, "block_id", None)
+            return block_id.hex()[:6] if isinstance(block_id, bytes) else ""
+        block_id = self.judge.learn(header)
+        name = block_id.hex()
+        seen = self.blocks.get(name)
+        if seen is None:
+            seen = self.blocks[name] = BlockSeen(
+                id=name,
+                parent=header.parent.hex(),
+                height=header.height,
+                view=header.view,
+                justify_view=header.justify.view,
+                proposers=[],
+                first_sent_ns=self.world.now,
+                committed={},
+            )
+        if host.position not in seen.proposers:
+            seen.proposers.append(host.position)
+        return name[:6]
+
+    def _copy(self, now: int, source: Host, target: Host, message: msgspec.Struct, due_ns: int | None) -> Message:
+        _, sent = self._said[source.position, id(message)]
+        copy = Message(
+            number=self._numbers,
+            kind=sent.kind,
+            view=sent.view,
+            about=sent.about,
+            source=source.position,
+            target=target.position,
+            sent_ns=sent.at_ns,
+            left_ns=now,
+            due_ns=due_ns,
+            fate="lost" if due_ns is None else "on its way",
+        )
+        self._numbers += 1
+        sent.copies.append(copy)
+        return copy
+
+    def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None:
+        self._flying[sequence] = self._copy(now, source, target, message, self._due_ns(sequence))
+
+    def _due_ns(self, sequence: int) -> int:
+        """When the entry pushed last comes up: it lies between the end of the heap and its top."""
+        heap = self.world.heap
+        at = len(heap) - 1
+        while heap[at][1] != sequence:
+            at = (at - 1) >> 1
+        return heap[at][0]
+
+    def lost(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None:
+        copy = self._copy(now, source, target, message, None)
+        for fault in self.world.schedule.faults:
+            dropped = isinstance(fault, Drop) and copy.view == fault.view and copy.source == fault.source
+            if dropped and copy.target in fault.to and fault.message in ("", copy.kind):  # type: ignore[union-attr]
+                copy.why = "dropped by the schedule"
+            elif isinstance(fault, ViewPartition) and fault.view == copy.view:
+                copy.why = f"partition of view {fault.view}"
+
+    def arrived(self, now: int, sequence: int) -> None:
+        message = self._flying.pop(sequence)
+        message.fate = "arrived"
+        self._add(Heard(at_ns=now, node=message.target, message=message))
+
+    def handling(self, now: int, sequence: int, host: Host, event: Event) -> None:
+        if isinstance(event, TimerFired):
+            self._mark(host, "timer", event.name, view=host.view)
+
+    # --- nodes --------------------------------------------------------------------------------------------------
+
+    def started(self, host: Host, recovered: Recovered) -> None:
+        if host.life:
+            self._mark(host, "restart", f"restarts with height {recovered.committed_height}", view=host.view)
+
+    def died(self, host: Host) -> None:
+        self._mark(host, "crash", f"dies in view {host.view}", view=host.view)
+
+    def stored(self, host: Host, records: Sequence[Record]) -> None:
+        pass
+
+    def committed(self, host: Host, commit: Commit) -> None:
+        header = commit.block.header
+        name = commit.block.id.hex()
+        text = f"commits {name[:6]} of view {header.view} at height {header.height}"
+        self._mark(host, "commit", text, header.view, header.height, name)
+        if name in self.blocks:
+            self.blocks[name].committed.setdefault(host.position, self.world.now)
+        if host.honest:
+            for height in range(self._top_height + 1, header.height + 1):
+                self.heights_began[height] = self.world.now
+            self._top_height = max(self._top_height, header.height)
+
+    def entered(self, host: Host, view: View) -> None:
+        self._mark(host, "view", f"enters view {view}", view=view)
+        if host.honest:
+            for begun in range(self._top_view + 1, view + 1):
+                self.views_began[begun] = self.world.now
+            self._top_view = max(self._top_view, view)
+
+    def fired(self, host: Host, name: str) -> None:
+        pass
+
+    def accused(self, host: Host, evidence: ReportEvidence) -> None:
+        self._mark(host, "evidence", "shows evidence of two subjects under one signature slot", view=host.view)
+
+    def broke(self, host: Host, event: Event, error: Exception) -> None:
+        self._mark(host, "exception", f"{type(error).__name__}: {error}", view=host.view)
+
+    def _certified(self, fact: CertifiedFact) -> None:
+        seen = self.blocks.get(fact.block_id.hex())
+        if seen is not None and seen.certified_ns is None:
+            seen.certified_ns = self.world.now
+
+    # --- the end ------------------------------------------------------------------------------------------------
+
+    def cut(self, result: Result) -> Recorded:
+        """What was recorded, once the run is over."""
+        for message in self._flying.values():
+            if message.due_ns is not None and message.due_ns <= self.world.now:
+                message.fate, message.why = "down", "nobody was there to hear it"
+        happenings = tuple(self.happenings)
+        messages = tuple(copy for each in happenings if isinstance(each, Sent) for copy in each.copies)
+        spans = spans_of(result.schedule, self.views_began, self.heights_began, self.world.now)
+        for message in messages:
+            if message.fate == "lost" and not message.why:
+                holding = [span for span in spans if span.stops(message.source, message.target, message.left_ns)]
+                message.why = holding[0].kind if holding else "lost by the link"
+        return Recorded(
+            result=result,
+            nodes=_nodes(result.schedule, self.world.hosts),
+            happenings=happenings,
+            messages=messages,
+            blocks=self.blocks,
+            spans=spans,
+            genesis=self.judge.genesis_id.hex(),
+            forgotten=self.happened - len(self.happenings),
+        )
+
+
+def _nodes(schedule: Schedule, hosts: Sequence[Host]) -> tuple[Node, ...]:
+    kinds = {actor.node: actor.kind for actor in schedule.actors}
+    roles = {node: "" if kind == "honest" else kind for node, kind in kinds.items()}
+    copied = [actor.node for actor in schedule.actors if actor.kind == COPIED]
+    for number, node in enumerate(copied):
+        roles[schedule.nodes + number] = f"second {COPIED} of {node}"
+    for position in range(schedule.nodes + len(copied), positions(schedule)):
+        roles[position] = "observer"
+    return tuple(Node(position=host.position, role=roles.get(host.position, ""), honest=host.honest) for host in hosts)
+
+
+def record(schedule: Schedule, *, definition: ProtocolDefinition | None = None, keep: Keep | None = None) -> Recorded:
+    """Run a schedule and write down what happens. Arguments and errors are those of :func:`run_schedule`."""
+    tape = Tape()
+    result = run_schedule(schedule, definition=definition, keep=keep, recorder=tape, oracles=(tape,))
+    return tape.cut(result)
