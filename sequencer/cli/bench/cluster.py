@@ -15,7 +15,7 @@ import trio
 
 from consensus.protocols.registry import DEFAULT_PROTOCOL
 from sequencer.cli.bench.load import ROLLUP, Measured, run_bulk, run_saturated, run_single
-from sequencer.cli.bench.machine import bytes_below, usage_of, with_children
+from sequencer.cli.bench.machine import busy_cpu_s, bytes_below, usage_of, with_children
 from sequencer.cli.demo.processes import NodeProcess, free_base_port, open_fleet
 from sequencer.cli.demo.sender import quantile
 from sequencer.config import RollupConfig
@@ -38,7 +38,7 @@ class Case:
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """What one measurement gave. Costs are of one validator, per transaction; shares are of all cores, 1.0 in sum when
-    nothing is idle."""
+    nothing is idle. ``others_share`` is that of programs that have nothing to do with it, None where unknown."""
 
     case: Case
     scheme: str
@@ -52,6 +52,7 @@ class Row:
     memory_bytes: float
     nodes_share: float
     client_share: float
+    others_share: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,12 +129,14 @@ class Cluster:
         await trio.sleep(SETTLE_S)
         ids = with_children([node.process_id for node in self._nodes if node.process_id is not None])
         before, client_before = usage_of(ids), usage_of([os.getpid()])
-        began = trio.current_time()
+        began, busy_before = trio.current_time(), busy_cpu_s()
         measured = await self._run(case, warm_s, run_s)
         elapsed_s = trio.current_time() - began
         self.stored.transactions += measured.total
         self.stored.submitted_bytes += measured.total * case.size_bytes
-        after, client_after = usage_of(ids), usage_of([os.getpid()])
+        after, client_after, busy_after = usage_of(ids), usage_of([os.getpid()]), busy_cpu_s()
+        ours_s = after.cpu_s - before.cpu_s + client_after.cpu_s - client_before.cpu_s
+        others_s = None if busy_before is None or busy_after is None else busy_after - busy_before - ours_s
         # Warming up and running out are in the costs, so they are divided by all transactions.
         shares = max(1, measured.total) * VALIDATORS
         core_s = elapsed_s * (os.cpu_count() or 1)
@@ -151,6 +154,7 @@ class Cluster:
             memory_bytes=after.memory_bytes / VALIDATORS,
             nodes_share=(after.cpu_s - before.cpu_s) / core_s,
             client_share=(client_after.cpu_s - client_before.cpu_s) / core_s,
+            others_share=None if others_s is None else max(0.0, others_s / core_s),
         )
 
     async def _run(self, case: Case, warm_s: float, run_s: float) -> Measured:

@@ -82,6 +82,17 @@ def usage_of(process_ids: Sequence[int]) -> Usage:
     )
 
 
+def busy_cpu_s() -> float | None:
+    """CPU seconds that this machine has worked so far, all cores and programs together; None where that is not told."""
+    try:
+        first = Path("/proc/stat").read_text().partition("\n")[0]
+    except OSError:
+        return None
+    # proc(5): user nice system idle iowait irq softirq ...
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, first.split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def with_children(process_ids: Sequence[int]) -> list[int]:
     """These processes and those that they started: a node's adapters."""
     listed = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=True)

@@ -17,6 +17,8 @@ TARGET_PER_S: Final = 40_000.0
 TARGET_LIGHT_MS: Final = {"ed25519": 15.0, "bls": 40.0}
 BUSY_SHARE: Final = 0.85
 """With so much of all cores in use the CPU is what limits."""
+OTHERS_SHARE: Final = 0.1
+"""With so much used by other programs the figures say little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,7 @@ def _row_json(row: Row, calibration: Calibration) -> JsonValue:
         "memory_bytes_per_node": round(row.memory_bytes),
         "nodes_share_of_cpu": round(row.nodes_share, 3),
         "client_share_of_cpu": round(row.client_share, 3),
+        "others_share_of_cpu": None if row.others_share is None else round(row.others_share, 3),
     }
 
 
@@ -121,26 +124,14 @@ def show(result: Result, console: Console) -> None:
         f"write of 4 KiB {calibration.fsync_us:.0f} us. Four validators and the clients share it.",
         soft_wrap=True,
     )
-    columns = (
-        "where",
-        "scheme",
-        "bytes",
-        "client",
-        "tx/s",
-        "MB/s",
-        "p50 ms",
-        "p99 ms",
-        "us/tx",
-        "MB",
-        "CPU",
-    )
-    table = Table(*columns, box=None)
+    rates = ("tx/s", "MB/s", "p50 ms", "p99 ms")
+    table = Table("where", "scheme", "bytes", "client", *rates, "us/tx", "MB", "CPU", box=None)
     for row in result.rows:
         table.add_row(*_cells(row))
     console.print(table)
     console.print(
         "us/tx: CPU of one validator for one transaction; MB: memory of one validator; CPU: share of all cores, "
-        "validators + clients.",
+        "validators + clients + all other programs.",
         soft_wrap=True,
     )
     for stored in result.stored:
@@ -180,7 +171,8 @@ def _cells(row: Row) -> list[str]:
         "" if row.p99_ms is None else f"{row.p99_ms:.1f}",
         f"{row.cpu_us:.1f}",
         f"{row.memory_bytes / 1e6:.0f}",
-        f"{row.nodes_share:.0%} + {row.client_share:.0%}",
+        f"{row.nodes_share:.0%} + {row.client_share:.0%}"
+        + ("" if row.others_share is None else f" + {row.others_share:.0%}"),
     ]
 
 
@@ -190,10 +182,15 @@ def limits(result: Result) -> list[str]:
     for row in result.rows:
         if row.case.client != "saturated":
             continue
-        used = row.nodes_share + row.client_share
-        if used >= BUSY_SHARE:
-            why = "the CPU limits"
-        else:
-            why = f"{1 - used:.0%} of the CPU was left: waits for the disk, timers, or other programs limit"
-        lines.append(f"{row.place}, {row.scheme}, {row.case.size_bytes} bytes, saturated: {why}")
+        lines.append(f"{_place(row.place, row.adapters)}, {row.scheme}, {row.case.size_bytes} bytes: {_limit(row)}")
     return lines
+
+
+def _limit(row: Row) -> str:
+    others = row.others_share or 0.0
+    used = row.nodes_share + row.client_share + others
+    if others >= OTHERS_SHARE:
+        return f"other programs used {others:.0%} of the CPU; measure again without them"
+    if used >= BUSY_SHARE:
+        return "the CPU limits"
+    return f"{1 - used:.0%} of the CPU was idle: waits for the disk and for each other limit"

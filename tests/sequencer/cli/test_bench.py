@@ -37,6 +37,7 @@ def row(case: Case, **changes: object) -> Row:
         memory_bytes=1e8,
         nodes_share=0.8,
         client_share=0.1,
+        others_share=0.02,
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -76,9 +77,18 @@ def test_the_document_holds_ratios_of_the_run() -> None:
 
 
 def test_what_limits_is_said() -> None:
-    busy, idle = limits(result(row(BULK), row(BULK, nodes_share=0.3), row(LIGHT)))
+    rows = (
+        row(BULK),
+        row(BULK, nodes_share=0.3),
+        row(BULK, others_share=0.4),
+        row(BULK, others_share=None),
+        row(LIGHT),
+    )
+    busy, idle, disturbed, unknown = limits(result(*rows))
     assert "the CPU limits" in busy
-    assert "60% of the CPU was left" in idle
+    assert "the CPU limits" in unknown
+    assert "58% of the CPU was idle" in idle
+    assert "other programs used 40%" in disturbed
 
 
 def test_the_plan_covers_sizes_clients_and_places(tmp_path: Path) -> None:
