@@ -61,6 +61,8 @@ class Sent:
     kind: str
     view: View
     about: str
+    proposes: str
+    """The id of the block whose header it carries, else empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +146,26 @@ class Recorded:
                 found.setdefault(mark.height, {})[mark.block] = None
         return {height: tuple(blocks) for height, blocks in found.items() if len(blocks) > 1}
 
+    def against_commits(self) -> frozenset[str]:
+        """Blocks that a quorum voted for although an honest node commits another at the height of theirs or of one of
+        their ancestors. Suspicious after a violation; without one, votes of earlier views may explain them."""
+        committed: dict[int, frozenset[str]] = {}
+        for mark in self.marks("commit"):
+            if self.nodes[mark.node].honest:
+                committed[mark.height] = committed.get(mark.height, frozenset()) | {mark.block}
+        found: set[str] = set()
+        for block in self.blocks.values():
+            if block.certified_ns is None:
+                continue
+            at: BlockSeen | None = block
+            while at is not None:
+                rivals = [self.blocks[rival] for rival in committed.get(at.height, ()) if rival in self.blocks]
+                if any(rival.id != at.id and rival.view < block.view for rival in rivals):
+                    found.add(block.id)
+                    break
+                at = self.blocks.get(at.parent)
+        return frozenset(found)
+
 
 class Tape:
     """Recorder, watcher and oracle at once: give it to a run as both ``recorder`` and one of ``oracles``."""
@@ -156,7 +178,8 @@ class Tape:
         self.blocks: dict[str, BlockSeen] = {}
         self.views_began: dict[View, int] = {}
         self.heights_began: dict[int, int] = {}
-        self._flying: dict[int, Message] = {}
+        self._flying: dict[int, tuple[Message, int]] = {}
+        """By sequence: the message, and which life of its target it is for."""
         self._said: dict[tuple[int, int], tuple[msgspec.Struct, Sent]] = {}
         self._top_view: View = 0
         self._top_height = 0
@@ -182,7 +205,7 @@ class Tape:
     # --- messages -----------------------------------------------------------------------------------------------
 
     def sent(self, host: Host, message: msgspec.Struct) -> None:
-        about = self._about(host, message)
+        about, proposes = self._about(host, message)
         sent = Sent(
             at_ns=self.world.now,
             node=host.position,
@@ -190,16 +213,17 @@ class Tape:
             kind=type(message).__name__,
             view=view_of(message),
             about=about,
+            proposes=proposes,
         )
         # The message is kept, so that its id names nothing else while it stands here.
         self._said[host.position, id(message)] = (message, sent)
         self._add(sent)
 
-    def _about(self, host: Host, message: msgspec.Struct) -> str:
+    def _about(self, host: Host, message: msgspec.Struct) -> tuple[str, str]:
         header = getattr(message, "header", None)
         if header is None:
             block_id = getattr(message, "block_id", None)
-            return block_id.hex()[:6] if isinstance(block_id, bytes) else ""
+            return (block_id.hex()[:6] if isinstance(block_id, bytes) else ""), ""
         block_id = self.judge.learn(header)
         name = block_id.hex()
         seen = self.blocks.get(name)
@@ -216,7 +240,7 @@ class Tape:
             )
         if host.position not in seen.proposers:
             seen.proposers.append(host.position)
-        return name[:6]
+        return name[:6], name
 
     def _copy(self, now: int, source: Host, target: Host, message: msgspec.Struct, due_ns: int | None) -> Message:
         _, sent = self._said[source.position, id(message)]
@@ -237,7 +261,8 @@ class Tape:
         return copy
 
     def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None:
-        self._flying[sequence] = self._copy(now, source, target, message, self._due_ns(sequence))
+        copy = self._copy(now, source, target, message, self._due_ns(sequence))
+        self._flying[sequence] = (copy, target.life)
 
     def _due_ns(self, sequence: int) -> int:
         """When the entry pushed last comes up: it lies between the end of the heap and its top."""
@@ -257,7 +282,7 @@ class Tape:
                 copy.why = f"partition of view {fault.view}"
 
     def arrived(self, now: int, sequence: int) -> None:
-        message = self._flying.pop(sequence)
+        message, _ = self._flying.pop(sequence)
         message.fate = "arrived"
         self._add(Heard(at_ns=now, node=message.target, message=message))
 
@@ -314,8 +339,10 @@ class Tape:
 
     def cut(self, result: Result) -> Recorded:
         """What was recorded, once the run is over."""
-        for message in self._flying.values():
-            if message.due_ns is not None and message.due_ns <= self.world.now:
+        for message, life in self._flying.values():
+            target = self.world.hosts[message.target]
+            gone = target.life != life or (target.replica is None and target.player is None)
+            if gone and message.due_ns is not None and message.due_ns <= self.world.now:
                 message.fate, message.why = "down", "nobody was there to hear it"
         happenings = tuple(self.happenings)
         messages = tuple(copy for each in happenings if isinstance(each, Sent) for copy in each.copies)
