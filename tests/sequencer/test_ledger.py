@@ -153,8 +153,9 @@ async def running(blocks: MemoryBlocks | None = None, index: MemoryIndex | None 
 
 
 @pytest.fixture(autouse=True)
-def virtual_time(autojump_clock: trio.testing.MockClock) -> None:
+def virtual_time(autojump_clock: trio.testing.MockClock) -> trio.testing.MockClock:
     """The index is written a moment later: no test waits for it in real time."""
+    return autojump_clock
 
 
 async def settled() -> None:
