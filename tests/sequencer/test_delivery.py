@@ -99,24 +99,18 @@ def feed_of(host: Host, ledger: Ledger) -> AdapterFeed:
     return AdapterFeed(3, "fake", host, ledger)  # type: ignore[arg-type]  # as much of both as a feed uses
 
 
-@pytest.fixture(autouse=True)
-def virtual_time(autojump_clock: MockClock) -> MockClock:
-    """Retries and settling wait in virtual time."""
-    return autojump_clock
-
-
 async def running(feed: AdapterFeed, seconds: float) -> None:
     with trio.move_on_after(seconds):
         await feed.run()
 
 
-async def test_everything_is_delivered_in_order_and_empty_heights_are_passed_over() -> None:
+async def test_everything_is_delivered_in_order_and_empty_heights_are_passed_over(autojump_clock: MockClock) -> None:
     host, ledger = Host(), Ledger([b"a", b"b"], [], [b"c"], [], [])
     await running(feed_of(host, ledger), 1)
     assert host.runs == [[(1, (b"a", b"b")), (3, (b"c",))]]
 
 
-async def test_delivery_resumes_after_the_adapters_own_cursor() -> None:
+async def test_delivery_resumes_after_the_adapters_own_cursor(autojump_clock: MockClock) -> None:
     host, ledger = Host(cursor=1), Ledger([b"a"], [b"b"])
     feed = feed_of(host, ledger)
     await running(feed, 1)
@@ -124,7 +118,7 @@ async def test_delivery_resumes_after_the_adapters_own_cursor() -> None:
     assert (feed.delivered.height, feed.delivered.state_commitment[-1]) == (2, 2)
 
 
-async def test_where_an_adapter_stands_is_known_before_anything_new() -> None:
+async def test_where_an_adapter_stands_is_known_before_anything_new(autojump_clock: MockClock) -> None:
     host, ledger = Host(cursor=2), Ledger([b"a"], [b"b"])
     feed = feed_of(host, ledger)
     await running(feed, 1)
@@ -132,7 +126,7 @@ async def test_where_an_adapter_stands_is_known_before_anything_new() -> None:
     assert feed.delivered.height == 2
 
 
-async def test_what_is_committed_later_follows() -> None:
+async def test_what_is_committed_later_follows(autojump_clock: MockClock) -> None:
     host, ledger = Host(), Ledger([b"a"])
     feed = feed_of(host, ledger)
     async with trio.open_nursery() as nursery:
@@ -145,13 +139,13 @@ async def test_what_is_committed_later_follows() -> None:
     assert host.settled == [("soft", 1), ("soft", 2)]
 
 
-async def test_long_quiet_times_move_the_cursor_now_and_then() -> None:
+async def test_long_quiet_times_move_the_cursor_now_and_then(autojump_clock: MockClock) -> None:
     host, ledger = Host(), Ledger(*[[] for _ in range(2 * EMPTY_RUN_MAX + 10)])
     await running(feed_of(host, ledger), 1)
     assert [height for run in host.runs for height, _ in run] == [EMPTY_RUN_MAX, 2 * EMPTY_RUN_MAX]
 
 
-async def test_a_long_history_is_cut_into_runs() -> None:
+async def test_a_long_history_is_cut_into_runs(autojump_clock: MockClock) -> None:
     host, ledger = Host(), Ledger(*[[b"%d" % number] for number in range(3 * RUN_BLOCKS_MAX)])
     ledger_sections = ledger.sections
 
@@ -164,7 +158,7 @@ async def test_a_long_history_is_cut_into_runs() -> None:
     assert max(map(len, host.runs)) < RUN_BLOCKS_MAX + 10
 
 
-async def test_an_adapter_that_was_away_gets_what_it_missed() -> None:
+async def test_an_adapter_that_was_away_gets_what_it_missed(autojump_clock: MockClock) -> None:
     host, ledger = Host(away=True), Ledger([b"a"])
     feed = feed_of(host, ledger)
     async with trio.open_nursery() as nursery:
@@ -177,7 +171,9 @@ async def test_an_adapter_that_was_away_gets_what_it_missed() -> None:
     assert host.runs == [[(1, (b"a",)), (2, (b"b",))]]
 
 
-async def test_an_adapter_that_needs_pruned_blocks_waits_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_adapter_that_needs_pruned_blocks_waits_and_stops_nobody(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     host, ledger = Host(), Ledger([b"a"], [b"b"])
     ledger.pruned_below = 2
     feed = feed_of(host, ledger)

@@ -152,12 +152,6 @@ async def running(blocks: MemoryBlocks | None = None, index: MemoryIndex | None 
         nursery.cancel_scope.cancel()
 
 
-@pytest.fixture(autouse=True)
-def virtual_time(autojump_clock: trio.testing.MockClock) -> trio.testing.MockClock:
-    """The index is written a moment later: no test waits for it in real time."""
-    return autojump_clock
-
-
 async def settled() -> None:
     await trio.sleep(2 * INDEX_DELAY_S)
     await trio.testing.wait_all_tasks_blocked()
@@ -173,7 +167,7 @@ BOTH = payload({3: [(0, b"a"), (0, b"b")], 7: [(0, b"c")]})
 # --- taking blocks -----------------------------------------------------------------------------------------------
 
 
-async def test_positions_and_statuses() -> None:
+async def test_positions_and_statuses(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         node.mempool.add_batch(3, [(0, b"a"), (0, b"x"), (1, b"late")])
         await node.commit(BOTH, one(b"d", 7))
@@ -191,7 +185,7 @@ async def test_positions_and_statuses() -> None:
         assert node.index.height == 2
 
 
-async def test_a_height_is_taken_once() -> None:
+async def test_a_height_is_taken_once(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         first, second = node.next_commit(one(b"a")), node.next_commit(one(b"b"))
         await node.ledger.commit([first])
@@ -202,7 +196,7 @@ async def test_a_height_is_taken_once() -> None:
         assert sum(node.index.batches) == 2
 
 
-async def test_a_gap_or_a_wrong_body_is_our_bug() -> None:
+async def test_a_gap_or_a_wrong_body_is_our_bug(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         first, second = node.next_commit(one(b"a")), node.next_commit(one(b"b"))
         with pytest.raises(ValueError, match="committed height 2 after 0"):
@@ -213,14 +207,14 @@ async def test_a_gap_or_a_wrong_body_is_our_bug() -> None:
         assert node.ledger.height == 0
 
 
-async def test_commits_leave_the_mempool() -> None:
+async def test_commits_leave_the_mempool(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         node.mempool.add_batch(3, [(0, b"a"), (0, b"b"), (0, b"x")])
         await node.commit(BOTH)
         assert node.mempool.pending(3) == (1, 1)
 
 
-async def test_evidence_is_handed_on() -> None:
+async def test_evidence_is_handed_on(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         header = block(1).header
         evidence = ReportEvidence(first=header, second=header)
@@ -231,7 +225,9 @@ async def test_evidence_is_handed_on() -> None:
 # --- the index ---------------------------------------------------------------------------------------------------
 
 
-async def test_the_index_is_written_in_batches_and_holds_nothing_back_until_it_is_far_behind() -> None:
+async def test_the_index_is_written_in_batches_and_holds_nothing_back_until_it_is_far_behind(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with running() as node:
         node.index.open = trio.Event()
         await node.commit(one(b"a"))
@@ -250,7 +246,9 @@ async def test_the_index_is_written_in_batches_and_holds_nothing_back_until_it_i
         assert node.index.batches == [1, 4]
 
 
-async def test_positions_are_known_between_memory_and_index(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_positions_are_known_between_memory_and_index(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not in memory as a recent block any more, and not in the index yet."""
     monkeypatch.setattr(ledger_module, "RECENT_BLOCKS_MAX", 1)
     async with running() as node:
@@ -260,7 +258,7 @@ async def test_positions_are_known_between_memory_and_index(monkeypatch: pytest.
         assert await node.ledger.position_of(transaction_id(7, 0, b"c")) == Position(rollup_id=7, height=1, index=0)
 
 
-async def test_positions_outlast_the_window() -> None:
+async def test_positions_outlast_the_window(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         for carried in (BOTH, *[EMPTY_PAYLOAD] * 6):
             await node.commit(carried)
@@ -269,7 +267,7 @@ async def test_positions_outlast_the_window() -> None:
         assert (await node.ledger.status(B)).position == Position(rollup_id=3, height=1, index=1)
 
 
-async def test_a_failing_index_stops_the_node() -> None:
+async def test_a_failing_index_stops_the_node(autojump_clock: trio.testing.MockClock) -> None:
     failure = OSError("disk full")
     with pytest.RaisesGroup(pytest.RaisesExc(OSError, match="disk full")):
         async with running() as node:
@@ -282,7 +280,9 @@ async def test_a_failing_index_stops_the_node() -> None:
 
 
 @pytest.mark.parametrize("lost", range(8))
-async def test_restart_rebuilds_the_window_and_what_the_index_lost(lost: int) -> None:
+async def test_restart_rebuilds_the_window_and_what_the_index_lost(
+    autojump_clock: trio.testing.MockClock, lost: int
+) -> None:
     """Seven blocks, of which the index durably has all but ``lost`` - a crash between journal and index."""
     carried = [one(bytes([height])) for height in range(1, 8)]
     async with running() as before:
@@ -313,7 +313,7 @@ async def test_restart_rebuilds_the_window_and_what_the_index_lost(lost: int) ->
         assert after.ledger.height == 8
 
 
-async def test_restart_needs_the_window_s_blocks() -> None:
+async def test_restart_needs_the_window_s_blocks(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as before:
         for _ in range(7):
             await before.commit(EMPTY_PAYLOAD)
@@ -326,7 +326,7 @@ async def test_restart_needs_the_window_s_blocks() -> None:
         await Node(before.blocks, before.index).ledger.restore()
 
 
-async def test_an_index_ahead_of_the_blocks_is_refused() -> None:
+async def test_an_index_ahead_of_the_blocks_is_refused(autojump_clock: trio.testing.MockClock) -> None:
     index = MemoryIndex()
     index.height = 3
     with pytest.raises(OlderCopy, match="older copy"):
@@ -348,7 +348,7 @@ async def gather(waits: Sequence[Callable[[], Awaitable[Position]]]) -> list[Pos
     return [answers[number] for number in range(len(waits))]
 
 
-async def test_waiting_ends_with_the_commit() -> None:
+async def test_waiting_ends_with_the_commit(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         node.mempool.add(3, 0, b"a")
 
@@ -363,14 +363,14 @@ async def test_waiting_ends_with_the_commit() -> None:
         assert await node.ledger.wait_for(A) == answers[0]
 
 
-async def test_waiting_for_what_was_ordered_long_ago() -> None:
+async def test_waiting_for_what_was_ordered_long_ago(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         for carried in (BOTH, *[EMPTY_PAYLOAD] * 6):
             await node.commit(carried)
         assert await node.ledger.wait_for(B) == Position(rollup_id=3, height=1, index=1)
 
 
-async def test_waiting_for_what_expires() -> None:
+async def test_waiting_for_what_expires(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         node.mempool.add(3, 1, b"late")
         late = transaction_id(3, 1, b"late")
@@ -418,7 +418,9 @@ async def take(node: Node, rollup_id: int, from_height: Height, count: int) -> l
     return taken
 
 
-async def test_followers_see_every_height_once_from_the_store_and_then_live(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_followers_see_every_height_once_from_the_store_and_then_live(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ledger_module, "RECENT_BLOCKS_MAX", 2)
     async with running() as node:
         for carried in (one(b"1"), one(b"2", 7), EMPTY_PAYLOAD, one(b"4"), one(b"5"), one(b"6", 7), one(b"7")):
@@ -440,7 +442,7 @@ async def test_followers_see_every_height_once_from_the_store_and_then_live(monk
         assert seen == [(b"1",), (), (), (b"4",), (b"5",), (), (b"7",), (b"8",), ()]
 
 
-async def test_a_follower_may_start_in_the_middle_and_in_the_future() -> None:
+async def test_a_follower_may_start_in_the_middle_and_in_the_future(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         await node.commit(one(b"1"), one(b"2"))
         assert [section.height for section in await take(node, 3, 2, 1)] == [2]
@@ -455,7 +457,9 @@ async def test_a_follower_may_start_in_the_middle_and_in_the_future() -> None:
             await node.commit(one(b"3"), one(b"4"))
 
 
-async def test_a_follower_is_not_ahead_of_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_follower_is_not_ahead_of_the_ledger(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The store has height 4 already; one read of it brings 2, 3 and 4."""
     monkeypatch.setattr(ledger_module, "RECENT_BLOCKS_MAX", 1)
     async with running() as node:
@@ -469,7 +473,9 @@ async def test_a_follower_is_not_ahead_of_the_ledger(monkeypatch: pytest.MonkeyP
         assert (await anext(follower)).height == 4
 
 
-async def test_a_slow_follower_holds_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_follower_holds_nothing_back(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ledger_module, "RECENT_BLOCKS_MAX", 2)
     async with running() as node:
         follower = node.ledger.follow(3, 1)
@@ -480,7 +486,7 @@ async def test_a_slow_follower_holds_nothing_back(monkeypatch: pytest.MonkeyPatc
         assert [(await anext(follower)).transactions for _ in range(20)] == [(bytes([n]),) for n in range(20)]
 
 
-async def test_a_follower_learns_that_its_height_is_pruned() -> None:
+async def test_a_follower_learns_that_its_height_is_pruned(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as before:
         for number in range(9):
             await before.commit(one(bytes([number])))
@@ -493,7 +499,7 @@ async def test_a_follower_learns_that_its_height_is_pruned() -> None:
         assert (await anext(node.ledger.follow(3, 4))).height == 4
 
 
-async def test_live_followers_do_not_read_the_store() -> None:
+async def test_live_followers_do_not_read_the_store(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         await node.commit(one(b"1"))
         before = node.blocks.reads
@@ -505,7 +511,9 @@ async def test_live_followers_do_not_read_the_store() -> None:
 
 
 @pytest.mark.parametrize("recent_blocks_max", [1, 1024])
-async def test_sections_and_receipts_verify(monkeypatch: pytest.MonkeyPatch, recent_blocks_max: int) -> None:
+async def test_sections_and_receipts_verify(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, recent_blocks_max: int
+) -> None:
     monkeypatch.setattr(ledger_module, "RECENT_BLOCKS_MAX", recent_blocks_max)
     async with running() as node:
         await node.commit(BOTH, EMPTY_PAYLOAD, one(b"z"))
@@ -521,7 +529,7 @@ async def test_sections_and_receipts_verify(monkeypatch: pytest.MonkeyPatch, rec
         assert await node.ledger.receipt(bytes(32)) is None
 
 
-async def test_a_proof_that_did_not_come_with_the_commit_is_read() -> None:
+async def test_a_proof_that_did_not_come_with_the_commit_is_read(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         commits = [node.next_commit(one(b"a"), proven=False), node.next_commit()]
         await node.ledger.commit(commits)
@@ -531,7 +539,7 @@ async def test_a_proof_that_did_not_come_with_the_commit_is_read() -> None:
         receipt.verify(Trust())
 
 
-async def test_heights_that_are_not_there() -> None:
+async def test_heights_that_are_not_there(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         await node.commit(one(b"a"))
         node.next_commit(one(b"b"))  # durable in the journal, and not handed over yet
