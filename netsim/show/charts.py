@@ -120,6 +120,8 @@ def progress(recorded: Recorded, doing: str, word: str) -> str:
         f'<text x="{width - 8}" y="{height - 8}" text-anchor="end">{end / 1e6:.0f} ms</text>',
     ]
     for node, line in steps.items():
+        if len(line) == 1:
+            continue
         shift = (node % NODES_COLOURED) * 1.6
         drawn = f"M{left + shift:.1f} {height - bottom}"
         for at, reached in line:
@@ -134,6 +136,7 @@ def progress(recorded: Recorded, doing: str, word: str) -> str:
         f'<text x="{left + 10}" y="{20 + 14 * node.position}" style="fill:{LINE_COLOURS[node.position]}">'
         f"node {node.position}</text>"
         for node in recorded.nodes[:NODES_COLOURED]
+        if len(steps[node.position]) > 1
     )
     return "".join(parts) + names + "</svg>"
 
@@ -169,12 +172,12 @@ def histogram(ascending: Sequence[float], what: str) -> str:
     """Bars, with the median and the 99th percentile marked and told."""
     if not ascending:
         return f"<p>{what}: nothing to count.</p>"
-    width, height, bottom = 620, 190, 34
+    width, height, bottom = 640, 190, 34
     high = ascending[-1] or 1.0
     counts = [0] * BARS
     for value in ascending:
         counts[min(BARS - 1, int(value / high * BARS))] += 1
-    most, wide = max(counts), (width - 16) / BARS
+    most, wide = max(counts), (width - 48) / BARS
     floor, unit = height - bottom, high / BARS
     bars = "".join(
         f'<rect x="{8 + at * wide:.1f}" y="{floor - (tall := (floor - 26) * count / most):.1f}" '
@@ -183,16 +186,15 @@ def histogram(ascending: Sequence[float], what: str) -> str:
         for at, count in enumerate(counts)
     )
     lines = "".join(
-        f'<path class="p" d="M{(x := 8 + percentile(ascending, percent) / high * (width - 16)):.1f} 16'
-        f'V{height - bottom}"/><text x="{x:.1f}" y="12" text-anchor="{"end" if x > width - 60 else "middle"}">'
-        f"{percent} %</text>"
+        f'<path class="p" d="M{(x := 8 + percentile(ascending, percent) / high * (width - 48)):.1f} 16V{floor}"/>'
+        f'<text x="{x:.1f}" y="12" text-anchor="{"end" if percent == 50 else "start"}">{percent} %</text>'
         for percent in (50, 99)
     )
     told = ", ".join(f"{percent} %: {percentile(ascending, percent):.2f}" for percent in (5, 50, 95, 99))
     return (
         f"<div><p>{what}: {len(ascending)}; {told}; most {ascending[-1]:.2f} ms</p>"
         f'<svg class="chart" width="{width}" height="{height}" role="img" aria-label="{what}">'
-        f'<g class="bars">{bars}</g><path class="axis" d="M8 {height - bottom}H{width - 8}"/>{lines}'
-        f'<text x="8" y="{height - 16}">0 ms</text><text x="{width - 8}" y="{height - 16}" text-anchor="end">'
+        f'<g class="bars">{bars}</g><path class="axis" d="M8 {floor}H{width - 40}"/>{lines}'
+        f'<text x="8" y="{height - 16}">0 ms</text><text x="{width - 40}" y="{height - 16}" text-anchor="end">'
         f"{high:.1f} ms</text></svg></div>"
     )

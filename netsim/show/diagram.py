@@ -249,15 +249,18 @@ class Diagram:
         return [piece for piece in found if piece]
 
     def _draw_labels(self) -> list[str]:
-        """What each proposal says: its block and the view of the certificate under it."""
+        """What each proposal says: its block, its view, and the view of the certificate under it."""
         found: list[str] = []
+        below: dict[int, float] = {}
         for each in self.happenings:
             if not isinstance(each, Sent) or not each.proposes:
                 continue
             block = self.recorded.blocks[each.proposes]
+            y = max(self.axis.y(each.at_ns) + 3, below.get(each.node, 0.0))
+            below[each.node] = y + 12
             found.append(
-                f'<text class="said" x="{self.x(each.node) - 9:.1f}" y="{self.axis.y(each.at_ns) + 3:.1f}">'
-                f"proposes {each.about}: v{block.view} on v{block.justify_view}</text>"
+                f'<text class="said" x="{self.x(each.node) - 9:.1f}" y="{y:.1f}">'
+                f"{each.about}: v{block.view} on v{block.justify_view}</text>"
             )
         return found
 
@@ -311,7 +314,8 @@ class Diagram:
                 f'<text x="{x + 10:.1f}" y="{y + 4:.1f}">{word}</text></g>'
             )
         if mark.doing == "timer":
-            return f'<g class="timer">{title}<path d="M{x - 4:.1f} {y - 4:.1f}h8l-8 8h8z"/></g>'
+            retry = " sync" if mark.text.startswith("sync:") else ""
+            return f'<g class="timer{retry}">{title}<path d="M{x - 4:.1f} {y - 4:.1f}h8l-8 8h8z"/></g>'
         if mark.doing == "restart":
             return f'<g class="restart">{title}<circle cx="{x:.1f}" cy="{y:.1f}" r="6"/></g>'
         return (

@@ -26,7 +26,8 @@ from netsim.words import in_words
 
 SIGNS: Final = (
     "Down a lane time passes; its grey changes with each view (v1, v2, …). "
-    "◆ commits a block (h: height; red when honest nodes disagree). An hourglass: a timer fires. "
+    "◆ commits a block (h: height; red when honest nodes disagree). Blue text: a proposal (block: its view on "
+    "its certificate's view). An hourglass: a view's timer fires (grey: block sync asks again). "
     "✕ at an arrow's end: lost, or nobody there. Dashed along the lane: kept by a hold. ✕ on a lane: a crash, dotted "
     "until the restart ○. Bars at the left: faults while they hold. Point at anything for its details."
 )

@@ -178,8 +178,7 @@ class Tape:
         self.blocks: dict[str, BlockSeen] = {}
         self.views_began: dict[View, int] = {}
         self.heights_began: dict[int, int] = {}
-        self._flying: dict[int, tuple[Message, int]] = {}
-        """By sequence: the message, and which life of its target it is for."""
+        self._flying: dict[int, Message] = {}
         self._said: dict[tuple[int, int], tuple[msgspec.Struct, Sent]] = {}
         self._top_view: View = 0
         self._top_height = 0
@@ -261,8 +260,7 @@ class Tape:
         return copy
 
     def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None:
-        copy = self._copy(now, source, target, message, self._due_ns(sequence))
-        self._flying[sequence] = (copy, target.life)
+        self._flying[sequence] = self._copy(now, source, target, message, self._due_ns(sequence))
 
     def _due_ns(self, sequence: int) -> int:
         """When the entry pushed last comes up: it lies between the end of the heap and its top."""
@@ -282,7 +280,7 @@ class Tape:
                 copy.why = f"partition of view {fault.view}"
 
     def arrived(self, now: int, sequence: int) -> None:
-        message, _ = self._flying.pop(sequence)
+        message = self._flying.pop(sequence)
         message.fate = "arrived"
         self._add(Heard(at_ns=now, node=message.target, message=message))
 
@@ -339,10 +337,8 @@ class Tape:
 
     def cut(self, result: Result) -> Recorded:
         """What was recorded, once the run is over."""
-        for message, life in self._flying.values():
-            target = self.world.hosts[message.target]
-            gone = target.life != life or (target.replica is None and target.player is None)
-            if gone and message.due_ns is not None and message.due_ns <= self.world.now:
+        for message in self._flying.values():
+            if message.due_ns is not None and message.due_ns < self.world.now:
                 message.fate, message.why = "down", "nobody was there to hear it"
         happenings = tuple(self.happenings)
         messages = tuple(copy for each in happenings if isinstance(each, Sent) for copy in each.copies)
