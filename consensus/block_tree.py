@@ -57,7 +57,8 @@ class Root:
 
 
 class BlockTree:
-    """Uncommitted blocks by id. Bounded in entries and in bytes of bodies: ``insert`` refuses beyond them."""
+    """Uncommitted blocks by id. Bounded in entries and in bytes of bodies: ``insert`` refuses beyond them, until
+    ``make_room`` drops what failed views left behind."""
 
     __slots__ = ("_bodies_size", "_entries", "root")
 
@@ -87,6 +88,23 @@ class BlockTree:
         self._entries[block.id] = entry
         self._bodies_size += len(body)
         return entry
+
+    def make_room(self, *needed: BlockId) -> None:
+        """Drop every block but these, those that are just being checked (a verdict must find the body that it is about),
+        and the ancestors of both. What is dropped and needed later can be fetched again."""
+        kept: dict[BlockId, Entry] = {}
+        being_checked = [
+            block_id
+            for block_id, entry in self._entries.items()
+            if entry.check_pending or entry.certified_check_pending
+        ]
+        for block_id in (*needed, *being_checked):
+            entry = self._entries.get(block_id)
+            while entry is not None and entry.block.id not in kept:
+                kept[entry.block.id] = entry
+                entry = self._entries.get(entry.parent)
+        self._entries = kept
+        self._bodies_size = sum(len(entry.body) for entry in kept.values())
 
     def discard(self, block_id: BlockId) -> None:
         """Forget a block whose body was not the one its header names."""

@@ -255,7 +255,7 @@ class ChainedEngine:
     def _on_outside(self, event: BlocksFetched | BlocksLoaded | PeerConnected) -> None:
         match event:
             case BlocksFetched(peer=peer, blocks=blocks, proof=proof):
-                self._blocks.take(blocks, proof, peer)
+                self._blocks.take(blocks, proof, peer, self._high_qc)
                 if proof is not None:
                     self._adopt_certificate(proof.certificate)
                 self._blocks.reconsider(self._high_qc)
@@ -380,7 +380,7 @@ class ChainedEngine:
             if first is not None:
                 self._out.effects.append(ReportEvidence(first, without_body(proposal)))
             return
-        entry = self._blocks.tree.insert(block, proposal.body, peer)
+        entry = self._blocks.insert(block, proposal.body, peer, self._high_qc)
         if entry is not None and header.view == self._view:
             self._candidate = _Candidate(entry, proposal.entry_proof)
         if header.view < self._view:  # it may close a gap below a certificate that was seen before it
@@ -437,7 +437,7 @@ class ChainedEngine:
                 proposer=self._me,
             )
         )
-        entry = self._blocks.tree.insert(block, built.body)
+        entry = self._blocks.insert(block, built.body, None, self._high_qc)
         if entry is None:
             return
         entry.checked = True

@@ -71,6 +71,18 @@ class ChainedBlocks:
             if entry is not None:
                 entry.checked = entry.recorded = True
 
+    def insert(
+        self, block: Block, body: bytes | memoryview, source: PeerId | None, high_qc: Certificate
+    ) -> Entry | None:
+        """Take a block. When views failed for so long that the tree is full, only what the highest certificate, the
+        goal and this block stand on is kept: a full tree must not stop the chain for good."""
+        entry = self.tree.insert(block, body, source)
+        if entry is None and block.header.height > self.tree.root.height:
+            goal = () if self._goal is None else (self._goal.block_id,)
+            self.tree.make_room(high_qc.block_id, block.header.parent, *goal)
+            entry = self.tree.insert(block, body, source)
+        return entry
+
     def record(self, path: Sequence[Entry]) -> None:
         """Make every block of ``path`` durable with this step, once."""
         for entry in path:
@@ -136,10 +148,12 @@ class ChainedBlocks:
                     self.consider(certificate)
                 return
 
-    def take(self, blocks: Sequence[tuple[Block, memoryview]], proof: CommitProof | None, peer: PeerId) -> None:
+    def take(
+        self, blocks: Sequence[tuple[Block, memoryview]], proof: CommitProof | None, peer: PeerId, high_qc: Certificate
+    ) -> None:
         """Block sync fetched hash-linked blocks of ``peer``, oldest first; with a proof, the last is committed."""
         for block, body in blocks:
-            self.tree.insert(block, body, peer)
+            self.insert(block, body, peer, high_qc)
         if proof is None or not blocks:
             return
         head = blocks[-1][0]

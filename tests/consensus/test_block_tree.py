@@ -223,3 +223,32 @@ def test_the_tree_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     tree.discard(chain.block(1, timestamp_ms=2_000).id)
     assert tree.insert(chain.block(1, timestamp_ms=2_009), b"123456") is None
     assert tree.insert(chain.block(1, timestamp_ms=2_009), b"12345") is not None
+
+
+def test_room_is_made_by_dropping_what_nothing_needed_stands_on() -> None:
+    """::
+
+    genesis <- b1 <- b2 <- b3
+           \\    \\- c3
+            \\- d4
+    """
+    chain = Chain(committee())
+    b1 = chain.block(1, body=b"1")
+    b2 = chain.block(2, on=b1, body=b"22")
+    b3 = chain.block(3, on=b2, body=b"333")
+    c3 = chain.block(4, on=b1, body=b"4444")
+    d4 = chain.block(5, body=b"55555")
+    tree = chain.tree(b1, b2, b3, c3, d4)
+    tree.make_room(b2.id, c3.id, bytes(32), chain.genesis.block_id)
+    assert known(tree, b1, b2, b3, c3, d4) == [True, True, False, True, False]
+    assert tree._bodies_size == 1 + 2 + 4
+
+
+def test_blocks_that_are_being_checked_stay() -> None:
+    chain = Chain(committee())
+    b1, c1, d1 = (chain.block(1, timestamp_ms=2_000 + number) for number in range(3))
+    tree = chain.tree(b1, c1, d1)
+    for block, field in ((b1, "check_pending"), (c1, "certified_check_pending")):
+        setattr(tree.get(block.id), field, True)
+    tree.make_room()
+    assert known(tree, b1, c1, d1) == [True, True, False]

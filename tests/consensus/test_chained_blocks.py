@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from consensus import block_tree
 from consensus.engine import (
     BlockRecord,
     BlocksFetched,
@@ -217,6 +218,31 @@ def test_a_proved_range_is_committed(protocol: str) -> None:
     assert happened.of(Commit)[-1].proof == proof
     assert alone.view == 6, "the proof's certificate counts"
     assert not alone.feed(BlocksFetched(peer=GIVER, blocks=range_of, proof=proof)).of(Commit)
+
+
+# --- a full tree -----------------------------------------------------------------------------------------------------
+
+
+@every_protocol
+def test_views_that_fail_for_long_do_not_fill_the_tree_for_good(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """::
+
+    genesis <- b1 <-QC-  <- b3        every block on b1 fails, until the tree is full; the next one is voted for
+                \\- b4 \\- b5 ...      all the same, and the chain goes on from there
+    """
+    monkeypatch.setattr(block_tree, "ENTRIES_MAX", 5)
+    chain, alone = setting(protocol)
+    b1 = chain.block(1)
+    grow(chain, alone, b1)
+    for view in range(3, 20):
+        late = chain.block(view, on=b1)
+        happened = alone.hear(chain.proposal(late))
+        assert happened.signed == [chain.vote_subject(late)], f"view {view}"
+    grow(chain, alone, late)
+    blocks = [late]
+    for view in range(20, 20 + depth(protocol)):
+        blocks.append(chain.block(view, on=blocks[-1]))
+    assert heights(grow(chain, alone, *blocks[1:]))
 
 
 # --- bodies that are not what their headers name ---------------------------------------------------------------------
