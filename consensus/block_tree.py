@@ -90,7 +90,7 @@ class BlockTree:
         return entry
 
     def make_room(self, *needed: BlockId) -> None:
-        """Drop every block but these, those that are just being checked (a verdict must find the body that it is about),
+        """Drop every block but these, those that are being checked (a verdict must find the body that it is about),
         and the ancestors of both. What is dropped and needed later can be fetched again."""
         kept: dict[BlockId, Entry] = {}
         being_checked = [
