@@ -252,9 +252,11 @@ class Diagram:
         """What each proposal says: its block, its view, and the view of the certificate under it."""
         found: list[str] = []
         below: dict[int, float] = {}
+        last: dict[int, str] = {}
         for each in self.happenings:
-            if not isinstance(each, Sent) or not each.proposes:
+            if not isinstance(each, Sent) or not each.proposes or last.get(each.node) == each.proposes:
                 continue
+            last[each.node] = each.proposes
             block = self.recorded.blocks[each.proposes]
             y = max(self.axis.y(each.at_ns) + 3, below.get(each.node, 0.0))
             below[each.node] = y + 12
@@ -318,6 +320,8 @@ class Diagram:
             return f'<g class="timer{retry}">{title}<path d="M{x - 4:.1f} {y - 4:.1f}h8l-8 8h8z"/></g>'
         if mark.doing == "restart":
             return f'<g class="restart">{title}<circle cx="{x:.1f}" cy="{y:.1f}" r="6"/></g>'
+        if mark.doing == "evidence":
+            return f'<g class="evidence">{title}<text x="{x + 10:.1f}" y="{y + 4:.1f}">evidence</text></g>'
         return (
             f'<g class="crash">{title}{_cross(x, y, 8)}<text x="{x + 12:.1f}" y="{y + 4:.1f}">{mark.doing}</text></g>'
         )

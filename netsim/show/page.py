@@ -35,7 +35,8 @@ SIGNS: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortened:
-    """How the shown schedule came from the one that was found: parts before and after, and how many runs it took."""
+    """How the shown schedule came from the one that was found: parts before and after, and how many runs it took (0:
+    it was given)."""
 
     before: int
     after: int
@@ -157,9 +158,10 @@ def _link(link: Link) -> str:
 def _shortened(shortened: Shortened | None) -> str:
     if shortened is None:
         return ""
+    runs = f" in {shortened.runs} runs" if shortened.runs else ""
     return (
         f"<p>This is the shortest schedule found that makes the same oracle fire: {shortened.before} parts became "
-        f"{shortened.after} in {shortened.runs} runs.</p>"
+        f"{shortened.after}{runs}.</p>"
     )
 
 

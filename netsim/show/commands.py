@@ -1,0 +1,142 @@
+"""``netsim report`` and ``netsim export``. They end with 0 when they have written what was asked for, whatever it shows."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final, assert_never
+
+import typer
+
+from netsim.checks import scenario_path
+from netsim.scenario import expand, load
+from netsim.schedule import BadSchedule, Schedule, check, from_json, read_bytes
+from netsim.show.diagram import MESSAGES_DRAWN
+from netsim.show.page import Shortened, page
+from netsim.show.perfetto import perfetto
+from netsim.show.picture import picture
+from netsim.show.recording import Recorded, record
+from netsim.show.shiviz import shiviz
+from netsim.shrink import shrink, size_of
+from netsim.simulation import Result, run_schedule
+from netsim.sweep import Variant
+
+SHRINKING_RUNS_MAX: Final = 600
+"""A report's own search for a shorter schedule; ``netsim shrink`` searches longer."""
+MESSAGES_MAX: Final = 20_000
+
+File = Annotated[str, typer.Argument(help="a scenario (.toml), an explicit schedule (.json), or a name of ours")]
+Seed = Annotated[int, typer.Option(help="the seed")]
+Protocol = Annotated[str, typer.Option(help="run this protocol instead of the scenario's")]
+ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file")]
+Mutant = Annotated[str, typer.Option("--mutant", help="run one of the mutants, e.g. S7-jolteon")]
+Messages = Annotated[int, typer.Option(min=1, max=MESSAGES_MAX, help="draw at most so many messages")]
+
+
+class Format(StrEnum):
+    """What ``export`` writes."""
+
+    PERFETTO = "perfetto"
+    SHIVIZ = "shiviz"
+    SVG = "svg"
+
+
+def schedule_of(file: str, seed: int, variant: Variant) -> Schedule:
+    """The explicit schedule that a command line names. Raises :class:`BadSchedule`."""
+    path = Path(file)
+    schedule = expand(load(path if path.exists() or path.suffix else scenario_path(file)), seed)
+    if variant.name:
+        schedule = schedule.replace(protocol=variant.name)
+    check(schedule, file)
+    return schedule
+
+
+def run_recorded(schedule: Schedule, variant: Variant) -> Recorded:
+    """Run it with everything written down."""
+    definition, keep = variant.resolve(schedule.protocol)
+    return record(schedule, definition=definition, keep=keep)
+
+
+def shortest(recorded: Recorded, variant: Variant) -> tuple[Recorded, Shortened]:
+    """The shortest run found in which the same oracle fires."""
+
+    def run(schedule: Schedule) -> Result:
+        definition, keep = variant.resolve(schedule.protocol)
+        return run_schedule(schedule, definition=definition, keep=keep)
+
+    shrunk = shrink(recorded.result.schedule, run, runs_max=SHRINKING_RUNS_MAX)
+    shortened = Shortened(before=shrunk.size_before, after=shrunk.size_after, runs=shrunk.runs)
+    return run_recorded(shrunk.schedule, variant), shortened
+
+
+def replay_command(variant: Variant) -> str:
+    """What gives the shown run again, once its schedule is saved."""
+    options = (("--mutant", variant.mutant), ("--protocol-file", variant.file))
+    return " ".join(["netsim replay schedule.json", *(f"{name} {value}" for name, value in options if value)])
+
+
+def write(out: str, text: str | bytes) -> None:
+    """Write the file. Raises :class:`BadSchedule` when that cannot be."""
+    try:
+        Path(out).write_bytes(text.encode() if isinstance(text, str) else text)
+    except OSError as error:
+        raise BadSchedule(f"--out: {out}: cannot be written: {error.strerror}") from None
+
+
+def report(
+    file: File,
+    seed: Seed = 0,
+    schedule: Annotated[
+        str, typer.Option(help="show this shorter schedule of it (.json, from shrink) and search for none")
+    ] = "",
+    out: Annotated[str, typer.Option("-o", "--out", help="the page to write")] = "report.html",
+    messages: Messages = MESSAGES_DRAWN,
+    protocol: Protocol = "",
+    protocol_file: ProtocolFile = "",
+    mutant: Mutant = "",
+) -> None:
+    """Write one self-contained HTML page about a run; when an oracle fires, about the shortest that makes it fire."""
+    variant = Variant(name=protocol, file=protocol_file, mutant=mutant)
+    found = schedule_of(file, seed, variant)
+    shortened = None
+    if schedule:
+        given = from_json(read_bytes(Path(schedule)), schedule)
+        shortened = Shortened(before=size_of(found), after=size_of(given), runs=0)
+        recorded = run_recorded(given, variant)
+    else:
+        recorded = run_recorded(found, variant)
+        if not recorded.result.silent:
+            recorded, shortened = shortest(recorded, variant)
+    write(out, page(recorded, replay=replay_command(variant), limit=messages, shortened=shortened))
+    typer.echo(f"{out}: {recorded.result.verdict}, {len(recorded.messages)} messages")
+
+
+def export(
+    file: File,
+    out: Annotated[str, typer.Option("-o", "--out", help="the file to write")],
+    form: Annotated[Format, typer.Option("--format", help="the tool that reads it")] = Format.PERFETTO,
+    seed: Seed = 0,
+    messages: Messages = MESSAGES_DRAWN,
+    protocol: Protocol = "",
+    protocol_file: ProtocolFile = "",
+    mutant: Mutant = "",
+) -> None:
+    """Write a run for another tool: Perfetto or chrome://tracing, ShiViz, or a picture (--messages is the picture's)."""
+    variant = Variant(name=protocol, file=protocol_file, mutant=mutant)
+    recorded = run_recorded(schedule_of(file, seed, variant), variant)
+    match form:
+        case Format.PERFETTO:
+            write(out, perfetto(recorded))
+        case Format.SHIVIZ:
+            write(out, shiviz(recorded))
+        case Format.SVG:
+            write(out, picture(recorded, messages))
+        case _:
+            assert_never(form)
+    typer.echo(f"{out}: {recorded.result.verdict}, {len(recorded.messages)} messages")
+
+
+def register(app: typer.Typer) -> None:
+    """Add both commands to the program."""
+    app.command()(report)
+    app.command()(export)
