@@ -18,6 +18,7 @@ from netsim.recording import Recording
 from netsim.report import faulty_positions, node_names
 from netsim.report import report as make_report
 from netsim.schedule import BadSchedule, Schedule, from_json, read_bytes
+from netsim.show import commands
 from netsim.shrink import RUNS_MAX, Run, shrink
 from netsim.simulation import Result, run_schedule
 from netsim.sweep import Variant
@@ -190,5 +191,4 @@ def register(app: typer.Typer) -> None:
     app.command("shrink")(shrink_command)
     app.command("twins")(twins_command)
     app.command("import")(import_command)
-    app.command("export")(export_command)
-    app.command("report")(report_command)
+    commands.register(app)

@@ -1,4 +1,4 @@
-"""``netsim report`` and ``netsim export``. They end with 0 when they have written what was asked for, whatever it shows."""
+"""``netsim report`` and ``netsim export``: they end with 0 once they have written it, whatever the run shows."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def export(
     protocol_file: ProtocolFile = "",
     mutant: Mutant = "",
 ) -> None:
-    """Write a run for another tool: Perfetto or chrome://tracing, ShiViz, or a picture (--messages is the picture's)."""
+    """Write a run for another tool: Perfetto or chrome://tracing, ShiViz, or a picture (--messages: its most)."""
     variant = Variant(name=protocol, file=protocol_file, mutant=mutant)
     recorded = run_recorded(schedule_of(file, seed, variant), variant)
     match form:

@@ -1,8 +1,9 @@
 """A recorded run as a log with vector clocks, for ShiViz (bestchai.bitbucket.io/shiviz).
 
 The file begins with the regular expression that ShiViz reads it by, :data:`EXPRESSION`, and an empty line (one run,
-nothing to split). Each event is then two lines: time and text, then its host with the vector clock as JSON. A host's own
-entry counts its events from 1; who hears a message takes the highest of its own clock and of the sender's when it sent.
+nothing to split). Each event is then two lines: time and text, then its host with the vector clock as JSON. A host's
+own entry counts its events from 1; who hears a message takes the highest of its own clock and of the sender's when it
+sent.
 """
 
 from __future__ import annotations

@@ -28,11 +28,14 @@ DIAGRAM: Final = (
     ".dia .cutword{fill:var(--soft);font-style:italic}.dia .lane{fill:none;stroke-width:5}"
     ".dia .live0{stroke:var(--live0)}.dia .live1{stroke:var(--live1)}"
     ".dia .dead{stroke:var(--bad);stroke-width:1.5;stroke-dasharray:2 5}"
-    ".kProposal{--c:var(--Proposal)}.kVote{--c:var(--Vote)}.kTimeout{--c:var(--Timeout)}"
-    ".kCertificates{--c:var(--Certificates)}.kOther{--c:var(--Other)}"
-    ".dia .m path{fill:none;stroke:var(--c);stroke-width:1.1}.dia .m.kProposal path{stroke-width:1.9}"
+    ".dia .m path{fill:none;stroke-width:1.1}.dia .m.kProposal path{stroke-width:1.9}"
+    ".dia .kProposal path{stroke:var(--Proposal)}.dia .kProposal .tip{stroke:none;fill:var(--Proposal)}"
+    ".dia .kVote path{stroke:var(--Vote)}.dia .kVote .tip{stroke:none;fill:var(--Vote)}"
+    ".dia .kTimeout path{stroke:var(--Timeout)}.dia .kTimeout .tip{stroke:none;fill:var(--Timeout)}"
+    ".dia .kCertificates path{stroke:var(--Certificates)}.dia .kCertificates .tip{stroke:none;fill:var(--Certificates)}"
+    ".dia .kOther path{stroke:var(--Other)}.dia .kOther .tip{stroke:none;fill:var(--Other)}"
     ".dia .m .open{stroke-dasharray:7 4}.dia .m .gone,.dia .m .kept{stroke-dasharray:3 3}"
-    ".dia .m .cross{stroke:var(--bad);stroke-width:1.8;stroke-dasharray:none}.dia .tip{fill:var(--c)}"
+    ".dia .m path.cross{stroke:var(--bad);stroke-width:1.8;stroke-dasharray:none}"
     ".dia .m:hover path{stroke-width:3.4}.dia .m.dim{opacity:.08}.dia .m.off{display:none}"
     ".dia .said{text-anchor:end;fill:var(--Proposal);font-weight:600;paint-order:stroke;stroke:var(--ground);"
     "stroke-width:3px}.dia .view{text-anchor:end;fill:var(--soft);font-size:10px}"
@@ -51,6 +54,15 @@ DIAGRAM: Final = (
     ".dia .violation text{fill:var(--bad);font-size:13px;font-weight:700;paint-order:stroke;stroke:var(--ground);"
     "stroke-width:4px}"
 )
+
+
+def in_light(style: str) -> str:
+    """A style with the colours of light pages written out: many programs that read SVG know no variables."""
+    for rule in _LIGHT.split(";"):
+        name, _, colour = rule.partition(":")
+        style = style.replace(f"var({name})", colour)
+    return style
+
 
 CHARTS: Final = (
     ".chart text{font:11px/1 system-ui,sans-serif;fill:var(--soft)}.chart .axis{stroke:var(--line);fill:none}"
@@ -80,7 +92,9 @@ PAGE: Final = (
     ".keys{display:flex;flex-wrap:wrap;gap:6px 10px;align-items:center;padding:6px 0}"
     "button{font:13px system-ui,sans-serif;color:var(--ink);background:var(--panel);border:1px solid var(--line);"
     "border-radius:12px;padding:2px 10px;cursor:pointer}button[aria-pressed=false]{opacity:.45}"
-    "button .dot{display:inline-block;width:14px;height:3px;background:var(--c);margin:0 6px 4px 0}"
+    "button .dot{display:inline-block;width:14px;height:3px;margin:0 6px 4px 0}.kProposal .dot{background:"
+    "var(--Proposal)}.kVote .dot{background:var(--Vote)}.kTimeout .dot{background:var(--Timeout)}"
+    ".kCertificates .dot{background:var(--Certificates)}.kOther .dot{background:var(--Other)}"
     "select{font:13px system-ui,sans-serif;color:var(--ink);background:var(--panel);border:1px solid var(--line)}"
     "svg.dia{display:block;max-width:none}svg.chart{display:block}.num{text-align:right}.badtext{color:var(--bad);"
     "font-weight:600}ol{margin:6px 0;padding-left:26px}"
