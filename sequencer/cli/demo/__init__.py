@@ -130,9 +130,10 @@ async def _perform(options: DemoOptions, directory: Path) -> DemoResult:
             screen.say("users have stopped; waiting until every node has executed everything")
             await _executed(watcher, sender.seen)
             nursery.cancel_scope.cancel()
-        reported = _reported(watcher)
         if options.keep:
             await _until_interrupted(fleet, screen.say)
+        await watcher.look_at_all(client)
+        reported = _reported(watcher)
         screen.say("stopping all nodes")
         rough = await fleet.stop_all()
     screen.say("verifying the archives")

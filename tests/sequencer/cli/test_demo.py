@@ -164,6 +164,13 @@ async def test_whatever_is_wrong_is_a_problem(tmp_path: Path, chain: SignedChain
         assert document["agreement"] is False
 
 
+async def test_others_may_submit_to_a_demo_that_is_kept(tmp_path: Path, chain: SignedChain) -> None:
+    sound = await sound_result(tmp_path, chain)
+    fewer = replace(sound.ledgers, rollups={**sound.ledgers.rollups, 1: RollupCount(submitted=1, acknowledged=1)})
+    assert replace(sound, ledgers=fewer).problems != []
+    assert replace(sound, ledgers=fewer, options=replace(sound.options, keep=True)).problems == []
+
+
 def test_quantiles() -> None:
     assert quantile([], 0.5) == 0.0
     assert quantile([3.0, 1.0, 2.0], 0.5) == 2.0
