@@ -59,7 +59,7 @@ QUESTIONS_MAX: Final = 4
 RANGE_THRESHOLD: Final = 8
 REQUESTS_MAX: Final = 16
 REQUEST_ABOUT_SIZE: Final = 5
-REQUEST_COUNT_BITS: Final = 16
+REQUESTS_COUNTED: Final = 2**16
 PATIENCE_DOUBLINGS_MAX: Final = 5
 HANDED_OVER_MAX: Final = 1024
 TIMER_PREFIX: Final = "sync:"
@@ -152,8 +152,8 @@ class BlockSync:
         return question
 
     def _after(self, peer: PeerId) -> PeerId | None:
-        peers = sorted(self._peers)
-        return next((other for other in peers if other > peer), peers[0] if peers else None)
+        """The next peer in turn; None after the last one, which begins anew."""
+        return next((other for other in sorted(self._peers) if other > peer), None)
 
     def timer_fired(self, name: str, now: Nanoseconds) -> bool:
         """True when the timer was one of ours. The block is there by now, or the next peer is asked."""
@@ -199,9 +199,9 @@ class BlockSync:
     def _request_id(self, question: _Question, above: Height) -> int:
         """Names what is asked for, and then the request: the answer to one from before a restart, when we counted from
         the beginning too, is never taken for a false one to another question."""
-        about = above if question.key == RANGE_KEY else int.from_bytes(question.key[:REQUEST_ABOUT_SIZE], "big")
-        self._requests_made += 1
-        return (about << REQUEST_COUNT_BITS | self._requests_made % (1 << REQUEST_COUNT_BITS)) & INTEGER_MAX
+        about = above if question.key == RANGE_KEY else int.from_bytes(question.key[:REQUEST_ABOUT_SIZE])
+        self._requests_made = (self._requests_made + 1) % REQUESTS_COUNTED
+        return (about * REQUESTS_COUNTED + self._requests_made) & INTEGER_MAX
 
     def _pass_over(self, question: _Question, now: Nanoseconds) -> None:
         """No answer from that peer: the next one, at once, unless this round has asked all; then the timer decides."""

@@ -163,8 +163,6 @@ class BlockTree:
         kept: dict[BlockId, Entry] = {}
         orphans: dict[BlockId, Entry] = {}
         for block_id, entry in sorted(self._entries.items(), key=lambda item: item[1].height):
-            if entry.height <= header.height:
-                continue
             if entry.parent == head.block.id or entry.parent in kept:
                 kept[block_id] = entry
             elif entry.height > header.height + 1 and entry.parent not in self._entries:

@@ -547,7 +547,7 @@ class ChainedEngine:
         if refusal is not None:
             self._out.reject(peer, f"timeout: {refusal.reason}")
         elif timeout.view < self._view:
-            if self._helped.get(peer, 0) < self._view:
+            if self._helped.get(peer) != self._view:
                 self._helped[peer] = self._view
                 self._out.effects.append(Send(peer, self._certificates()))
         else:

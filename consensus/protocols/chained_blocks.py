@@ -30,13 +30,12 @@ from consensus.types import Block, BlockId, Certificate, CommitProof, Height, Pe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """A block that is known to be committed, though perhaps not all of its ancestors are here yet. ``proof`` came from
-    a peer; without one it is made from ``certificate``."""
+    """A block that is known to be committed, though perhaps not all of its ancestors are here yet: by a proof that a
+    peer gave, or by a certificate that such a proof can be made from."""
 
     block_id: BlockId
     height: Height
-    certificate: Certificate
-    proof: CommitProof | None
+    shown_by: CommitProof | Certificate
 
 
 class ChainedBlocks:
@@ -135,7 +134,7 @@ class ChainedBlocks:
         """A verified certificate may commit something."""
         target = self._rules.commit_target(certificate, self.tree)
         if target is not None and (self._goal is None or target.height > self._goal.height):
-            self._goal = Goal(block_id=target.block.id, height=target.height, certificate=certificate, proof=None)
+            self._goal = Goal(block_id=target.block.id, height=target.height, shown_by=certificate)
 
     def reconsider(self, high_qc: Certificate) -> None:
         """Blocks arrived after the certificates that commit them: look down the chain of the highest one once more."""
@@ -158,8 +157,8 @@ class ChainedBlocks:
             return
         head = blocks[-1][0]
         height = head.header.height
-        if height > self.tree.root.height and (self._goal is None or height > self._goal.height):
-            self._goal = Goal(block_id=head.id, height=height, certificate=proof.certificate, proof=proof)
+        if self._goal is None or height > self._goal.height:
+            self._goal = Goal(block_id=head.id, height=height, shown_by=proof)
 
     def try_commit(self) -> None:
         """Commit the goal once everything up to it is here and checked."""
@@ -172,7 +171,7 @@ class ChainedBlocks:
         path = self.tree.path(goal.block_id)
         if path is None or not self.all_checked(path, full_check_of_last=False):
             return
-        proof = goal.proof if goal.proof is not None else self._prove(path[-1], goal.certificate)
+        proof = goal.shown_by if isinstance(goal.shown_by, CommitProof) else self._prove(path[-1], goal.shown_by)
         if proof is None:  # a block above was discarded: found again by ``reconsider`` once it was fetched anew
             self._goal = None
             return

@@ -14,6 +14,7 @@ from consensus.block_sync import (
     PATIENCE_DOUBLINGS_MAX,
     QUESTIONS_MAX,
     RANGE_THRESHOLD,
+    REQUESTS_MAX,
     BlockSync,
 )
 from consensus.codec import block_of
@@ -243,10 +244,18 @@ def test_an_answer_that_comes_late_is_taken() -> None:
     assert desk.answer(second, 2, 1) == (None, ()), "once is enough"
 
 
+def test_the_last_requests_of_a_question_are_remembered() -> None:
+    desk = Desk(A)
+    desk.fetch(2)
+    asked = [question(desk.fire(2)) for _ in range(REQUESTS_MAX + 1)]
+    assert desk.answer(asked[0], 2, 1) == (None, ())
+    assert taken(desk.answer(asked[1], 2, 1)[0]) == [1, 2]
+
+
 def test_without_peers_the_question_waits_for_one() -> None:
     desk = Desk()
     desk.fetch(2)
-    assert not questions(desk.fire(2))
+    assert desk.fire(2) == (SetTimer("sync:" + desk.block(2).id.hex(), PATIENCE),)
     desk.sync.connected(C)
     assert question(desk.fire(2)).peer == C
 
@@ -339,7 +348,12 @@ def test_every_request_has_its_own_id() -> None:
     desk.fetch(2)
     desk.fetch(3)
     ids = [asked_id(question(desk.fire(2 + number % 2))) for number in range(20)]
-    assert len(set(ids)) == 20
+    about = [int.from_bytes(desk.block(height).id[:5], "big") * 2**16 for height in (2, 3)]
+    assert ids == [about[number % 2] + number + 1 & INTEGER_MAX for number in range(20)]
+    desk.sync._requests_made = 2**16 - 1
+    assert asked_id(question(desk.fire(2))) == about[0] & INTEGER_MAX, "and from the beginning again"
+    desk.committed = 20
+    assert asked_id(question(desk.fetch(40))) == 20 * 2**16 + 1
 
 
 def test_a_block_that_is_asked_for_again_is_asked_of_the_next() -> None:
@@ -374,7 +388,8 @@ def test_who_gave_which_block_is_remembered_within_bounds() -> None:
 def test_far_behind_a_range_is_asked_for_at_once() -> None:
     desk = Desk(A, B)
     effects = desk.fetch(RANGE_THRESHOLD + 1, B)
-    assert (question(effects).peer, from_height(question(effects))) == (B, 1)
+    asked = RangeRequest(epoch=0, request_id=asked_id(question(effects)), from_height=1)
+    assert effects == (SetTimer("sync:", PATIENCE), SetTimer("sync:", PATIENCE), Send(B, asked))
     assert not questions(desk.fetch(20, B)), "one range at a time"
     fetched, after = desk.answer(question(effects), 1, 2, 3)
     assert taken(fetched) == [1, 2, 3]
@@ -394,7 +409,8 @@ def test_no_second_range_while_the_first_is_being_checked() -> None:
     desk = Desk(A, B)
     desk.answer(question(desk.fetch(30)), 1, 2, 3)
     desk.committed = 2
-    assert not questions(desk.fetch(30))
+    desk.now = 7
+    assert desk.fetch(30) == (SetTimer("sync:", 7 + PATIENCE),)
     desk.committed = 3
     effects = desk.fetch(30)
     assert from_height(question(effects)) == 4
@@ -437,9 +453,16 @@ def test_a_range_is_a_proved_chain() -> None:
     fetched, effects = desk.answer(asked, 1, 2)
     assert fetched is None
     assert rejects(effects) == [Reject(asked.peer, "range: commit proof: these views commit nothing")]
+    assert not questions(effects), "both were asked in this round"
     desk.refusal = None
-    asked = question(effects) if questions(effects) else question(desk.fire(None))
-    assert taken(desk.answer(asked, 1, 2)[0]) == [1, 2]
+    assert taken(desk.answer(question(desk.fire(None)), 1, 2)[0]) == [1, 2]
+
+
+def test_after_a_false_proof_the_next_peer_is_asked_at_once() -> None:
+    desk = Desk(A, B)
+    desk.refusal = Refusal("commit proof: these views commit nothing")
+    _, effects = desk.answer(question(desk.fetch(30, A)), 1, 2)
+    assert question(effects).peer == B
 
 
 def test_the_proof_is_judged_for_the_last_block_of_the_range() -> None:
@@ -476,7 +499,7 @@ def test_a_range_that_brings_nothing_new_is_no_answer() -> None:
 def test_everybody_pruned_what_is_needed() -> None:
     desk = Desk(A, B)
     asked = question(desk.fetch(30, A))
-    for pruned_below in (10, 7):
+    for pruned_below in (10, 2):
         assert desk.sync.pruned_below is None
         message = asked.message
         assert isinstance(message, RangeRequest)
@@ -484,7 +507,7 @@ def test_everybody_pruned_what_is_needed() -> None:
         if questions(effects):
             asked = question(effects)
     assert not questions(effects), "asked again when the timer fires"
-    assert desk.sync.pruned_below == 7
+    assert desk.sync.pruned_below == 2
     asked = question(desk.fire(None))
     message = asked.message
     assert isinstance(message, RangeRequest)
@@ -535,6 +558,16 @@ def test_an_answer_from_memory_is_bounded_in_bytes() -> None:
     assert [stored.header.height for stored in send.message.blocks] == [4, 3]
 
 
+def test_an_answer_from_memory_goes_on_up_to_the_last_byte() -> None:
+    desk = Desk()
+    for height, size in ((4, SYNC_BYTES_MAX - 1), (3, 1), (2, 1)):
+        desk.here[desk.block(height).id] = replace(desk.stored(height)[0], body=memoryview(bytes(size)))
+    request = AncestorsRequest(epoch=0, request_id=7, block_id=desk.block(4).id, above_height=0)
+    (send,) = questions(desk.hear(A, request)[1])
+    assert isinstance(send.message, AncestorsResponse)
+    assert [stored.header.height for stored in send.message.blocks] == [4, 3]
+
+
 def test_an_answer_from_memory_is_bounded_in_blocks() -> None:
     desk = Desk()
     previous = desk.block(1)
@@ -563,3 +596,6 @@ def test_what_is_not_in_memory_is_loaded_one_answer_per_peer_at_a_time() -> None
     expected = RangeResponse(epoch=0, request_id=8, blocks=desk.stored(3), proof=desk.proof(3), pruned_below=2, head=9)
     assert desk.done() == (Send(B, expected),)
     assert desk.hear(A, ranged) == (None, (LoadBlocks(A, ranged),)), "the next one may come"
+    again = BlocksLoaded(peer=C, request=ranged, blocks=(), proof=None, pruned_below=1, head=9)
+    desk.sync.loaded(again)
+    assert question(desk.done()).peer == C, "an archive that answers unasked does no harm"

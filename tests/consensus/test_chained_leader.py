@@ -10,6 +10,7 @@ import pytest
 
 from consensus.engine import (
     BuildPayload,
+    CheckPayload,
     PayloadVerdict,
     Reject,
     Sign,
@@ -51,6 +52,7 @@ def test_the_leader_builds_on_the_highest_certificate_and_votes_for_its_own_bloc
     expected = chain.block(2, on=b1, body=b"two")
     assert proposal == chain.proposal(expected)
     assert happened.sent(Vote) == [chain.vote(expected, 1)]
+    assert not happened.of(CheckPayload), "what it built itself needs no judge"
     assert not alone.build(2, b1.id, b"again").effects, "never a second for one view"
 
 
@@ -94,8 +96,10 @@ def test_a_leader_after_a_failed_view_carries_its_certificate(protocol: str) -> 
     grow(chain, alone, b1)
     tc = chain.tc(2, [chain.qc(b1)] * 3)
     alone.hear(Certificates(epoch=0, high_qc=chain.qc(b1), high_tc=tc))
-    (proposal,) = alone.build(3, b1.id).sent(Proposal)
-    assert proposal == chain.proposal(chain.block(3, on=b1, tc=tc))
+    happened = alone.build(3, b1.id)
+    expected = chain.block(3, on=b1, tc=tc)
+    assert happened.sent(Proposal) == [chain.proposal(expected)]
+    assert happened.sent(Vote) == [chain.vote(expected, 2)]
 
 
 @every_protocol

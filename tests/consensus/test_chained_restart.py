@@ -8,20 +8,21 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from consensus.codec import block_of
+from consensus.codec import block_of, encode
 from consensus.engine import (
     BlockRecord,
     Broadcast,
     Commit,
     CommitRecord,
     PeerConnected,
+    Recovered,
     SafetyRecord,
     Send,
     Sign,
     Signed,
 )
-from consensus.protocols.chained_state import SafetyState, subjects
-from consensus.protocols.chained_types import Certificates, Proposal, Timeout
+from consensus.protocols.chained_state import SafetyState, restore, subjects
+from consensus.protocols.chained_types import Certificates, ChainedSubject, Proposal, Timeout
 from consensus.protocols.registry import protocol_named, protocol_names
 from consensus.safety import SafetyGuard
 from consensus.types import StoredBlock, Vote
@@ -265,6 +266,33 @@ def test_the_highest_of_all_records_counts_for_every_field(protocol: str) -> Non
     again = Alone(alone.committee, me=3, journal=reordered)
     assert again.view == 2
     assert not again.hear(chain.proposal(chain.block(2, on=b1, timestamp_ms=5_000))).signed
+
+
+def test_records_are_put_together_field_by_field() -> None:
+    """Whichever record holds the highest of a field, and in whatever order they come."""
+    chain = Chain(committee())
+    b1 = chain.block(1)
+    qc1, qc2 = chain.qc(b1), chain.qc(chain.block(2, on=b1))
+    tc3, tc4 = chain.tc(3, [qc1] * 3), chain.tc(4, [qc1] * 3)
+    low = SafetyState(last_voted_view=1, lock=chain.genesis, high_qc=chain.genesis, high_tc=None)
+    cases = (
+        (low, replace(low, last_voted_view=5, high_tc=tc3), replace(low, last_voted_view=5, high_tc=tc3)),
+        (replace(low, high_tc=tc3), replace(low, high_tc=tc4), replace(low, high_tc=tc4)),
+        (replace(low, lock=qc1, high_qc=qc1), replace(low, high_qc=qc2), replace(low, lock=qc1, high_qc=qc2)),
+        (replace(low, high_tc=tc3), replace(low, high_qc=qc2), replace(low, high_qc=qc2, high_tc=tc3)),
+    )
+    for first, second, whole in cases:
+        for states in ((first, second), (second, first)):
+            kinds: tuple[ChainedSubject, ...] = (chain.vote_subject(b1), chain.timeout_subject(1, chain.genesis))
+            records = tuple(
+                SafetyRecord(kind=subject.kind, subject=encode(subject), state=encode(state))
+                for subject, state in zip(kinds, states, strict=True)
+            )
+            restored = restore(Recovered(safety=records), SafetyGuard(), chain.genesis)
+            assert restored.state == whole
+            assert restored.by_kind == {
+                subject.kind: (subject, state) for subject, state in zip(kinds, states, strict=True)
+            }
 
 
 def test_a_hotstuff_lock_survives() -> None:

@@ -8,11 +8,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from consensus.engine import (
-    PayloadVerdict,
-    PeerConnected,
-    Send,
-)
+from consensus.engine import FetchBlocks, PayloadVerdict, PeerConnected, Received, Send
 from consensus.genesis import Pacing
 from consensus.protocols.chained_types import Certificates, Proposal, Timeout, TimeoutSubject
 from consensus.protocols.registry import protocol_names
@@ -48,6 +44,51 @@ def test_the_timer_gives_up_the_view_and_again_sends_what_was_signed(protocol: s
     assert again.sent(Vote) == [chain.vote(b1, 3)], "it may be what the others lack"
     assert not again.signed
     assert not again.records
+
+
+@every_protocol
+def test_a_timeout_whose_signature_is_not_here_yet_is_not_sent(protocol: str) -> None:
+    chain, alone = setting(protocol)
+    alone.signs = False
+    for _ in range(2):
+        assert not alone.time_out().sent(Timeout)
+    alone.signs = True
+    b1 = chain.block(1)
+    alone.hear(Certificates(epoch=0, high_qc=chain.qc(b1), high_tc=None))
+    assert alone.time_out().sent(Timeout)
+    alone.signs = False
+    alone.hear(Certificates(epoch=0, high_qc=chain.qc(chain.block(2, on=b1)), high_tc=None))
+    for _ in range(2):
+        assert not alone.time_out().sent(Timeout), "nor is that of the view before"
+
+
+@every_protocol
+def test_timeouts_are_counted_for_people(protocol: str) -> None:
+    chain, alone = setting(protocol)
+    for view in range(1, 4):
+        alone.time_out()
+        alone.time_out()
+        alone.hear(Certificates(epoch=0, high_qc=chain.genesis, high_tc=chain.tc(view, [chain.genesis] * 3)))
+    assert alone.replica.status().timeouts == 3
+
+
+def test_a_timer_that_finds_its_rule_false_is_our_bug() -> None:
+    """A state that no sequence of events leads to: the lock is above the highest certificate."""
+    chain, alone = setting("jolteon")
+    alone.engine._lock = chain.qc(chain.block(1))  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match=r"^view 1 cannot be given up: the state contradicts its own votes$"):
+        alone.time_out()
+    chain, alone = setting("hotstuff")
+    alone.engine._last_voted_view = 2  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match=r"^view 1 cannot be given up: the state contradicts its own votes$"):
+        alone.time_out()
+
+
+@every_protocol
+def test_a_timeout_that_is_heard_again_changes_nothing(protocol: str) -> None:
+    chain, alone = setting(protocol)
+    alone.hear(chain.timeout(1, 0))
+    assert not alone.hear(chain.timeout(1, 0)).effects
 
 
 @every_protocol
@@ -110,9 +151,11 @@ def test_certificates_inside_timeouts_are_learned(protocol: str) -> None:
     """
     chain, alone = setting(protocol)
     b2 = chain.block(2, on=chain.block(1))
-    alone.hear(chain.timeout(5, 0, chain.qc(b2)))
+    step = alone.engine.handle(Received(alone.committee.peer(0), chain.timeout(5, 0, chain.qc(b2))), 0)
     status = alone.replica.status()
     assert (status.view, status.seen_height) == (5, 2)
+    fetch = FetchBlocks(block_id=b2.id, height=2, peer=alone.committee.peer(0))
+    assert fetch in step.effects, "whoever names a block can be asked for it"
 
 
 @every_protocol
@@ -218,6 +261,15 @@ def test_certificates_by_themselves_open_views_and_forgeries_are_refused(protoco
     ):
         assert refused(alone.hear(message, peer=2), alone.committee.peer(2)) == reason
     assert alone.view == 5
+
+
+@every_protocol
+def test_of_two_timeout_certificates_for_one_view_the_first_is_kept(protocol: str) -> None:
+    chain, alone = setting(protocol)
+    first, second = chain.tc(1, [chain.genesis] * 3), chain.tc(1, [chain.genesis] * 4)
+    for tc in (first, second):
+        alone.hear(Certificates(epoch=0, high_qc=chain.genesis, high_tc=tc))
+    assert alone.feed(PeerConnected(alone.committee.peer(1))).sent(Certificates)[0].high_tc == first
 
 
 @every_protocol
