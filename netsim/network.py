@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Final, assert_never
+from typing import Final, Protocol, assert_never
 
 import msgspec
 
@@ -65,6 +65,17 @@ def sampler(latency: Latency, draws: random.Random) -> Sampler:
             assert_never(latency)
 
 
+class LinkModel(Protocol):
+    """A link model of one's own, for all directions. Faults (partitions, cuts, drops, clogs) still apply before it."""
+
+    def delays(
+        self, source: int, target: int, message: msgspec.Struct, now_ns: int, draws: random.Random
+    ) -> Sequence[int]:
+        """Delays in nanoseconds, one per copy that arrives; none for a lost message. ``draws`` is the stream
+        ``latency``: take chance from nowhere else."""
+        ...
+
+
 class Flow:
     """A node's egress or ingress: until when each peer's flow is busy."""
 
@@ -89,7 +100,8 @@ class Flow:
 class Network:
     """Links and their faults. ``plain`` is true while nothing but ``delay`` decides: the simulator's fast path."""
 
-    def __init__(self, schedule: Schedule) -> None:
+    def __init__(self, schedule: Schedule, model: LinkModel | None = None) -> None:
+        self._model = model
         self.count: Final = positions(schedule)
         count = self.count
         self._latency_draws = stream(schedule.seed, "latency")
@@ -130,7 +142,7 @@ class Network:
         link = self.link
         noisy = link.loss or link.duplication or link.reorder or self._jitter_ns or self._overrides or self._egress
         faults = self._partition is not None or self._cut or self._held or self._clogged
-        self.plain = not (noisy or faults or self.drops or self.view_groups)
+        self.plain = not (noisy or faults or self.drops or self.view_groups or self._model is not None)
 
     # --- faults -------------------------------------------------------------------------------------------------
 
@@ -195,6 +207,9 @@ class Network:
         if self._blocked(source, target, message):
             return ()
         key = source * self.count + target
+        if self._model is not None:
+            drawn = self._model.delays(source, target, message, now, self._latency_draws)
+            return [taken + self._clogged.get(key, 0) for taken in drawn]
         link, delay = self._overrides.get(key) or (self.link, self.delay)
         if link.loss and self._draw_loss() < link.loss:
             return ()

@@ -44,6 +44,8 @@ from netsim.schedule import (
     read_bytes,
 )
 
+MALICE: Final = (0.2, 0.5, 1.0)
+"""The chance that a puppet misbehaves in a view: one that mostly behaves lets others commit what it can then deny."""
 BOUNDARIES: Final = ("before persist", "after persist", "before sign", "after sign", "before send", "after send")
 
 
@@ -181,15 +183,22 @@ class _Generator:
         if kind != "puppet":
             return Actor(node=node, kind=kind)
         moves: list[Move] = []
+        malice = self.choice(MALICE)
+        everybody = tuple(self.everybody)
         for view, leader in enumerate(leaders[: self.swarm.views], start=1):
-            if leader == node:
-                moves += self.led(view)
-            moves += self.followed(view)
+            if self.draws.random() < malice:
+                if leader == node:
+                    moves += self.led(view)
+                moves += self.followed(view)
+            else:
+                if leader == node:
+                    moves.append(Propose(view=view, to=everybody))
+                moves.append(CastVote(view=view, to=everybody))
         return Actor(node=node, kind=kind, moves=tuple(moves))
 
     def rank(self) -> int:
         draw = self.draws.random()
-        return 0 if draw < 0.5 else 1 if draw < 0.8 else 2 if draw < 0.95 else 3
+        return 0 if draw < 0.45 else 1 if draw < 0.65 else 2 if draw < 0.8 else 3 if draw < 0.9 else 4
 
     def led(self, view: int) -> list[Move]:
         draw = self.draws.random

@@ -15,7 +15,7 @@ from consensus.types import PeerId
 from netsim.actors.registry import ACTORS, COPIED, HONEST_KINDS, ActorFactory, actor_kinds
 from netsim.committee import Committee, committee_of
 from netsim.journal import Journal
-from netsim.network import nanoseconds
+from netsim.network import LinkModel, nanoseconds
 from netsim.oracles.judge import Judge, Oracle
 from netsim.oracles.registry import oracles_named
 from netsim.scenario import Scenario, expand, load
@@ -43,7 +43,7 @@ Keep = Callable[[Record], bool]
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
     """What a run was. ``logs`` holds each node's committed block ids in hex, by position; ``commits`` is the highest
-    height of an honest node; times are virtual nanoseconds."""
+    height of an honest node; times are virtual nanoseconds; ``timers_fired`` leaves block sync's out."""
 
     schedule: Schedule
     violations: tuple[Violation, ...]
@@ -73,10 +73,11 @@ def build(
     *,
     actors: Mapping[str, ActorFactory] = ACTORS,
     keep: Keep | None = None,
+    link_model: LinkModel | None = None,
 ) -> World:
     """The world of a schedule, wired and started at time 0. Raises :class:`BadSchedule`."""
     committee = committee_of(schedule)
-    world = World(schedule, definition, committee, _hosts(schedule, committee, keep))
+    world = World(schedule, definition, committee, _hosts(schedule, committee, keep), link_model)
     for number, actor in enumerate(schedule.actors):
         host = world.hosts[actor.node]
         host.honest = actor.kind in HONEST_KINDS
@@ -230,12 +231,13 @@ def run_schedule(
     recorder: Recorder | None = None,
     watchers: Sequence[Watcher] = (),
     keep: Keep | None = None,
+    link_model: LinkModel | None = None,
 ) -> Result:
     """Run one explicit schedule. ``definition`` replaces the protocol that it names, ``oracles`` judge beside ours,
     ``recorder`` sees every message and ``watchers`` everything else, ``keep`` drops records (what a mutant
-    forgets)."""
+    forgets), ``link_model`` replaces the schedule's links."""
     chosen = protocol_named(schedule.protocol) if definition is None else definition
-    world = build(schedule, chosen, actors=actors, keep=keep)
+    world = build(schedule, chosen, actors=actors, keep=keep, link_model=link_model)
     judge = Judge(world, (*oracles_named(schedule.oracles), *oracles))
     world.watchers += (judge, *watchers)
     world.recorder = recorder
@@ -266,11 +268,13 @@ class Simulation:
         protocol: str | ProtocolDefinition | None = None,
         actors: Mapping[str, ActorFactory] | None = None,
         oracles: Callable[[], Sequence[Oracle]] | None = None,
+        link_model: Callable[[], LinkModel] | None = None,
     ) -> None:
         self.scenario = load(scenario) if isinstance(scenario, str | Path) else scenario
         self.protocol = protocol
         self.actors = {**ACTORS, **(actors or {})}
         self.oracles = oracles
+        self.link_model = link_model
 
     def schedule(self, seed: int) -> Schedule:
         """The explicit schedule of ``seed``."""
@@ -283,7 +287,11 @@ class Simulation:
     def run(self, seed: int = 0, *, recorder: Recorder | None = None) -> Result:
         """Run with one seed."""
         definition = self.protocol if isinstance(self.protocol, ProtocolDefinition) else None
-        oracles = () if self.oracles is None else self.oracles()
         return run_schedule(
-            self.schedule(seed), definition=definition, actors=self.actors, oracles=oracles, recorder=recorder
+            self.schedule(seed),
+            definition=definition,
+            actors=self.actors,
+            oracles=() if self.oracles is None else self.oracles(),
+            recorder=recorder,
+            link_model=None if self.link_model is None else self.link_model(),
         )

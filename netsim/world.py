@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from consensus.block_sync import TIMER_PREFIX
 from consensus.engine import (
     BlocksLoaded,
     Broadcast,
@@ -49,7 +50,7 @@ from consensus.replica import Replica
 from consensus.types import EMPTY_PAYLOAD_ROOT, BlockId, PeerId, ValidatorIndex, View
 from netsim.committee import Committee
 from netsim.journal import DiskFull, Journal
-from netsim.network import MILLISECOND, Network
+from netsim.network import MILLISECOND, LinkModel, Network
 from netsim.schedule import Clock, Schedule
 
 HASH_BATCH_BYTES: Final = 1 << 16
@@ -151,13 +152,18 @@ class World:
     """One run. Wire it with :mod:`netsim.simulation`."""
 
     def __init__(
-        self, schedule: Schedule, definition: ProtocolDefinition, committee: Committee, hosts: Sequence[Host]
+        self,
+        schedule: Schedule,
+        definition: ProtocolDefinition,
+        committee: Committee,
+        hosts: Sequence[Host],
+        link_model: LinkModel | None = None,
     ) -> None:
         self.schedule = schedule
         self.definition = definition
         self.committee = committee
         self.hosts = tuple(hosts)
-        self.network = Network(schedule)
+        self.network = Network(schedule, link_model)
         self.now = 0
         self.events = 0
         self.deliveries = 0
@@ -469,7 +475,7 @@ class World:
         self.finished = True
 
     def _fired(self, host: Host, name: str) -> None:
-        host.timers_fired += 1
+        host.timers_fired += not name.startswith(TIMER_PREFIX)
         for watcher in self.watchers:
             watcher.fired(host, name)
 

@@ -85,7 +85,7 @@ class Judge:
         self._keys = tuple(validator.public_key for validator in validators)
         self._prefixes: dict[str, bytes] = {}
         self._seen: dict[int, msgspec.Struct] = {}
-        self._verified: dict[tuple[BlockId, View, bytes, bytes], bool] = {}
+        self._verified: dict[Certificate, bool] = {}
         self._verified_groups: dict[TimeoutCertificate, bool] = {}
         self._tally: dict[tuple[View, BlockId, int, int], dict[int, int]] = {}
         genesis = world.committee.epoch.genesis
@@ -139,10 +139,9 @@ class Judge:
 
     def certificate_verifies(self, certificate: Certificate) -> bool:
         """Whether a quorum signed it (or it is the epoch's own genesis certificate)."""
-        key = (certificate.block_id, certificate.view, certificate.signers, certificate.signature)
-        known = self._verified.get(key)
+        known = self._verified.get(certificate)
         if known is None:
-            known = self._verified[key] = self._certificate_verifies(certificate)
+            known = self._verified[certificate] = self._certificate_verifies(certificate)
         return known
 
     def _certificate_verifies(self, certificate: Certificate) -> bool:
