@@ -38,7 +38,7 @@ sweep: $(VENV)/.installed-dev ## the slow tests: many seeds, real processes, rea
 	$(BIN)/python -m pytest -n auto -m sweep --hypothesis-profile=explore $(SWEEP_ARGS)
 
 mutants: $(VENV)/.installed-dev ## mutation testing of the safety-critical modules of consensus/
-	$(BIN)/mutmut run
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mutmut run
 	$(BIN)/python tools/explain_mutants.py
 
 docs: $(VENV)/.installed-dev ## the documentation, in docs/_build/html; a warning is an error

@@ -5,16 +5,21 @@ Leaders take turns: validator 0 leads view 1, validator 1 view 2, and so on; the
 
 from __future__ import annotations
 
+import dataclasses
+from typing import cast
+
 import msgspec
 import pytest
 
 from consensus.codec import digest
+from consensus.crypto.scheme import Scheme
 from consensus.engine import CheckPayload, FetchBlocks, Received, Reject, ReportEvidence
 from consensus.protocols import chained_checks
 from consensus.protocols.chained_checks import FIRST_PROPOSALS_KEPT
 from consensus.protocols.chained_types import Certificates, Proposal
 from consensus.protocols.registry import protocol_names
 from consensus.types import EMPTY_PAYLOAD_ROOT, Block, Vote
+from tests.consensus.test_vote_tally import CountingScheme
 from tests.support.chain import Alone, Chain, Happened, grow
 from tests.support.committee import committee
 
@@ -43,6 +48,24 @@ def test_the_leaders_block_is_voted_for_once(protocol: str) -> None:
     assert happened.sent(Vote) == [chain.vote(b1, 3)]
     assert not alone.hear(chain.proposal(b1)).effects
     assert alone.time_out().signed, "the view can still be given up"
+
+
+@every_protocol
+def test_what_is_known_or_below_the_committed_head_costs_no_verification(protocol: str) -> None:
+    members = committee(protocol=protocol)
+    scheme = CountingScheme(members.scheme)
+    chain = Chain(members)
+    alone = Alone(dataclasses.replace(members, scheme=cast("Scheme", scheme)), me=3)
+    blocks = [chain.block(1)]
+    for view in (2, 3):
+        blocks.append(chain.block(view, on=blocks[-1]))
+    grow(chain, alone, *blocks)
+    assert alone.committed >= 1
+    rival = chain.block(1, timestamp_ms=2_000)
+    before = scheme.verified
+    for block in (*blocks, rival):
+        assert not alone.hear(chain.proposal(block)).effects
+    assert scheme.verified == before
 
 
 @every_protocol
