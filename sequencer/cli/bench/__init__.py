@@ -24,7 +24,7 @@ from sequencer.cli.bench.machine import calibrate, memory_directory
 from sequencer.cli.bench.report import Result, result_json, show
 from sequencer.cli.bench.split import cost_split
 from sequencer.cli.console import STOPPED, CommandError, failures, out, print_json, stage_progress
-from sequencer.cli.demo.processes import NodeFailed
+from sequencer.cli.demo.processes import NodeFailed, interrupted_by_sigterm
 
 SIZES: Final = (250, 128, 1024)
 OUTSTANDING: Final = (1, 10, 100)
@@ -82,6 +82,14 @@ def plan(quick: bool, disk: Path, memory: Path | str) -> list[tuple[Setup, list[
 
 
 async def _run(quick: bool, seconds: float, progress: Callable[[str, int, int], None]) -> Result:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(interrupted_by_sigterm)
+        result = await _measure(quick, seconds, progress)
+        nursery.cancel_scope.cancel()
+    return result
+
+
+async def _measure(quick: bool, seconds: float, progress: Callable[[str, int, int], None]) -> Result:
     memory = memory_directory()
     with tempfile.TemporaryDirectory(prefix="sequencer-bench-") as scratch:
         disk = Path(scratch)

@@ -26,7 +26,7 @@ from sequencer.cli.console import NO, STOPPED, CommandError, err, failures, out,
 from sequencer.cli.create import ProtocolName, SchemeName, check_protocol, check_scheme
 from sequencer.cli.demo.feeder import Feeder
 from sequencer.cli.demo.plan import DemoOptions, write_demo
-from sequencer.cli.demo.processes import Fleet, NodeFailed, NodeProcess, open_fleet
+from sequencer.cli.demo.processes import Fleet, NodeFailed, NodeProcess, interrupted_by_sigterm, open_fleet
 from sequencer.cli.demo.report import Crash, DemoResult, Reported, result_json, show
 from sequencer.cli.demo.screen import POLL_S, Screen, Watcher
 from sequencer.cli.demo.sender import Ledgers, Sender, TrafficFailed, api_client
@@ -94,17 +94,10 @@ def run(options: DemoOptions, directory: Path) -> DemoResult:
 
 async def _run(options: DemoOptions, directory: Path) -> DemoResult:
     async with trio.open_nursery() as nursery:
-        await nursery.start(_interrupted_by_sigterm)
+        await nursery.start(interrupted_by_sigterm)
         result = await _perform(options, directory)
         nursery.cancel_scope.cancel()
     return result
-
-
-async def _interrupted_by_sigterm(task_status: trio.TaskStatus[None]) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM) as received:
-        task_status.started()
-        async for _ in received:
-            raise KeyboardInterrupt
 
 
 async def _perform(options: DemoOptions, directory: Path) -> DemoResult:

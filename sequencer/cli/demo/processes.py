@@ -177,6 +177,14 @@ async def open_fleet(homes: Sequence[Path]) -> AsyncIterator[Fleet]:
         nursery.cancel_scope.cancel()
 
 
+async def interrupted_by_sigterm(task_status: trio.TaskStatus[None]) -> None:
+    """Make SIGTERM what Ctrl-C is, so that it leaves nothing behind either. Runs until cancelled."""
+    with trio.open_signal_receiver(signal.SIGTERM) as received:
+        task_status.started()
+        async for _ in received:
+            raise KeyboardInterrupt
+
+
 def free_base_port(count: int) -> int:
     """The first of ``count`` neighbouring ports that nobody listens on now. Raises ``OSError`` when none are found."""
     for _ in range(PORT_TRIES):

@@ -171,6 +171,21 @@ async def test_what_is_no_answer_is_said(answer: bytes) -> None:
 
 
 @pytest.mark.sweep
+def test_terminated_it_leaves_nothing(tmp_path: Path) -> None:
+    process = sequencer("bench", "--quick", directory=tmp_path)
+    try:
+        while len(processes_of(tmp_path)) < 4:
+            assert process.poll() is None
+        process.terminate()
+        _, log = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, log
+    assert processes_of(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.sweep
 def test_the_quick_benchmark_runs(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     process = sequencer("bench", "--quick", "--json", str(file), directory=tmp_path)

@@ -59,7 +59,8 @@ def test_four_validators_three_rollups_one_sigkill(tmp_path: Path) -> None:
     check(document, validators=4, protocol="jolteon", scheme="ed25519")
 
 
-def test_interrupted_it_leaves_nothing_running(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.sweep)])
+def test_interrupted_it_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
     process = sequencer("demo", "--seconds", "60", directory=tmp_path)
     try:
         assert process.stderr is not None
@@ -67,7 +68,7 @@ def test_interrupted_it_leaves_nothing_running(tmp_path: Path) -> None:
             if "all serve" in line:
                 break
         assert len(processes_of(tmp_path)) >= 5
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, log = process.communicate(timeout=60)
     finally:
         process.kill()
