@@ -82,7 +82,7 @@ def block_tree(recorded: Recorded) -> str:
 def _block(block: BlockSeen, x: int, y: int, honest: set[int], split: bool) -> str:
     by = sorted(node for node in block.committed if node in honest)
     state = "split" if split else "committed" if by else "certified" if block.certified_ns is not None else "proposed"
-    third = f"commit: {_short(by)}" if by else "certified" if block.certified_ns is not None else "proposed only"
+    third = _commits(by) if by else "certified" if block.certified_ns is not None else "proposed only"
     who = ", ".join(str(node) for node in block.proposers)
     title = f"block {block.id}, view {block.view}, height {block.height}, sent by {who}, on view {block.justify_view}"
     return (
@@ -93,8 +93,8 @@ def _block(block: BlockSeen, x: int, y: int, honest: set[int], split: bool) -> s
     )
 
 
-def _short(nodes: Sequence[int]) -> str:
-    return ",".join(map(str, nodes)) if len(nodes) <= 4 else f"{len(nodes)} nodes"
+def _commits(nodes: Sequence[int]) -> str:
+    return f"commit: {','.join(map(str, nodes))}" if len(nodes) <= 3 else f"{len(nodes)} commit it"
 
 
 # --- progress ----------------------------------------------------------------------------------------------------

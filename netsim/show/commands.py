@@ -107,7 +107,9 @@ def report(
         recorded = run_recorded(found, variant)
         if not recorded.result.silent:
             recorded, shortened = shortest(recorded, variant)
-    write(out, page(recorded, replay=replay_command(variant), limit=messages, shortened=shortened))
+    ran = f"mutant {variant.mutant}" if variant.mutant else variant.file
+    html = page(recorded, replay=replay_command(variant), protocol=ran, limit=messages, shortened=shortened)
+    write(out, html)
     typer.echo(f"{out}: {recorded.result.verdict}, {len(recorded.messages)} messages")
 
 

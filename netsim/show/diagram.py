@@ -80,8 +80,9 @@ class TimeAxis:
     def __init__(self, times_ns: Sequence[int], height_px: float) -> None:
         self.times = sorted(set(times_ns)) or [0]
         gaps_ms = [(later - at) / 1e6 for at, later in zip(self.times, self.times[1:], strict=False)]
+        usual_ms = sorted(gaps_ms)[len(gaps_ms) // 2] if gaps_ms else 1.0
         scale = 0.02
-        while sum(self._px(gap, scale) for gap in gaps_ms) < height_px and scale < 1000:
+        while sum(self._px(gap, scale) for gap in gaps_ms) < height_px and scale * usual_ms < GAP_PX:
             scale *= 1.2
         self.cuts: list[tuple[int, int]] = []
         place = float(HEAD_PX)

@@ -53,11 +53,19 @@ def meaning(oracle: str) -> str:
     return ""
 
 
-def page(recorded: Recorded, *, replay: str, limit: int = MESSAGES_DRAWN, shortened: Shortened | None = None) -> str:
-    """The page. ``replay`` is the command that gives this run again, ``limit`` how many messages are drawn at most."""
+def page(
+    recorded: Recorded,
+    *,
+    replay: str,
+    protocol: str = "",
+    limit: int = MESSAGES_DRAWN,
+    shortened: Shortened | None = None,
+) -> str:
+    """The page. ``replay`` is the command that gives this run again, ``protocol`` what ran if not the schedule's,
+    ``limit`` how many messages are drawn at most."""
     result = recorded.result
     schedule = result.schedule
-    title = f"{schedule.name or 'schedule'}, {schedule.protocol}, seed {schedule.seed}"
+    title = f"{schedule.name or 'schedule'}, {protocol or schedule.protocol}, seed {schedule.seed}"
     window = window_of(recorded, limit)
     return "\n".join(
         (
