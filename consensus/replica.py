@@ -15,11 +15,14 @@ from consensus.engine import (
     Engine,
     Event,
     FetchBlocks,
+    PayloadBuilt,
+    PayloadVerdict,
     PeerConnected,
     Received,
     Record,
     Recovered,
     Refusal,
+    Signed,
     Status,
     Step,
     StepBuilder,
@@ -41,6 +44,8 @@ from consensus.types import (
 
 WORKLIST_MAX: Final = 1000
 SYNC_MESSAGES: Final = (AncestorsRequest, AncestorsResponse, RangeRequest, RangeResponse)
+ANSWERS: Final = (Signed, PayloadVerdict, PayloadBuilt)
+"""What ports answer to the protocol; block sync has no part in it."""
 GRACE_DIVISOR: Final = 10
 PATIENCE_DIVISOR: Final = 2
 
@@ -69,7 +74,7 @@ class Replica:
 
     def handle(self, event: Event, now: Nanoseconds) -> Step:
         """Everything that one event causes, in one step."""
-        if isinstance(event, Received) and not isinstance(event.message, SYNC_MESSAGES):
+        if isinstance(event, ANSWERS) or (isinstance(event, Received) and not isinstance(event.message, SYNC_MESSAGES)):
             step = self._engine.handle(event, now)
             if not any(isinstance(effect, FetchBlocks) for effect in step.effects):
                 return step  # the protocol's alone, as almost always
