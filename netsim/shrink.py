@@ -15,6 +15,7 @@ import msgspec
 
 from netsim.schedule import (
     Actor,
+    BadSchedule,
     CastVote,
     Constant,
     Crash,
@@ -27,6 +28,7 @@ from netsim.schedule import (
     Stop,
     Timed,
     ViewPartition,
+    check,
     positions,
 )
 from netsim.simulation import Result
@@ -72,6 +74,11 @@ class _Shrinker:
         if key in self.tried:
             return False
         self.tried[key] = None
+        try:
+            # Without a twin there is no second copy: a fault may name a node that is gone.
+            check(candidate, "candidate")
+        except BadSchedule:
+            return False
         self.runs += 1
         result = self.run(candidate)
         if result.verdict != self.oracle:
