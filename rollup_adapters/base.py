@@ -115,8 +115,8 @@ class RollupAdapter(Protocol):
     async def deliver(self, blocks: Sequence[SequencedBlock]) -> Executed:
         """Execute confirmed blocks, in order, at least once; state and cursor become durable together before this
         returns. No blocks at all change nothing: the answer says where the adapter stands. Long work belongs off the
-        event loop: a host that answers no ping for a while is taken for hung and started again. An exception means a bug
-        here, not a bad transaction: the host restarts the adapter from its disk."""
+        event loop: a host that answers no ping for a while is taken for hung and started again. An exception means a
+        bug here, not a bad transaction: the host restarts the adapter from its disk."""
         ...
 
     async def last_delivered(self) -> Height:

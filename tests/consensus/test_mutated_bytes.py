@@ -15,7 +15,6 @@ from consensus.types import Subject
 from tests.support.cluster import MILLISECOND, Cluster
 from tests.support.committee import committee
 
-
 Heard = list[tuple[Event, int]]
 """What one replica was told, and when."""
 
