@@ -8,7 +8,7 @@
         executed = await host.deliver(blocks)      # AdapterUnavailable where it is down, and stays down, for a while
 
 The process may die, hang or speak nonsense. It is then killed, and started again after a delay that doubles up to a
-limit; the caller's nursery never hears of it, only calls do, as :class:`AdapterUnavailable`. Its niceness is 5 above
+limit; the caller's nursery never hears of it, only calls do, as :class:`AdapterUnavailable`. Its niceness is 10 above
 ours.
 """
 
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 AnswerT = TypeVar("AnswerT", bound=wire.Answer)
 
-NICENESS_ABOVE_OURS: Final = 5
+NICENESS_ABOVE_OURS: Final = 10
 STANDARD_ERROR: Final = 2
 PYTHON_HOST: Final = (sys.executable, "-P", "-m", "rollup_adapters.host")
 
