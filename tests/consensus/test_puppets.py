@@ -18,8 +18,8 @@ BUDGET = 8_000
 
 
 @pytest.mark.parametrize("protocol", protocol_names())
-def test_against_the_puppet_the_protocols_are_safe(protocol: str) -> None:
-    clusters = [run_puppet(seed, protocol_named(protocol), protocol=protocol) for seed in range(SEEDS)]
+def test_against_the_puppet_the_protocols_are_safe_and_go_on(protocol: str) -> None:
+    clusters = [run_puppet(seed, protocol_named(protocol), protocol=protocol, heals=True) for seed in range(SEEDS)]
     assert sum(bool(cluster.chain) for cluster in clusters) > SEEDS // 4, "what commits nothing cannot fork"
     assert sum(any(node.evidence for node in cluster.nodes) for cluster in clusters) > SEEDS // 2
     views = [node.replica.status().view for cluster in clusters for node in cluster.nodes if node.replica is not None]
@@ -27,9 +27,9 @@ def test_against_the_puppet_the_protocols_are_safe(protocol: str) -> None:
 
 
 @pytest.mark.parametrize("protocol", protocol_names())
-def test_against_the_puppet_with_crashes_the_protocols_are_safe(protocol: str) -> None:
+def test_against_the_puppet_with_crashes_the_protocols_are_safe_and_go_on(protocol: str) -> None:
     for seed in range(SEEDS):
-        run_puppet(seed, protocol_named(protocol), protocol=protocol, prepare=crashes)
+        run_puppet(seed, protocol_named(protocol), protocol=protocol, prepare=crashes, heals=True)
 
 
 @pytest.mark.sweep
@@ -37,8 +37,8 @@ def test_against_the_puppet_with_crashes_the_protocols_are_safe(protocol: str) -
 @pytest.mark.parametrize("block", range(4))
 def test_against_the_puppet_for_long(protocol: str, block: int) -> None:
     for seed in range(SEEDS + block * SEEDS_SWEEP, SEEDS + (block + 1) * SEEDS_SWEEP):
-        run_puppet(seed, protocol_named(protocol), protocol=protocol)
-        run_puppet(seed, protocol_named(protocol), protocol=protocol, prepare=crashes)
+        run_puppet(seed, protocol_named(protocol), protocol=protocol, heals=True)
+        run_puppet(seed, protocol_named(protocol), protocol=protocol, prepare=crashes, heals=True)
 
 
 def found(mutant: Mutant, budget: int) -> int | None:

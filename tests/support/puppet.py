@@ -5,11 +5,13 @@ The puppet hears everything that is sent, signs whatever it likes with its own k
 * as a leader it proposes several blocks in one view, on any certified parent, each to recipients of its choice;
 * it votes for everything, and tells whom it likes;
 * it makes timeout certificates out of those of the honest that suit it, with its own lowest certificate;
-* it withholds certificates, or passes them on to some, late.
+* it withholds certificates, or passes them on to some, late;
+* it gives bodies that are not those of the headers, as a leader and as a peer that is asked for blocks.
 
 The network loses and delays what the honest say to each other. Leaders are drawn with a bias toward the puppet. Besides
 the cluster's own books (:mod:`tests.support.cluster`), the oracles are: of all blocks that could be certified (the
-honest votes that were ever sent, and the puppet's) there is one per view, and each above a committed block extends it.
+honest votes that were ever sent, and the puppet's) there is one per view, and each above a committed block extends it;
+nobody but the puppet is accused; and once it is silent and the network well, the honest go on.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import hashlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -35,10 +38,14 @@ from consensus.protocols.chained_types import (
 )
 from consensus.protocols.registry import ProtocolDefinition
 from consensus.types import (
+    AncestorsRequest,
+    AncestorsResponse,
     Block,
     BlockHeader,
     Certificate,
     ProposalSubject,
+    RangeRequest,
+    StoredBlock,
     Vote,
     VoteSubject,
     bitmap_of,
@@ -50,6 +57,7 @@ from tests.support.committee import Committee, committee
 PUPPET = 3
 VIEWS = 14
 DURATION_NS = 4_000 * MILLISECOND
+HEALING_NS = 60_000 * MILLISECOND
 PACING = Pacing(view_timeout_ms=60, idle_interval_ms=5, exponent_max=1)
 
 
@@ -89,7 +97,9 @@ class Puppet:
     tcs: dict[int, list[TimeoutCertificate]] = field(default_factory=dict)
     proposed: set[int] = field(default_factory=set)
     committed: dict[bytes, Block] = field(default_factory=dict)
+    bodies: dict[bytes, memoryview] = field(default_factory=dict)
     heard: msgspec.Struct | None = None
+    silent: bool = False
 
     def __post_init__(self) -> None:
         genesis = self.cluster.committee.epoch.genesis
@@ -108,7 +118,9 @@ class Puppet:
                 self._count(message)
             case Proposal():
                 self._learn(message.header.justify, message.entry_proof)
-                self._consider(block_of(message.header))
+                block = block_of(message.header)
+                self.bodies[block.id] = message.body
+                self._consider(block)
             case Timeout():
                 self._learn(message.high_qc, message.entry_proof)
                 self._give_up(message)
@@ -278,6 +290,7 @@ class Puppet:
                 proposer=PUPPET,
             )
         )
+        self.bodies[block.id] = memoryview(body)
         subject = ProposalSubject(epoch=0, view=view, block_id=block.id)
         signature = self.cluster.committee.sign(PUPPET, subject)
         self._tell(Proposal(epoch=0, header=block.header, body=memoryview(body), entry_proof=tc, signature=signature))
@@ -295,10 +308,32 @@ class Puppet:
             if self.random.random() < self.shyness:
                 continue
             delay_ns = self.random.choice(self.delays_ms) * MILLISECOND
-            self.cluster.at(self.cluster.now + delay_ns, lambda node=node: self._deliver(node, message))  # type: ignore[misc]
+            self.cluster.at(self.cluster.now + delay_ns, partial(self._deliver, node, self._spoil(message)))
 
     def _deliver(self, node: Node, message: msgspec.Struct) -> None:
-        self.cluster._feed(node, Received(self.cluster.committee.peer(PUPPET), message))
+        if not self.silent:
+            self.cluster._feed(node, Received(self.cluster.committee.peer(PUPPET), message))
+
+    def _spoil(self, message: msgspec.Struct) -> msgspec.Struct:
+        """One proposal in eight goes out with another body of the same size: the body is not signed."""
+        if isinstance(message, Proposal) and self.random.random() < 0.125:
+            return msgspec.structs.replace(message, body=memoryview(bytes(len(message.body))))
+        return message
+
+    def asked(self, node: Node, request: msgspec.Struct) -> None:
+        """A question of block sync: the truth, a lie about the body, or nothing."""
+        if not isinstance(request, AncestorsRequest) or request.block_id not in self.bodies:
+            return
+        mood = self.random.random()
+        if mood < 0.3:
+            return
+        body = self.bodies[request.block_id]
+        stored = StoredBlock(
+            header=self.blocks[request.block_id].header, body=body if mood < 0.6 else memoryview(bytes(len(body)))
+        )
+        answer = AncestorsResponse(epoch=0, request_id=request.request_id, blocks=(stored,))
+        delay_ns = self.random.choice(self.delays_ms) * MILLISECOND
+        self.cluster.at(self.cluster.now + delay_ns, partial(self._deliver, node, answer))
 
     @property
     def _quorum(self) -> int:
@@ -346,9 +381,11 @@ def run_puppet(
     *,
     protocol: str,
     prepare: Callable[[Cluster, random.Random], None] = lambda cluster, draw: None,
+    heals: bool = False,
 ) -> Cluster:
     """One schedule. Raises ``AssertionError`` when something was not safe. ``definition`` may hold altered rules under
-    the name ``protocol``; ``prepare`` may alter the cluster before it starts."""
+    the name ``protocol``; ``prepare`` may alter the cluster before it starts. When it ``heals``, the puppet falls
+    silent in the end, and the honest must go on."""
     draw = random.Random(seed)
     cluster = Cluster(biased_committee(seed, protocol), seed=seed, twins=())
     cluster.definition = definition
@@ -374,6 +411,9 @@ def run_puppet(
     transmit, commit = cluster._transmit, cluster._commit
 
     def listening(node: Node, other: Node, message: msgspec.Struct) -> None:
+        if other.index == PUPPET and isinstance(message, AncestorsRequest | RangeRequest):
+            puppet.asked(node, message)
+            return
         puppet.hear(message)
         transmit(node, other, message)
 
@@ -389,6 +429,14 @@ def run_puppet(
     prepare(cluster, draw)
     cluster.start(*honest)
     cluster.run(DURATION_NS, until=lambda: _highest_view(honest) > VIEWS)
+    if heals:
+        puppet.silent = True
+        cluster.route = lambda source, target, message, now: (MILLISECOND,)
+        cluster.crash_point = lambda node, where: None
+        cluster.start(*[node for node in honest if node.replica is None])
+        goal = max(cluster.heights()) + 3
+        alive = cluster.run(HEALING_NS, until=lambda: all(len(node.ledger) >= goal for node in honest))
+        assert alive, f"seed {seed}: no progress after healing: {cluster.heights()}, goal {goal}"
     for node in honest:
         for reject in node.rejects:
             assert reject.peer == cluster.committee.peer(PUPPET), (
