@@ -195,7 +195,8 @@ class ChainedEngine:
                 elif not self._on_vote(peer, message):
                     return self._out.finish()  # nothing that the rest of a step looks at has changed
             case Signed(subject, signature):
-                self._on_signed(subject, signature)
+                if not self._on_signed(subject, signature):
+                    return self._out.finish()
             case PayloadVerdict() | PayloadBuilt():
                 self._on_payload(event)
             case TimerFired(name):
@@ -584,7 +585,8 @@ class ChainedEngine:
         self._out.records += granted.records
         self._out.effects.append(granted.sign)
 
-    def _on_signed(self, subject: Subject, signature: bytes) -> None:
+    def _on_signed(self, subject: Subject, signature: bytes) -> bool:
+        """True when the own message may have made a certificate."""
         if self._me is None:
             raise RuntimeError("an observer signs nothing")
         match subject:
@@ -601,12 +603,14 @@ class ChainedEngine:
                 )
                 self._last_vote = vote
                 self._send_vote(vote)
-                if self._broadcast_votes or self._leader(vote.view + 1) == self._me:
-                    self._count_vote(vote)
+                collects = self._broadcast_votes or self._leader(vote.view + 1) == self._me
+                return collects and self._count_vote(vote)
             case ProposalSubject():
                 self._send_proposal(subject, signature)
+                return False
             case TimeoutSubject():
                 self._send_timeout(subject, signature)
+                return True
             case _:
                 raise RuntimeError(f"{subject} is no subject of this protocol")
 
