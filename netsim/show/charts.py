@@ -24,24 +24,29 @@ def blocks_drawn(recorded: Recorded) -> list[BlockSeen]:
     return ordered[-BLOCKS_DRAWN:]
 
 
-def _rows(blocks: Sequence[BlockSeen]) -> dict[str, int]:
-    """A row for each block: a first child stands in its parent's row, where that is free from there on."""
-    rows: dict[str, int] = {}
-    busy: dict[int, int] = {}
+def rows_of(blocks: Sequence[BlockSeen], genesis: str) -> dict[str, int]:
+    """A row for each block, genesis included (0). A first child stands in its parent's row, and nothing between them;
+    a child in another row than its parent's is no first one. ``blocks`` are in order of views."""
     children: dict[str, list[BlockSeen]] = {}
-    known = {block.id for block in blocks}
     for block in blocks:
         children.setdefault(block.parent, []).append(block)
+    first = {
+        parent: min(brothers, key=lambda block: (not block.committed, block.view, block.first_sent_ns, block.id))
+        for parent, brothers in children.items()
+    }
+    rows: dict[str, int] = {genesis: 0}
+    # By row, up to which view it is taken: by a block, or by the way to its first child.
+    taken = {0: first[genesis].view - 1 if genesis in first else -1}
     for block in blocks:
-        brothers = sorted(children[block.parent], key=lambda other: (not other.committed, other.view))
-        wanted = rows.get(block.parent, 0)
-        first = brothers[0] is block and block.parent in known
-        row = wanted if first and busy.get(wanted, -1) < block.view else 0
-        while busy.get(row, -1) >= block.view or (row == wanted and not first and block.parent in known):
-            row += 1
+        parents_row = rows.get(block.parent)
+        if parents_row is not None and first[block.parent] is block:
+            row = parents_row
+        else:
+            row = 0
+            while taken.get(row, -1) >= block.view or row == parents_row:
+                row += 1
         rows[block.id] = row
-        later = [child.view for child in children.get(block.id, ())]
-        busy[row] = max([busy.get(row, -1), block.view, *(view - 1 for view in later)])
+        taken[row] = max(block.view, first[block.id].view - 1 if block.id in first else -1)
     return rows
 
 
@@ -51,7 +56,7 @@ def block_tree(recorded: Recorded) -> str:
     blocks = blocks_drawn(recorded)
     if not blocks:
         return "<p>No block was proposed.</p>"
-    rows = _rows(blocks)
+    rows = rows_of(blocks, recorded.genesis)
     views = sorted({block.view for block in blocks})
     column = {view: number + 1 for number, view in enumerate(views)}
     step, tall = 116, 76
@@ -72,7 +77,7 @@ def block_tree(recorded: Recorded) -> str:
         x, y = place[block.id]
         from_x, from_y = place.get(block.parent, (x - step // 2, y))
         starts = from_x + (52 if block.parent == recorded.genesis else 88 if block.parent in place else 30)
-        level = rows[block.id] == rows.get(block.parent, 0)
+        level = rows[block.id] == rows.get(block.parent, rows[block.id])
         way = f"H{x}" if level else f"H{starts + 9}V{y - 9}H{x - 9}V{y + 26}H{x}"
         parts.append(f'<path class="link{" far" if block.id in split else ""}" d="M{starts} {from_y + 26}{way}"/>')
     parts += [_block(block, *place[block.id], honest, block.id in split) for block in blocks]

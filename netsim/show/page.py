@@ -167,6 +167,8 @@ def _shortened(shortened: Shortened | None) -> str:
     if shortened is None:
         return ""
     runs = f" in {shortened.runs} runs" if shortened.runs else ""
+    if shortened.after >= shortened.before:
+        return f"<p>Nothing shorter was found that makes the same oracle fire{runs}.</p>"
     return (
         f"<p>This is the shortest schedule found that makes the same oracle fire: {shortened.before} parts became "
         f"{shortened.after}{runs}.</p>"
