@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from netsim import cli_show
+from netsim import cli_findings
 from netsim.actors.registry import actor_kinds
 from netsim.checks import Caught, check_determinism, scenario_path, scenario_paths, try_mutants
 from netsim.mutants.registry import CONTROLS, MUTANTS, NOT_BUILT
@@ -25,7 +25,7 @@ from netsim.sweep import Batch, Sweep, Variant, executor_named, explicit, run_se
 from netsim.sweep import sweep as run_sweep
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
-cli_show.register(app)
+cli_findings.register(app)
 _errors = Console(stderr=True)
 
 FileArgument = Annotated[

@@ -53,9 +53,10 @@ class Swarm(Part, frozen=True, kw_only=True):
     """What a seed draws. Each list is a choice; each run gets one of each (swarm testing: a run without a feature
     finds what the feature hides).
 
-    ``leader_bias`` is the chance that a faulty validator leads a view; ``drop`` that some message of a view is lost;
-    ``crash`` the mean number of crashes, ``restart_all`` the chance of killing all at once; ``partition`` the chance
-    that a view begins under a partition, a cut or a hold. ``heal_ms`` ends all trouble and asks for progress."""
+    ``leader_bias`` is the chance that a faulty validator leads a view; ``drop`` that some message of a view is lost,
+    ``hide`` that a view's votes reach one node alone, which does not tell; ``partition`` that a view begins under a
+    partition, a cut or a hold; ``crash`` the mean number of crashes, ``restart_all`` the chance of killing all at once.
+    ``heal_ms`` ends all trouble and asks for progress."""
 
     nodes: tuple[int, ...] = (4,)
     protocols: tuple[str, ...] = ()
@@ -67,6 +68,7 @@ class Swarm(Part, frozen=True, kw_only=True):
     duplication: tuple[Probability, ...] = (0, 0.05)
     reorder: tuple[Probability, ...] = (0, 0.1)
     drop: tuple[Probability, ...] = (0, 0.1, 0.3)
+    hide: tuple[Probability, ...] = (0, 0.1, 0.25)
     partition: tuple[Probability, ...] = (0, 0.1)
     crash: tuple[float, ...] = (0, 0, 1, 3)
     restart_all: Probability = 0
@@ -234,11 +236,14 @@ class _Generator:
         swarm, draw = self.swarm, self.draws.random
         found: list[Fault] = []
         drop, partition = self.choice(swarm.drop), self.choice(swarm.partition)
+        hide = self.choice(swarm.hide)
         for view in range(1, swarm.views + 1):
             if draw() < drop:
                 kind = self.choice(("Proposal", "Vote", "Timeout", "Certificates", ""))
                 source = int(draw() * self.nodes)
                 found.append(Drop(view=view, message=kind, source=source, to=self.some()))
+            if draw() < hide:
+                found += self.hidden(view)
             if draw() < partition:
                 found.append(self.trouble(view))
         honest = [node for node in self.everybody if node not in faulty]
@@ -256,6 +261,14 @@ class _Generator:
             found += [Crash(at_ms=at, nodes=(node,), restart_ms=round(1 + draw() * 100, 1)) for node in self.everybody]
         if swarm.heal_ms is not None:
             found.append(Heal(at_ms=swarm.heal_ms))
+        return found
+
+    def hidden(self, view: int) -> list[Fault]:
+        """The votes of ``view`` reach one node, and what that node then shows reaches nobody."""
+        lucky = int(self.draws.random() * self.nodes)
+        others = tuple(node for node in self.everybody if node != lucky)
+        found: list[Fault] = [Drop(view=view, message="Vote", source=node, to=others) for node in self.everybody]
+        found.append(Drop(view=view + 1, message="Certificates", source=lucky, to=others))
         return found
 
     def trouble(self, view: int) -> Fault:

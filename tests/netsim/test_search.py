@@ -1,9 +1,8 @@
-"""Mutants, sweeps, shrinking, Twins, importers, exports, and the command line."""
+"""Mutants, sweeps, shrinking, Twins, importers, and the command line. Reports and exports have tests of their own."""
 
 from __future__ import annotations
 
 import json
-import re
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,9 @@ from typer.testing import CliRunner
 from netsim import Schedule, load, run_schedule
 from netsim.checks import scenario_path, try_mutant
 from netsim.cli import app, main
-from netsim.export import SHIVIZ_EXPRESSION, perfetto, shiviz
 from netsim.imports import import_twins
 from netsim.mutants import fast_hotstuff
 from netsim.mutants.registry import MUTANTS, Mutant, mutant_named
-from netsim.recording import Recording
-from netsim.report import node_names, report
 from netsim.scenario import expand
 from netsim.schedule import BadSchedule, Drop, Stop, ViewPartition
 from netsim.shrink import shrink, without_view
@@ -29,8 +25,8 @@ from netsim.sweep import Variant, sweep
 from netsim.twins import Shape, is_canonical, partitions_of, sample, scenarios, schedule_of
 
 DATA = Path(__file__).parent / "data"
-SLOW = frozenset({"S4-hotstuff", "S7-jolteon"})
-"""Found after hundreds of schedules: left to ``make sweep``."""
+SLOW = {"S4-hotstuff": 1875, "S6-hotstuff": 1202, "S8-hotstuff": 273}
+"""Found after hundreds of schedules, at these seeds; the whole search is left to ``make sweep``."""
 cli = CliRunner()
 
 
@@ -40,6 +36,14 @@ def test_a_mutant_is_caught(mutant: Mutant) -> None:
     assert caught.caught
     assert caught.seed == caught.schedules - 1
     assert caught.minimal_views
+
+
+@pytest.mark.parametrize(("name", "seed"), SLOW.items())
+def test_a_mutant_is_caught_where_it_was_found(name: str, seed: int) -> None:
+    scenario = load(scenario_path(mutant_named(name).scenario))
+    schedule = expand(scenario, seed).replace(protocol=mutant_named(name).protocol)
+    assert run_schedule(schedule, definition=mutant_named(name).definition).verdict == "S8"
+    assert run_schedule(schedule).silent
 
 
 @pytest.mark.sweep
@@ -244,54 +248,6 @@ def test_relabs_format_is_read() -> None:
     )
     with pytest.raises(BadSchedule, match=r"x\.json: .*num_twins"):
         list(import_twins(b'{"num_nodes": 4}', "x.json", "jolteon"))
-
-
-# --- showing -----------------------------------------------------------------------------------------------------
-
-
-def recorded(name: str) -> tuple[Recording, Any]:
-    recording = Recording()
-    schedule = expand(load(scenario_path(name)), 1)
-    return recording, run_schedule(schedule, recorder=recording, watchers=(recording,))
-
-
-def test_recording_changes_nothing() -> None:
-    recording, result = recorded("swarm")
-    assert result.trace_hash == run_schedule(result.schedule).trace_hash
-    assert recording.messages
-    assert {mark.kind for mark in recording.marks} >= {"view", "commit"}
-
-
-def test_a_trace_has_an_arrow_for_each_message_that_arrived() -> None:
-    recording, result = recorded("swarm")
-    document = json.loads(perfetto(recording, node_names(result.schedule)))
-    phases = [event["ph"] for event in document["traceEvents"]]
-    arrived = sum(message.received_ns is not None for message in recording.messages)
-    assert phases.count("s") == phases.count("f") == arrived > 0
-
-
-def test_vector_clocks_grow_and_a_receipt_knows_its_sending() -> None:
-    recording, _ = recorded("calm")
-    expression = re.compile(SHIVIZ_EXPRESSION.replace("(?<", "(?P<"))
-    clocks: dict[str, dict[str, int]] = {}
-    events = list(expression.finditer(shiviz(recording, 4)))
-    assert len(events) > 100
-    for event in events:
-        clock = json.loads(event["clock"])
-        before = clocks.get(event["host"], {})
-        assert clock[event["host"]] == before.get(event["host"], 0) + 1
-        assert all(clock[host] >= count for host, count in before.items())
-        clocks[event["host"]] = clock
-    receipt = next(event for event in events if event["event"].startswith("receive"))
-    assert len(json.loads(receipt["clock"])) > 1
-
-
-def test_a_page_stands_alone() -> None:
-    recording, result = recorded("lagging")
-    page = report(result, recording)
-    assert page.startswith("<!doctype html>")
-    assert page.count("<svg") == 2
-    assert "partition {0, 1, 2} | {3}" in page
 
 
 # --- the command line --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The commands that take a finding apart: shrink, twins, import, export, report."""
+"""The commands that take a finding apart or bring scenarios in: shrink, twins, import."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from netsim.diagram import diagram
-from netsim.export import perfetto, shiviz
 from netsim.imports import import_twins
-from netsim.recording import Recording
-from netsim.report import faulty_positions, node_names
-from netsim.report import report as make_report
 from netsim.schedule import BadSchedule, Schedule, from_json, read_bytes
 from netsim.show import commands
 from netsim.shrink import RUNS_MAX, Run, shrink
@@ -29,7 +24,6 @@ FileArgument = Annotated[str, typer.Argument(help="an explicit schedule (.json)"
 ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file")]
 MutantOption = Annotated[str, typer.Option("--mutant", help="run one of the mutants, e.g. S7-jolteon")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
-RUNS_FOR_REPORT = 600
 
 
 def runner(variant: Variant) -> Run:
@@ -40,14 +34,6 @@ def runner(variant: Variant) -> Run:
         return run_schedule(schedule, definition=definition, keep=keep)
 
     return run
-
-
-def recorded(schedule: Schedule, variant: Variant) -> tuple[Result, Recording]:
-    """Run it once, with everything written down."""
-    recording = Recording()
-    definition, keep = variant.resolve(schedule.protocol)
-    result = run_schedule(schedule, definition=definition, keep=keep, recorder=recording, watchers=(recording,))
-    return result, recording
 
 
 def shrink_command(
@@ -145,45 +131,6 @@ def import_command(
     Path(out).mkdir(parents=True, exist_ok=True)
     for number, schedule in enumerate(imported):
         (Path(out) / f"{Path(file).stem}-{number}.json").write_bytes(schedule.to_json())
-
-
-def export_command(
-    file: FileArgument,
-    out: Annotated[str, typer.Option(help="the file to write")],
-    form: Annotated[str, typer.Option("--format", help="perfetto, shiviz or svg")] = "perfetto",
-    protocol_file: ProtocolFile = "",
-    mutant: MutantOption = "",
-) -> None:
-    """Write a run for another tool: Perfetto or chrome://tracing, ShiViz, or a picture."""
-    schedule = from_json(read_bytes(Path(file)), file)
-    result, recording = recorded(schedule, Variant(file=protocol_file, mutant=mutant))
-    names = node_names(schedule)
-    match form:
-        case "perfetto":
-            Path(out).write_bytes(perfetto(recording, names))
-        case "shiviz":
-            Path(out).write_text(shiviz(recording, len(names)))
-        case "svg":
-            Path(out).write_text(diagram(recording, names, faulty_positions(schedule), result.violations))
-        case _:
-            raise BadSchedule(f"--format: {form!r} is none of perfetto, shiviz, svg")
-
-
-def report_command(
-    file: FileArgument,
-    out: Annotated[str, typer.Option(help="the page to write")] = "report.html",
-    protocol_file: ProtocolFile = "",
-    mutant: MutantOption = "",
-) -> None:
-    """Write one self-contained HTML page about a run; shrinks it first when an oracle fires."""
-    schedule = from_json(read_bytes(Path(file)), file)
-    variant = Variant(file=protocol_file, mutant=mutant)
-    result, recording = recorded(schedule, variant)
-    shortest = None
-    if not result.silent:
-        shortest = shrink(schedule, runner(variant), runs_max=RUNS_FOR_REPORT).schedule
-        result, recording = recorded(shortest, variant)
-    Path(out).write_text(make_report(result, recording, shortest))
 
 
 def register(app: typer.Typer) -> None:
