@@ -179,7 +179,7 @@ MUTANTS = (
     Mutant(name="S6", definition=chained("hotstuff", TwoChainWithTheLockOfThree()), protocol="hotstuff"),
     Mutant(name="S7", definition=chained("jolteon", TwoChainOverGaps()), protocol="jolteon"),
     Mutant(name="S8", definition=chained("hotstuff", ThreeChainOverGaps()), protocol="hotstuff"),
-    Mutant(name="J1", definition=chained("jolteon", HiddenMaximum()), protocol="jolteon", rare=True),
+    Mutant(name="J1", definition=chained("jolteon", HiddenMaximum()), protocol="jolteon"),
     Mutant(name="J2", definition=JOLTEON, protocol="jolteon", alter=low_timeouts),
     Mutant(name="J3", definition=JOLTEON, protocol="jolteon", alter=votes_after_timeouts, rare=True),
     Mutant(name="S9 jolteon", definition=JOLTEON, protocol="jolteon", prepare=forgetting("vote")),

@@ -88,6 +88,8 @@ class Puppet:
     honest: list[Node]
     shyness: float
     """How often it leaves somebody out."""
+    secretive: bool
+    """It keeps its votes and all certificates to itself, but for what its proposals carry."""
     delays_ms: Sequence[int]
     """How long it lets its messages lie. A view lasts 60 ms at first."""
     votes: dict[VoteSubject, dict[int, bytes]] = field(default_factory=dict)
@@ -164,7 +166,8 @@ class Puppet:
             signature=self.cluster.committee.sign(PUPPET, subject),
         )
         self._count(vote)
-        self._tell(vote)
+        if not self.secretive:
+            self._tell(vote)
 
     def _count(self, vote: Vote) -> None:
         subject = vote_subject(vote)
@@ -300,7 +303,7 @@ class Puppet:
 
     def _spread(self, certificate: Certificate) -> None:
         """Pass a certificate on to some, or keep it."""
-        if self.random.random() < 0.5:
+        if not self.secretive and self.random.random() < 0.5:
             self._tell(Certificates(epoch=0, high_qc=certificate, high_tc=None))
 
     def _tell(self, message: msgspec.Struct) -> None:
@@ -406,6 +409,7 @@ def run_puppet(
         random.Random(seed + 1),
         honest,
         shyness=draw.choice([0, 0.2, 0.5, 0.7]),
+        secretive=draw.random() < 0.5,
         delays_ms=draw.choice([(1, 2), (1, 5, 20, 80), (1, 70, 90)]),
     )
     transmit, commit = cluster._transmit, cluster._commit
