@@ -118,7 +118,7 @@ class BlockTree:
         reversed_path: list[Entry] = []
         while block_id != self.root.id:
             entry = self._entries.get(block_id)
-            if entry is None or entry.height <= self.root.height:
+            if entry is None:
                 return None
             reversed_path.append(entry)
             block_id = entry.parent

@@ -176,9 +176,8 @@ class ChainedEngine:
             self._adopt_certificate(recovered.head_proof.certificate)
         if self._high_tc is not None:
             self._adopt_certificate(self._high_tc.high_qc)
-        self._out.effects += [
-            Commit(block=block_of(stored.header), body=stored.body, proof=proof) for stored, proof in recovered.commits
-        ]
+        for stored, proof in recovered.commits:
+            self._out.effects.append(Commit(block=block_of(stored.header), body=stored.body, proof=proof))
         self._update_view()
         self._restore_subjects(restored)
         if self._me is not None:

@@ -137,6 +137,8 @@ def test_a_fork_beside_the_committed_block_is_dropped(protocol: str) -> None:
     alone.hear(chain.proposal(blocks[0]))
     happened = grow(chain, alone, *blocks[1:])
     assert heights(happened) == [1]
+    alone.feed(BlocksFetched(peer=GIVER, blocks=((blocks[0], chain.body(blocks[0])),), proof=None))
+    assert alone.engine.block(blocks[1].id) is not None, "a block at the head's own height changes nothing"
     alone.hear(chain.proposal(rival))
     assert alone.engine.block(rival.id) is None
     assert rival.header.height <= alone.committed
@@ -178,6 +180,41 @@ def test_what_is_missing_below_is_asked_for_next(protocol: str) -> None:
     assert alone.feed(BlocksFetched(peer=GIVER, blocks=((b1, chain.body(b1)),), proof=None)).signed == [
         chain.vote_subject(b3)
     ]
+
+
+@every_protocol
+def test_the_parent_of_the_leaders_block_is_asked_for_beside_the_highest_certificates(protocol: str) -> None:
+    """::
+
+    genesis <- [b1] <- b4        the replica knows QC(c2), the leader of view 4 did not
+           \\- [c2]
+    """
+    chain, alone = setting(protocol)
+    b1, c2 = chain.block(1), chain.block(2)
+    one = alone.committee.peer(1)
+    assert asked(alone, chain, told(chain, c2)) == [FetchBlocks(block_id=c2.id, height=1, peer=one)]
+    b4 = chain.like(chain.block(4, on=b1), proposer=alone.committee.epoch.leaders.leader(4))
+    other = Alone(alone.committee, me=0)
+    other.hear(told(chain, c2))
+    fetches = asked(other, chain, b4, peer=3)
+    assert FetchBlocks(block_id=b1.id, height=1, peer=one) in fetches
+    assert len(fetches) == 2
+
+
+@every_protocol
+def test_what_a_proved_block_stands_on_is_asked_for_beside_the_highest_certificate(protocol: str) -> None:
+    """::
+
+    genesis <- b1 <- b2 <- b3 <- [b4 ...] <-QC-        b3 is proved committed, but the body of b2 was false
+    """
+    chain, alone = setting(protocol, me=None)
+    blocks = row(chain, 2 + depth(protocol))
+    proof = CommitProof(epoch=0, headers=tuple(block.header for block in blocks[3:]), certificate=chain.qc(blocks[-1]))
+    given = tuple((block, memoryview(b"evil 2") if block is blocks[1] else chain.body(block)) for block in blocks[:3])
+    alone.engine.handle(BlocksFetched(peer=GIVER, blocks=given, proof=proof), 0)
+    step = alone.engine.handle(PayloadVerdict(block_id=blocks[1].id, certified=True, valid=False), 0)
+    fetches = [effect.block_id for effect in step.effects if isinstance(effect, FetchBlocks)]
+    assert fetches == [blocks[-1].id, blocks[1].id]
 
 
 @every_protocol
@@ -243,6 +280,57 @@ def test_views_that_fail_for_long_do_not_fill_the_tree_for_good(protocol: str, m
     for view in range(20, 20 + depth(protocol)):
         blocks.append(chain.block(view, on=blocks[-1]))
     assert heights(grow(chain, alone, *blocks[1:]))
+
+
+@every_protocol
+def test_in_a_full_tree_what_is_needed_stays_and_givers_are_remembered(
+    protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """::
+
+    genesis <- b1 <- b2 <-QC-        b1 and b2 are needed by the highest certificate, c3 by its child d4, and of the
+          |\\- c3 <- d4             rest nothing
+           \\- e5, e6
+    """
+    monkeypatch.setattr(block_tree, "ENTRIES_MAX", 5)
+    chain, alone = setting(protocol, me=None)
+    b1 = chain.block(1)
+    b2 = chain.block(7, on=b1)  # over a gap: nothing is committed
+    c3, e5, e6 = (chain.block(view) for view in (3, 5, 6))
+    d4 = chain.block(4, on=c3, body=b"d4")
+    tree = alone.engine._blocks.tree  # type: ignore[attr-defined]
+    for block in (b1, b2, c3, e5, e6):
+        assert tree.insert(block, chain.body(block)) is not None
+    alone.hear(told(chain, b2))
+    alone.feed(BlocksFetched(peer=GIVER, blocks=((d4, chain.body(d4)),), proof=None))
+    assert [tree.get(block.id) is not None for block in (b1, b2, c3, d4, e5, e6)] == [True] * 4 + [False] * 2
+    assert tree.get(d4.id).source == GIVER
+
+
+@every_protocol
+def test_in_a_full_tree_what_is_known_to_be_committed_stays(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proof shows b2 committed while the body of b1 is still missing, and the tree is full of failed views."""
+    chain, alone = setting(protocol, me=None)
+    blocks = row(chain, 1 + depth(protocol))
+    proof = CommitProof(epoch=0, headers=tuple(block.header for block in blocks[2:]), certificate=chain.qc(blocks[-1]))
+    alone.feed(BlocksFetched(peer=GIVER, blocks=((blocks[1], chain.body(blocks[1])),), proof=proof))
+    monkeypatch.setattr(block_tree, "ENTRIES_MAX", 2)
+    tree = alone.engine._blocks.tree  # type: ignore[attr-defined]
+    rivals = [chain.block(view) for view in (7, 8)]
+    for block in rivals:
+        alone.feed(BlocksFetched(peer=GIVER, blocks=((block, chain.body(block)),), proof=None))
+    assert [tree.get(block.id) is not None for block in (blocks[1], *rivals)] == [True, False, True]
+
+
+@every_protocol
+def test_a_check_that_was_answered_is_not_pending(protocol: str) -> None:
+    chain, alone = setting(protocol)
+    b1 = chain.block(1)
+    grow(chain, alone, b1)
+    entry = alone.engine._blocks.tree.get(b1.id)  # type: ignore[attr-defined]
+    entry.certified_check_pending = True
+    alone.feed(PayloadVerdict(block_id=b1.id, certified=True, valid=True))
+    assert (entry.check_pending, entry.certified_check_pending) == (False, False)
 
 
 # --- bodies that are not what their headers name ---------------------------------------------------------------------
@@ -313,6 +401,7 @@ def test_the_block_that_proves_a_commit_is_lost_before_the_commit(protocol: str)
     happened = grow(chain, alone, *blocks)
     assert not happened.of(Commit)
     assert [check.block for check in pending if check.certified] == blocks, "the leader checks all that it builds on"
+    assert all(check.path == () for check in pending if check.certified), "what a quorum saw is judged by itself"
     last, first = blocks[-1], blocks[0]
     alone.feed(PayloadVerdict(block_id=last.id, certified=True, valid=False, reason="body"))
     for block in blocks[1:-1]:

@@ -140,3 +140,26 @@ def test_a_leader_signs_its_proposal_before_its_vote(protocol: str) -> None:
     subject = happened.signed[1]
     assert isinstance(subject, VoteSubject)
     assert subject.justify_view == 0
+
+
+@every_protocol
+def test_who_does_not_lead_builds_nothing(protocol: str) -> None:
+    """Not before its turn, not after, and an observer never."""
+    chain, alone = setting(protocol, me=2)
+    assert not alone.started.of(BuildPayload)
+    b1 = chain.block(1)
+    assert not grow(chain, alone, b1).of(BuildPayload)
+    b2 = chain.block(2, on=b1)
+    assert grow(chain, alone, b2).of(BuildPayload)
+    alone.build(3, b2.id)
+    assert not grow(chain, alone, chain.block(3, on=b2)).of(BuildPayload)
+    _, observer = setting(protocol, me=None)
+    assert not grow(chain, observer, b1).of(BuildPayload)
+
+
+@every_protocol
+def test_people_are_told_who_leads(protocol: str) -> None:
+    chain, alone = setting(protocol)
+    for view in (1, 2, 3):
+        assert (alone.replica.status().view, alone.replica.status().leader) == (view, view - 1)
+        alone.hear(Certificates(epoch=0, high_qc=chain.genesis, high_tc=chain.tc(view, [chain.genesis] * 3)))

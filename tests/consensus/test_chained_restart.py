@@ -12,6 +12,7 @@ from consensus.codec import block_of, encode
 from consensus.engine import (
     BlockRecord,
     Broadcast,
+    CheckPayload,
     Commit,
     CommitRecord,
     PeerConnected,
@@ -198,6 +199,52 @@ def test_a_proposal_after_a_failed_view_is_sent_again_with_its_timeout_certifica
 
 
 @every_protocol
+def test_an_older_timeout_certificate_is_not_sent_where_none_is_needed(protocol: str) -> None:
+    """::
+
+    genesis <- b3 <-QC-        view 3 was entered by TC(2), view 4 by QC(b3): what is signed there carries no TC
+    """
+    chain, alone = setting(protocol)
+    b3 = chain.block(3)
+    alone.hear(chain.proposal(b3))
+    alone.hear(Certificates(epoch=0, high_qc=chain.qc(b3), high_tc=None))
+    before = alone.build(4, b3.id, b"four")
+    (timeout,) = alone.time_out().sent(Timeout)
+    assert timeout == chain.timeout(4, 3, chain.qc(b3))
+    again = alone.restart()
+    assert again.started.sent(Timeout) == [timeout]
+    assert (
+        again.started.sent(Proposal) == before.sent(Proposal) == [chain.proposal(chain.block(4, on=b3, body=b"four"))]
+    )
+
+
+@every_protocol
+def test_a_proposal_after_a_failed_view_may_be_voted_for_after_the_restart(protocol: str) -> None:
+    chain, alone = setting(protocol, me=2)
+    b1 = chain.block(1)
+    grow(chain, alone, b1)
+    tc = chain.tc(2, [chain.qc(b1)] * 3)
+    alone.hear(Certificates(epoch=0, high_qc=chain.qc(b1), high_tc=tc))
+    alone.build(3, b1.id, b"three")
+    del alone.journal.safety["vote"]
+    b3 = chain.block(3, on=b1, tc=tc, body=b"three")
+    assert alone.restart().started.sent(Vote) == [chain.vote(b3, 2)]
+
+
+@every_protocol
+def test_stored_blocks_need_no_second_check_and_no_second_record(protocol: str) -> None:
+    chain, alone = setting(protocol)
+    b1 = chain.block(1, body=b"one")
+    alone.hear(chain.proposal(b1))
+    again = alone.restart()
+    assert again.engine.block(b1.id) is not None, "peers may be given it"
+    b2 = chain.block(2, on=b1, body=b"two")
+    happened = again.hear(chain.proposal(b2))
+    assert [check.block for check in happened.of(CheckPayload)] == [b2]
+    assert blocks_in(happened) == [b2.id]
+
+
+@every_protocol
 def test_a_timeout_is_sent_again_with_what_it_carried(protocol: str) -> None:
     """Mutant R2: a restart that loses it signs another, and honest nodes are framed. It also votes in that view no
     more."""
@@ -335,7 +382,7 @@ def test_a_journal_that_contradicts_itself_stops_the_node(protocol: str) -> None
         alone.restart()
     alone.journal.safety.clear()
     alone.journal.commits[7] = (b"h" * 32, None)
-    with pytest.raises(ValueError, match="the journal lacks its own committed head"):
+    with pytest.raises(ValueError, match=r"^the journal lacks its own committed head$"):
         protocol_named(protocol).engine(
             spec=chain.committee.spec, epoch=chain.epoch, scheme=chain.committee.scheme, me=3
         ).start(alone.journal.recover(7), 0)

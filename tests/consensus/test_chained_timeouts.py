@@ -273,6 +273,19 @@ def test_of_two_timeout_certificates_for_one_view_the_first_is_kept(protocol: st
 
 
 @every_protocol
+def test_of_two_certificates_for_one_view_the_first_is_kept_and_who_brought_it(protocol: str) -> None:
+    chain, alone = setting(protocol)
+    b1 = chain.block(1)
+    fetches = []
+    for peer, signers in ((1, [0, 1, 2]), (2, [1, 2, 3])):
+        told = Certificates(epoch=0, high_qc=chain.qc(b1, signers), high_tc=None)
+        step = alone.engine.handle(Received(alone.committee.peer(peer), told), 0)
+        fetches += [effect for effect in step.effects if isinstance(effect, FetchBlocks)]
+    assert fetches == [FetchBlocks(block_id=b1.id, height=1, peer=alone.committee.peer(1))] * 2
+    assert alone.feed(PeerConnected(alone.committee.peer(1))).sent(Certificates)[0].high_qc == chain.qc(b1)
+
+
+@every_protocol
 def test_a_peer_that_connects_is_brought_up_to_date(protocol: str) -> None:
     chain, alone = setting(protocol)
     peer = alone.committee.peer(1)
