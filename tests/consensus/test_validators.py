@@ -193,3 +193,17 @@ def test_views_grow_longer_only_without_commits() -> None:
     ]
     assert view_duration(pacing, 50, 48, 2) == base
     assert view_duration(pacing, 3, 0, 3) == base
+
+
+def test_a_set_has_up_to_1024_members_of_stake_1_or_more() -> None:
+    assert len(validators(*[1] * 1024)) == 1024
+    with pytest.raises(ValueError, match=r"^a validator set has 1 to 1024 members, not 1025$"):
+        validators(*[1] * 1025)
+    with pytest.raises(ValueError, match=r"^every validator's stake is at least 1$"):
+        validators(1, 0)
+
+
+def test_the_genesis_certificate_is_of_view_zero_and_unsigned() -> None:
+    genesis = genesis_certificate(epoch=3, boundary_id=b"b" * 32, height=7, timestamp_ms=9, validators_hash=b"v" * 32)
+    assert (genesis.kind, genesis.epoch, genesis.view, genesis.justify_view) == ("genesis", 3, 0, 0)
+    assert (genesis.block_id, genesis.height, genesis.signers) == (b"b" * 32, 7, b"")
