@@ -7,7 +7,7 @@ from the committed head is dropped at a commit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from consensus.types import Block, BlockId, Height, PeerId, View
@@ -32,18 +32,13 @@ class Entry:
     """The payload was judged invalid: never voted for, kept so that it is not asked for again."""
     check_pending: bool = False
     certified_check_pending: bool = False
+    view: View = field(init=False)
+    height: Height = field(init=False)
+    parent: BlockId = field(init=False)
 
-    @property
-    def view(self) -> View:
-        return self.block.header.view
-
-    @property
-    def height(self) -> Height:
-        return self.block.header.height
-
-    @property
-    def parent(self) -> BlockId:
-        return self.block.header.parent
+    def __post_init__(self) -> None:
+        header = self.block.header
+        self.view, self.height, self.parent = header.view, header.height, header.parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

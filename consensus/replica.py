@@ -76,10 +76,11 @@ class Replica:
         """Everything that one event causes, in one step."""
         if isinstance(event, ANSWERS) or (isinstance(event, Received) and not isinstance(event.message, SYNC_MESSAGES)):
             step = self._engine.handle(event, now)
-            if not any(isinstance(effect, FetchBlocks) for effect in step.effects):
-                return step  # the protocol's alone, as almost always
-            self._merge(step, now)
-            return self._out.finish()
+            for effect in step.effects:
+                if isinstance(effect, FetchBlocks):
+                    self._merge(step, now)
+                    return self._out.finish()
+            return step  # the protocol's alone, as almost always
         worklist: deque[Event] = deque((event,))
         for _ in range(WORKLIST_MAX):
             if not worklist:

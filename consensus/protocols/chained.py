@@ -496,7 +496,8 @@ class ChainedEngine:
         result = self._votes.add(vote)
         match result:
             case Counted(certificate, spoiled):
-                self._reject_signers(spoiled, "vote")
+                if spoiled:
+                    self._reject_signers(spoiled, "vote")
                 if certificate is not None:
                     self._adopt_certificate(certificate)
                     if not self._broadcast_votes:
