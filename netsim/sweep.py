@@ -9,8 +9,9 @@ from __future__ import annotations
 import gc
 import importlib
 import importlib.util
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,10 +160,19 @@ class Sweep:
             self.rates.append(batch.schedules / batch.seconds)
 
 
+def _leave_interrupts_to_the_parent() -> None:
+    """Ctrl-C goes to the whole process group: a worker ends its batch, and the parent keeps it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+Told = Callable[[Sweep, Batch], None]
+"""Hears of each batch as it is counted."""
+
+
 def executor_named(name: str, jobs: int) -> Executor:
     """``process``, or ``dask://host:port``. Raises :class:`BadSchedule`."""
     if name == "process":
-        return ProcessPoolExecutor(max_workers=jobs)
+        return ProcessPoolExecutor(max_workers=jobs, initializer=_leave_interrupts_to_the_parent)
     if name.startswith("dask://"):
         try:
             distributed = importlib.import_module("distributed")
@@ -180,7 +190,7 @@ def sweep(
     *,
     executor: Executor,
     jobs: int,
-    told: Callable[[Sweep, Batch], None] | None = None,
+    told: Told | None = None,
     stop_at_first: bool = False,
 ) -> Sweep:
     """Run all ``seeds``. ``told`` hears of each batch; KeyboardInterrupt ends the sweep and keeps what was found."""
@@ -196,17 +206,16 @@ def sweep(
                 count = min(size, seeds.stop - position)
                 pending.add(executor.submit(run_batch, data, variant, position, count, stop_at_first))
                 position += count
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for batch in _in_order(done):
-                total.add(batch)
-                if batch.seconds:
-                    size = max(1, min(BATCH_MAX, round(BATCH_S * batch.schedules / batch.seconds)))
-                if told is not None:
-                    told(total, batch)
+            for future in _finished(pending):
+                pending.discard(future)
+                size = _count(total, future.result(), told, size)
             if stop_at_first and total.findings:
                 break
     except KeyboardInterrupt:
-        total.seconds = time.perf_counter() - began
+        for future in sorted(pending, key=id):
+            if not future.cancel():  # it runs or has ended: its findings are worth the wait
+                _count(total, future.result(), told, size)
+                pending.discard(future)
     for future in sorted(pending, key=id):
         future.cancel()
     total.seconds = time.perf_counter() - began
@@ -214,8 +223,19 @@ def sweep(
     return total
 
 
-def _in_order(done: set[Future[Batch]]) -> Iterator[Batch]:
-    yield from sorted((future.result() for future in done), key=lambda batch: -batch.schedules)
+def _finished(pending: set[Future[Batch]]) -> list[Future[Batch]]:
+    done, _ = wait(pending, return_when=FIRST_COMPLETED)
+    return sorted(done, key=id)
+
+
+def _count(total: Sweep, batch: Batch, told: Told | None, size: int) -> int:
+    """Add a batch and tell of it; the size that the next batches should have."""
+    total.add(batch)
+    if told is not None:
+        told(total, batch)
+    if not batch.seconds:
+        return size
+    return max(1, min(BATCH_MAX, round(BATCH_S * batch.schedules / batch.seconds)))
 
 
 def explicit(scenario: Scenario, variant: Variant, seed: int) -> Schedule:
