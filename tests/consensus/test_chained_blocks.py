@@ -137,8 +137,10 @@ def test_a_fork_beside_the_committed_block_is_dropped(protocol: str) -> None:
     alone.hear(chain.proposal(blocks[0]))
     happened = grow(chain, alone, *blocks[1:])
     assert heights(happened) == [1]
+    other = chain.block(rival.header.view + 1, on=blocks[0])
+    alone.hear(chain.proposal(other))
     alone.feed(BlocksFetched(peer=GIVER, blocks=((blocks[0], chain.body(blocks[0])),), proof=None))
-    assert alone.engine.block(blocks[1].id) is not None, "a block at the head's own height changes nothing"
+    assert alone.engine.block(other.id) is not None, "a block at the head's own height makes no room for itself"
     alone.hear(chain.proposal(rival))
     assert alone.engine.block(rival.id) is None
     assert rival.header.height <= alone.committed
