@@ -155,6 +155,46 @@ class AnyMaximum(Jolteon):
         return None
 
 
+class LowestOfQuorum(Jolteon):
+    """Planted: a block after a timeout need only stand as high as the lowest certificate of the quorum."""
+
+    def may_vote(
+        self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree
+    ) -> bool:
+        if header.justify.view == header.view - 1:
+            return True
+        signed = (
+            [0 if group.high_qc_view is None else group.high_qc_view for group in entry_proof.groups]
+            if entry_proof
+            else []
+        )
+        return bool(signed) and header.justify.view >= min(signed)
+
+
+class OneViewTooFar(Jolteon):
+    """Planted: two views are taken for consecutive when one lies between."""
+
+    def commit_target(self, certificate: Certificate, tree: BlockTree) -> Entry | None:
+        child = tree.get(certificate.block_id)
+        parent = None if child is None else tree.get(child.parent)
+        return parent if child is not None and parent is not None and child.view <= parent.view + 2 else None
+
+    def is_committed(self, chain: Sequence[BlockHeader]) -> bool:
+        return len(chain) >= 2 and chain[-1].view <= chain[-2].view + 2
+
+
+class LockLags(HotStuff):
+    """Planted: the lock is taken one generation too late."""
+
+    def lock_after(self, lock: Certificate, header: BlockHeader, tree: BlockTree) -> Certificate:
+        parent = tree.get(header.justify.block_id)
+        older = None if parent is None else tree.get(parent.parent)
+        if older is None:
+            return lock
+        candidate = older.block.header.justify
+        return candidate if candidate.view > lock.view else lock
+
+
 # --- engines -----------------------------------------------------------------------------------------------------
 
 
@@ -309,9 +349,7 @@ class _ForgetsState(ChainedEngine):
     """Starts from records that were changed."""
 
     def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
-        kept = tuple(
-            changed for changed in (self.forget(record) for record in recovered.safety) if changed is not None
-        )
+        kept = tuple(changed for changed in (self.forget(record) for record in recovered.safety) if changed is not None)
         return super().start(msgspec.structs.replace(recovered, safety=kept), now)
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:

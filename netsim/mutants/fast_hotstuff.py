@@ -6,7 +6,8 @@ the highest certificate that a quorum's NewView messages name:
 ::
 
     on block B(v):  b1 = block(B.justify); b0 = block(b1.justify)
-      preferred = max(preferred, b1.view); high_qc = max(high_qc, B.justify); commit b0 (correct: iff b1.view == b0.view+1)
+      preferred = max(preferred, b1.view); high_qc = max(high_qc, B.justify)
+      commit b0 (correct: iff b1.view == b0.view+1)
       vote iff B's proposer leads my round, B.view > last voted view, b1.view >= preferred; my round = max(round, v+1)
 
 Two blocks that are parent and child, but not of consecutive views, do not exclude a certificate between them: the

@@ -106,6 +106,9 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
            scenario="silent-first-leader"),
     *_both("N3", "no entitlement to a view", engines.NoEntitlement, scenario="far-future-proposal"),
     _both("N4", "votes only to a silent next leader", engines.VotesToNextLeader, scenario="every-fourth-silent")[1],
+    _rules("P1", "planted: the lowest certificate of a quorum counts, not the highest", engines.LowestOfQuorum()),
+    _rules("P2", "planted: commits over a gap of one view", engines.OneViewTooFar()),
+    _rules("P3", "planted: the lock is taken one generation too late", engines.LockLags()),
     *_both("R1", "a restart loses the last proposal", engines.ForgetsProposal, scenario=CRASHES),
     *_both("R2", "a restart loses the last timeout", engines.ForgetsTimeout, scenario=CRASHES),
     *_both("R3", "a restart loses the highest certificates", engines.ForgetsHighCertificate, scenario=CRASHES),
@@ -116,7 +119,8 @@ NOT_BUILT: Final = (
     ("F1-F7", "Casper FFG"), ("J4-J7", "order votes"), ("X1-X3", "Simplex"), ("N2", "HotStuff-2"), ("R4", "Simplex"),
 )  # fmt: skip
 CONTROLS: Final = (
-    ("D6", "mutated-proposals"), ("D6", "swarm-actors"), ("L3", "deaf-node"), ("L7", "swarm-healing"), ("swarm", SEARCH),
+    ("D6", "mutated-proposals"), ("D6", "swarm-actors"), ("L3", "deaf-node"), ("L7", "swarm-healing"),
+    ("swarm", SEARCH),
     ("restarts", CRASHES), ("calm", "calm"),
 )  # fmt: skip
 """Scenarios that every correct protocol must pass in silence."""
