@@ -290,7 +290,12 @@ class World:
             recovered = host.journal.recover(len(host.ledger))
             for watcher in self.watchers:
                 watcher.started(host, recovered)
-            self._perform(host, host.replica.start(recovered, self.local(host)))
+            try:
+                step = host.replica.start(recovered, self.local(host))
+            except Exception as error:
+                self._broke(host, PeerConnected(host.peer), error)  # of a start, the event is oneself
+                return
+            self._perform(host, step)
 
     def connect(self, hosts: Sequence[Host]) -> None:
         """Tell these nodes and those that run of each other."""
@@ -445,7 +450,7 @@ class World:
         deadline = deadline_ns if host.clock is None else self._world_time(host, deadline_ns)
         heappush(self.heap, (max(deadline, self.now), self.sequence, host, host.life, event))
         replica = host.replica
-        if replica is not None:
+        if replica is not None and not name.startswith(TIMER_PREFIX):
             view = replica.status().view
             if view > host.view:
                 self._entered(host, view)

@@ -7,7 +7,7 @@ from typing import Final, cast
 
 import msgspec
 
-from consensus.engine import BlockRecord, Commit, Event, Record, Recovered, SafetyRecord, TimerFired
+from consensus.engine import BlockRecord, Commit, Event, PeerConnected, Record, Recovered, SafetyRecord, TimerFired
 from consensus.protocols.chained_types import TimeoutCertificate
 from consensus.types import BlockId, Certificate
 from netsim.oracles.judge import CertifiedFact, Judge, SignedFact
@@ -225,5 +225,7 @@ class NoExceptions:
     def broke(self, host: Host, event: Event, error: Exception) -> None:
         if host.honest:
             oracle = self.id if isinstance(event, TimerFired) else "X1"
-            text = f"node {host.position} stops on {type(event).__name__}: {type(error).__name__}: {error}"
+            start = isinstance(event, PeerConnected) and event.peer == host.peer
+            what = "its start" if start else type(event).__name__
+            text = f"node {host.position} stops on {what}: {type(error).__name__}: {error}"
             self.judge.fire(oracle, host, text)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from consensus.engine import Commit, SafetyRecord
+from consensus.engine import BlockRecord, Commit, SafetyRecord
 from consensus.protocols.registry import protocol_named
 from consensus.types import Vote, VoteSubject, bitmap_of
 from netsim.committee import committee_of
 from netsim.oracles.judge import Judge, Oracle, members, vote_content
 from netsim.oracles.registry import ORACLE_IDS, oracles_named
 from netsim.oracles.safety import Monotone, OneSubjectPerSlot
-from netsim.schedule import Schedule
+from netsim.schedule import Crash, Schedule
 from netsim.simulation import build, run_schedule, run_world
 from netsim.world import World
 
@@ -89,6 +89,16 @@ def test_a_lock_that_falls_fires_s5() -> None:
     assert fired(world) == []
     judge.stored(world.hosts[1], [SafetyRecord(kind="vote", subject=b"", state=state(2))])
     assert set(fired(world)) == {"S5"}
+
+
+def test_an_exception_at_a_start_is_told_and_the_others_go_on() -> None:
+    def no_blocks(record: object) -> bool:
+        return not isinstance(record, BlockRecord)
+
+    crash = Crash(at_height=3, nodes=(1,), restart_ms=5)
+    result = run_schedule(Schedule(faults=(crash,), oracles=("S12",)), keep=no_blocks)
+    assert result.verdict == "X1"
+    assert "stops on its start: KeyError" in result.violations[0].text or "ValueError" in result.violations[0].text
 
 
 class EveryHeight:
