@@ -435,23 +435,31 @@ def run_puppet(
     cluster.run(DURATION_NS, until=lambda: _highest_view(honest) > VIEWS)
     if heals:
         puppet.silent = True
-        cluster.route = lambda source, target, message, now: (MILLISECOND,)
-        cluster.crash_point = lambda node, where: None
-        cluster.start(*[node for node in honest if node.replica is None])
-        goal = max(cluster.heights()) + 3
-        alive = cluster.run(HEALING_NS, until=lambda: all(len(node.ledger) >= goal for node in honest))
-        assert alive, f"seed {seed}: no progress after healing: {cluster.heights()}, goal {goal}"
+        _heal(cluster, honest, seed)
+    _judge_accusations(cluster, honest, seed)
+    return cluster
+
+
+def _heal(cluster: Cluster, honest: Sequence[Node], seed: int) -> None:
+    """A well network, and everybody up: the honest must go on."""
+    cluster.route = lambda source, target, message, now: (MILLISECOND,)
+    cluster.crash_point = lambda node, where: None
+    cluster.start(*[node for node in honest if node.replica is None])
+    goal = max(cluster.heights()) + 3
+    alive = cluster.run(HEALING_NS, until=lambda: all(len(node.ledger) >= goal for node in honest))
+    assert alive, f"seed {seed}: no progress after healing: {cluster.heights()}, goal {goal}"
+
+
+def _judge_accusations(cluster: Cluster, honest: Sequence[Node], seed: int) -> None:
     for node in honest:
         for reject in node.rejects:
-            assert reject.peer == cluster.committee.peer(PUPPET), (
-                f"seed {seed}: {node.name} accuses the honest: {reject}"
-            )
+            accused = f"seed {seed}: {node.name} accuses the honest: {reject}"
+            assert reject.peer == cluster.committee.peer(PUPPET), accused
         for evidence in node.evidence:
             assert isinstance(evidence.first, Vote | Proposal)
             first = evidence.first
             signer = first.signer if isinstance(first, Vote) else first.header.proposer
             assert signer == PUPPET, f"seed {seed}: evidence against honest validator {signer}"
-    return cluster
 
 
 def _highest_view(nodes: Sequence[Node]) -> int:
