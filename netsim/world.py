@@ -240,6 +240,8 @@ class World:
             if len(trace) > HASH_BATCH_BYTES:
                 self._hash.update(trace)
                 trace.clear()
+                if self.events > EVENTS_MAX:
+                    raise RuntimeError(f"{EVENTS_MAX} events and no end: an actor or a protocol feeds itself")
 
     def feed(self, host: Host, event: Event, sequence: int = 0) -> None:
         """Let a node handle an event, and perform what it decides."""

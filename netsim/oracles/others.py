@@ -84,6 +84,26 @@ class Accountable:
         return signer, kind, view, message.signature
 
 
+class NoFalseBlame:
+    """X2: no honest node rejects what an honest node sent."""
+
+    id = "X2"
+
+    def attach(self, judge: Judge) -> None:
+        self.judge = judge
+        judge.on_end.append(self.end)
+
+    def end(self) -> None:
+        hosts = self.judge.world.hosts
+        honest = {host.peer: host.position for host in hosts if host.honest}
+        for host in hosts:
+            for reject in host.rejects if host.honest else ():
+                if reject.peer in honest:
+                    text = f"node {host.position} rejects honest node {honest[reject.peer]}: {reject.reason}"
+                    self.judge.fire(self.id, host, text)
+                    return
+
+
 class OneStream:
     """O1: the stream of payloads is a function of the committed blocks: after each height the same on every honest
     node, over restarts."""

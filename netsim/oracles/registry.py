@@ -10,6 +10,7 @@ from netsim.oracles.others import (
     Accountable,
     Bounded,
     Milestones,
+    NoFalseBlame,
     NoTimer,
     OneStream,
     Progress,
@@ -33,7 +34,7 @@ OracleFactory = Callable[[], Oracle]
 ORACLES: Final[tuple[OracleFactory, ...]] = (
     Agreement, AppendOnly, OneSubjectPerSlot, DurableFirst, Monotone, OneCertificatePerView, CertificatesVerify,
     CertifiedExtendsCommitted, NoExceptions, Retrievable, ViewsInStep, Progress, NoTimer, Responsive, Accountable,
-    OneStream, Bounded, Milestones,
+    OneStream, Bounded, Milestones, NoFalseBlame,
 )  # fmt: skip
 ORACLE_IDS: Final = tuple(sorted([*(factory().id for factory in ORACLES), "L3", "X1", "R2"]))
 

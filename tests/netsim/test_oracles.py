@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from consensus.engine import BlockRecord, Commit, SafetyRecord
+from consensus.engine import BlockRecord, Commit, Reject, SafetyRecord
 from consensus.protocols.registry import protocol_named
 from consensus.types import Vote, VoteSubject, bitmap_of
 from netsim.committee import committee_of
@@ -89,6 +89,17 @@ def test_a_lock_that_falls_fires_s5() -> None:
     assert fired(world) == []
     judge.stored(world.hosts[1], [SafetyRecord(kind="vote", subject=b"", state=state(2))])
     assert set(fired(world)) == {"S5"}
+
+
+def test_blame_of_the_honest_fires_x2_and_of_the_faulty_does_not() -> None:
+    world, judge = world_and_judge(*oracles_named(("X2",)))
+    world.hosts[2].honest = False
+    world.hosts[0].rejects.append(Reject(world.hosts[2].peer, "he is faulty"))
+    judge.end()
+    assert fired(world) == []
+    world.hosts[0].rejects.append(Reject(world.hosts[1].peer, "he is not"))
+    judge.end()
+    assert fired(world) == ["X2"]
 
 
 def test_an_exception_at_a_start_is_told_and_the_others_go_on() -> None:
