@@ -30,6 +30,7 @@ from rollup_adapters.base import (
     SequencedBlock,
 )
 from rollup_adapters.host import AdapterHost, AdapterSpec, AdapterUnavailable, HostLimits
+from rollup_adapters.host.supervisor import NICENESS_ABOVE_OURS
 from rollup_adapters.raw import RawAdapter
 from tests.rollup_adapters.common import install
 
@@ -266,7 +267,7 @@ async def test_runs_at_lower_priority_and_may_print(spec: AdapterSpec, capfd: py
         assert await host.query("echo", 1) == 1
         assert host.process_id is not None
         ours, its = (os.getpriority(os.PRIO_PROCESS, pid) for pid in (0, host.process_id))
-        assert its == min(19, ours + 5)
+        assert its == min(19, ours + NICENESS_ABOVE_OURS)
     captured = capfd.readouterr()
     assert captured.out == ""
     assert "a line that would garble the stream" in captured.err
@@ -307,6 +308,7 @@ NODE = """
 import sys, trio
 from pathlib import Path
 from rollup_adapters.host import AdapterHost, AdapterSpec, HostLimits
+from rollup_adapters.host.supervisor import NICENESS_ABOVE_OURS
 
 async def main():
     spec = AdapterSpec(adapter="temperamental", rollup_id=7, directory=Path(sys.argv[1]), settings={})
