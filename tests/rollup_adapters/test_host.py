@@ -308,7 +308,6 @@ NODE = """
 import sys, trio
 from pathlib import Path
 from rollup_adapters.host import AdapterHost, AdapterSpec, HostLimits
-from rollup_adapters.host.supervisor import NICENESS_ABOVE_OURS
 
 async def main():
     spec = AdapterSpec(adapter="temperamental", rollup_id=7, directory=Path(sys.argv[1]), settings={})
