@@ -218,7 +218,7 @@ def _footer(status: NodeStatus) -> str:
     history = f"pruned below {status.archive_from:,}" if status.archive_from > 1 else "the whole history"
     evidence = f" · {status.evidence} equivocations seen" if status.evidence else ""
     return (
-        f"<footer>{observers} observers connected · keeps {history}{evidence} · "
+        f"<footer>{observers} observer{'' if observers == 1 else 's'} connected · keeps {history}{evidence} · "
         '<a href="/v1/status">status</a> · <a href="/metrics">metrics</a> · <a href="/openapi.json">openapi.json</a>'
         "</footer>"
     )
