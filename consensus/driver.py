@@ -19,6 +19,7 @@ from typing import Final, assert_never
 import msgspec
 import trio
 
+from consensus.block_tree import ENTRIES_MAX
 from consensus.codec import Malformed
 from consensus.engine import (
     BlocksLoaded,
@@ -54,6 +55,8 @@ EVENTS_PER_SYNC_MAX: Final = 256
 QUEUE_MAX: Final = 4096
 """Entries of each queue between the loop and a task. Only our own decisions fill them, so a full one is a bug or a
 dead task."""
+CHECKS_MAX: Final = 2 * ENTRIES_MAX
+"""Bodies to be judged: of each block in the tree at most one full check and one of a certified body."""
 LEDGER_QUEUE_MAX: Final = 512
 """Commits that the ledger has not taken: beyond, no event is handled until it has."""
 INBOX_MAX: Final = 64
@@ -102,7 +105,7 @@ class Driver:
         self._sleep = trio.CancelScope()
         self._build_scope: trio.CancelScope | None = None
         self._to_sign, self._signing = trio.open_memory_channel[Sign](QUEUE_MAX)
-        self._to_check, self._checking = trio.open_memory_channel[CheckPayload](QUEUE_MAX)
+        self._to_check, self._checking = trio.open_memory_channel[CheckPayload](CHECKS_MAX)
         self._wanted_build: BuildPayload | None = None
         self._build_wanted = trio.Event()
         self._to_load, self._loading = trio.open_memory_channel[LoadBlocks](QUEUE_MAX)

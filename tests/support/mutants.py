@@ -5,89 +5,26 @@ ours, altered. Their names are those of the simulator's design.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
 import pytest
 
-from consensus.block_tree import BlockTree, Entry
-from consensus.engine import Recovered, Refusal
+from consensus.engine import Recovered
 from consensus.protocols.chained import ChainedEngine
-from consensus.protocols.chained_types import TimeoutCertificate
-from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
 from consensus.protocols.registry import HOTSTUFF, JOLTEON, ProtocolDefinition, chained
-from consensus.types import BlockHeader, Certificate
+from netsim.mutants.engines import (
+    AnyMaximum,
+    NoLock,
+    NoLockThree,
+    OneChain,
+    ThreeChainAnyViews,
+    TwoChainAnyViews,
+    TwoChainThreeLock,
+)
 from tests.support.cluster import MILLISECOND, Cluster, Crash, MemoryJournal, Node
-
-
-class UncheckedVotes(Jolteon):
-    """S4: no safety check."""
-
-    def may_vote(
-        self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree
-    ) -> bool:
-        return True
-
-
-class VotesWithoutLock(HotStuff):
-    """S4: no lock."""
-
-    def may_vote(
-        self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree
-    ) -> bool:
-        return True
-
-
-class OneChain(Jolteon):
-    """S5: commits what is certified."""
-
-    def commit_target(self, certificate: Certificate, tree: BlockTree) -> Entry | None:
-        return tree.get(certificate.block_id)
-
-    def is_committed(self, chain: Sequence[BlockHeader]) -> bool:
-        return len(chain) >= 1
-
-
-class TwoChainWithTheLockOfThree(HotStuff):
-    """S6."""
-
-    def commit_target(self, certificate: Certificate, tree: BlockTree) -> Entry | None:
-        return Jolteon().commit_target(certificate, tree)
-
-    def is_committed(self, chain: Sequence[BlockHeader]) -> bool:
-        return Jolteon().is_committed(chain)
-
-
-class TwoChainOverGaps(Jolteon):
-    """S7: views need not be consecutive."""
-
-    def commit_target(self, certificate: Certificate, tree: BlockTree) -> Entry | None:
-        child = tree.get(certificate.block_id)
-        return None if child is None else tree.get(child.parent)
-
-    def is_committed(self, chain: Sequence[BlockHeader]) -> bool:
-        return len(chain) >= 2
-
-
-class ThreeChainOverGaps(HotStuff):
-    """S8: views need not be consecutive."""
-
-    def commit_target(self, certificate: Certificate, tree: BlockTree) -> Entry | None:
-        grandchild = tree.get(certificate.block_id)
-        child = None if grandchild is None else tree.get(grandchild.parent)
-        return None if child is None else tree.get(child.parent)
-
-    def is_committed(self, chain: Sequence[BlockHeader]) -> bool:
-        return len(chain) >= 3
-
-
-class HiddenMaximum(Jolteon):
-    """J1: what a timeout certificate shows need not be the highest that its quorum signed."""
-
-    def check_timeout_certificate(self, certificate: TimeoutCertificate) -> Refusal | None:
-        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,13 +110,13 @@ def crashes(cluster: Cluster, draw: random.Random) -> None:
 MUTANTS = (
     Mutant(name="S1 jolteon", definition=JOLTEON, protocol="jolteon", prepare=quorum_of_two),
     Mutant(name="S1 hotstuff", definition=HOTSTUFF, protocol="hotstuff", prepare=quorum_of_two),
-    Mutant(name="S4 jolteon", definition=chained("jolteon", UncheckedVotes()), protocol="jolteon"),
-    Mutant(name="S4 hotstuff", definition=chained("hotstuff", VotesWithoutLock()), protocol="hotstuff"),
+    Mutant(name="S4 jolteon", definition=chained("jolteon", NoLock()), protocol="jolteon"),
+    Mutant(name="S4 hotstuff", definition=chained("hotstuff", NoLockThree()), protocol="hotstuff"),
     Mutant(name="S5", definition=chained("jolteon", OneChain()), protocol="jolteon"),
-    Mutant(name="S6", definition=chained("hotstuff", TwoChainWithTheLockOfThree()), protocol="hotstuff"),
-    Mutant(name="S7", definition=chained("jolteon", TwoChainOverGaps()), protocol="jolteon"),
-    Mutant(name="S8", definition=chained("hotstuff", ThreeChainOverGaps()), protocol="hotstuff"),
-    Mutant(name="J1", definition=chained("jolteon", HiddenMaximum()), protocol="jolteon"),
+    Mutant(name="S6", definition=chained("hotstuff", TwoChainThreeLock()), protocol="hotstuff"),
+    Mutant(name="S7", definition=chained("jolteon", TwoChainAnyViews()), protocol="jolteon"),
+    Mutant(name="S8", definition=chained("hotstuff", ThreeChainAnyViews()), protocol="hotstuff"),
+    Mutant(name="J1", definition=chained("jolteon", AnyMaximum()), protocol="jolteon"),
     Mutant(name="J2", definition=JOLTEON, protocol="jolteon", alter=low_timeouts),
     Mutant(name="J3", definition=JOLTEON, protocol="jolteon", alter=votes_after_timeouts, rare=True),
     Mutant(name="S9 jolteon", definition=JOLTEON, protocol="jolteon", prepare=forgetting("vote")),
