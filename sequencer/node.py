@@ -268,17 +268,25 @@ async def open_node(config: Config, *, passphrase: str | None = None) -> AsyncIt
     )
     config.data_directory.mkdir(parents=True, exist_ok=True)
     spec = config.spec
-    async with (
-        ChainStore.open(config.data_directory / CHAIN_FILE, spec.hash) as store,
-        IndexStore.open(
-            config.data_directory / INDEX_FILE, spec.hash, window_heights=spec.deduplication_heights
-        ) as index,
-        open_transport(_transport_config(config), keys.tls, Random(int.from_bytes(keys.tls.peer))) as transport,
-        trio.open_nursery() as nursery,
-    ):
-        node = await _assemble(config, genesis, keys, store, index, transport, nursery)
-        yield node
-        nursery.cancel_scope.cancel()
+    fault: Exception | None = None
+    try:
+        async with (
+            ChainStore.open(config.data_directory / CHAIN_FILE, spec.hash) as store,
+            IndexStore.open(
+                config.data_directory / INDEX_FILE, spec.hash, window_heights=spec.deduplication_heights
+            ) as index,
+            open_transport(_transport_config(config), keys.tls, Random(int.from_bytes(keys.tls.peer))) as transport,
+            trio.open_nursery() as nursery,
+        ):
+            node = await _assemble(config, genesis, keys, store, index, transport, nursery)
+            try:
+                yield node
+            except Exception as error:
+                fault = error
+            nursery.cancel_scope.cancel()
+    finally:
+        if fault is not None:
+            raise fault  # as it was raised in the block, not in the groups that the nurseries would make of it
 
 
 async def _assemble(

@@ -158,6 +158,13 @@ async def test_a_failing_disk_stops_the_node_loudly(tmp_path: Path, monkeypatch:
             await nodes[0].wait(await nodes[0].submit(rollup_id=7, transaction=b"afterwards"))
 
 
+async def test_what_is_raised_in_the_block_leaves_it_as_it_is(tmp_path: Path) -> None:
+    (home, *_) = homes(tmp_path, validators=1)
+    with pytest.raises(LookupError, match="of the embedding program"):
+        async with open_node(Config.load(home / "node.toml")):
+            raise LookupError("of the embedding program")
+
+
 async def test_a_full_mempool_refuses_and_recovers(tmp_path: Path) -> None:
     files = homes(tmp_path)
     for home in files:
