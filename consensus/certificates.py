@@ -14,6 +14,7 @@ from consensus.crypto.scheme import Scheme
 from consensus.engine import Refusal
 from consensus.epochs import EpochInfo
 from consensus.types import (
+    NIL_BLOCK,
     Bitmap,
     Certificate,
     Subject,
@@ -47,30 +48,50 @@ class QuorumChecker:
             keys[signer], self._epoch.domain.bytes_to_sign(subject), signature
         )
 
-    def check(self, certificate: Certificate) -> Refusal | None:
-        """None for this epoch's genesis certificate and for a quorum's signatures over one vote; the reason
-        otherwise."""
+    def check(self, certificate: Certificate, *kinds: str) -> Refusal | None:
+        """None for this epoch's genesis certificate and for a quorum's signatures over one vote for a block; the
+        reason otherwise. ``kinds`` are the signing kinds that will do here: without any, those that a block may stand
+        on."""
+        if certificate == self._epoch.genesis:
+            return None
+        return self._remembered(certificate, self._block_fault(certificate, kinds or self._kinds))
+
+    def check_nil(self, certificate: Certificate, kind: str) -> Refusal | None:
+        """None for a quorum's signatures over one vote of ``kind`` for no block; the reason otherwise."""
+        if certificate.kind != kind:
+            return Refusal(f"certificate: of kind {certificate.kind!r}, expected {kind!r}")
+        if (certificate.block_id, certificate.height, certificate.justify_view) != (NIL_BLOCK, 0, 0):
+            return Refusal("certificate: names a block where none belongs")
+        return self._remembered(certificate, None)
+
+    def _remembered(self, certificate: Certificate, fault: str | None) -> Refusal | None:
+        if fault is not None:
+            return Refusal(f"certificate: {fault}")
         if certificate in self._verified:
             return None
         refusal = self._check(certificate)
         if refusal is None:
-            if len(self._verified) >= VERIFIED_MAX:
-                del self._verified[next(iter(self._verified))]
-            self._verified[certificate] = None
+            self._remember(certificate)
         return refusal
 
-    def _check(self, certificate: Certificate) -> Refusal | None:
+    def _remember(self, certificate: Certificate) -> None:
+        if len(self._verified) >= VERIFIED_MAX:
+            del self._verified[next(iter(self._verified))]
+        self._verified[certificate] = None
+
+    def _block_fault(self, certificate: Certificate, kinds: tuple[str, ...]) -> str | None:
         genesis = self._epoch.genesis
-        if certificate == genesis:
-            return None
         if certificate.view == 0 or certificate.block_id == genesis.block_id:
-            return Refusal("certificate: names the epoch's boundary but is not its genesis certificate")
+            return "names the epoch's boundary but is not its genesis certificate"
+        if certificate.kind not in kinds:
+            return f"kind {certificate.kind!r} certifies no block"
+        if certificate.height <= genesis.height or certificate.justify_view >= certificate.view:
+            return "height or justify view cannot be"
+        return None
+
+    def _check(self, certificate: Certificate) -> Refusal | None:
         if certificate.epoch != self._epoch.epoch:
             return Refusal(f"certificate: epoch {certificate.epoch}, expected {self._epoch.epoch}")
-        if certificate.kind not in self._kinds:
-            return Refusal(f"certificate: kind {certificate.kind!r} certifies no block")
-        if certificate.height <= genesis.height or certificate.justify_view >= certificate.view:
-            return Refusal("certificate: height or justify view cannot be")
         refusal = self.check_quorum(certificate.signers)
         if refusal is not None:
             return refusal
@@ -145,9 +166,7 @@ class QuorumChecker:
             signers=signers,
             signature=signature,
         )
-        if len(self._verified) >= VERIFIED_MAX:
-            del self._verified[next(iter(self._verified))]
-        self._verified[certificate] = None
+        self._remember(certificate)
         return certificate
 
     def _keys(self, signers: Sequence[ValidatorIndex]) -> tuple[bytes, ...]:

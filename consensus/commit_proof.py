@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import msgspec
+
 from consensus.certificates import QuorumChecker
 from consensus.codec import digest
 from consensus.engine import Refusal
@@ -23,7 +25,22 @@ def check_commit_proof(
     checker: QuorumChecker,
     is_committed: Callable[[Sequence[BlockHeader]], bool],
 ) -> Refusal | None:
-    """None when ``proof`` shows the block of ``header`` committed; the reason otherwise."""
+    """None when ``proof`` shows the block of ``header`` committed by a pattern of views; the reason otherwise."""
+    chain = linked_headers(proof, header, epoch)
+    if isinstance(chain, Refusal):
+        return chain
+    if proof.certificate.view != chain[-1].view:
+        return Refusal("commit proof: the certificate is not the last header's")
+    if proof.confirmation is not None:
+        return Refusal("commit proof: a confirmation where none belongs")
+    if not is_committed(chain):
+        return Refusal("commit proof: these views commit nothing")
+    return checker.check(proof.certificate)
+
+
+def linked_headers(proof: CommitProof, header: BlockHeader, epoch: EpochInfo) -> tuple[BlockHeader, ...] | Refusal:
+    """``header`` and its descendants in ``proof``, oldest first, each standing on the one before, the last of them the
+    block that the certificate names. What the certificate is worth is not judged here."""
     if proof.epoch != epoch.epoch or header.epoch != epoch.epoch or header.chain != epoch.chain:
         return Refusal("commit proof: of another chain or epoch")
     chain = (header, *proof.headers)
@@ -32,12 +49,9 @@ def check_commit_proof(
         if not linked or child.epoch != epoch.epoch or child.chain != epoch.chain or child.view <= parent.view:
             return Refusal("commit proof: the headers do not follow from each other")
     last = chain[-1]
-    certificate = proof.certificate
-    if (certificate.block_id, certificate.height, certificate.view) != (digest(last), last.height, last.view):
+    if (proof.certificate.block_id, proof.certificate.height) != (digest(last), last.height):
         return Refusal("commit proof: the certificate is not the last header's")
-    if not is_committed(chain):
-        return Refusal("commit proof: these views commit nothing")
-    return checker.check(certificate)
+    return chain
 
 
 def extend(proof: CommitProof, headers: Sequence[BlockHeader]) -> CommitProof | None:
@@ -46,4 +60,4 @@ def extend(proof: CommitProof, headers: Sequence[BlockHeader]) -> CommitProof | 
     joined = (*headers, *proof.headers)
     if len(joined) > PATH_LENGTH_MAX:
         return None
-    return CommitProof(epoch=proof.epoch, headers=joined, certificate=proof.certificate)
+    return msgspec.structs.replace(proof, headers=joined)

@@ -46,7 +46,7 @@ from consensus.engine import (
     TimerFired,
 )
 from consensus.ports import Archive, Clock, CommitSink, Connected, Journal, PayloadSource, Signer, Transport
-from consensus.protocols.registry import ProtocolDefinition
+from consensus.protocols.definition import ProtocolDefinition
 from consensus.replica import Replica
 from consensus.types import Height, Nanoseconds
 

@@ -29,6 +29,8 @@ SYNC_BLOCKS_MAX: Final = 256
 SYNC_BYTES_MAX: Final = 8 * 1024 * 1024
 """An answer to a sync request ends with the block whose body crosses this."""
 
+NIL_BLOCK: Final = bytes(HASH_SIZE)
+"""What a vote for no block names; its height and justify view are 0."""
 EMPTY_PAYLOAD_ROOT: Final = bytes(HASH_SIZE)
 """The root of the payload of no bytes."""
 
@@ -110,11 +112,13 @@ class Block:
 
 class CommitProof(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """Shows a stranger that a block is committed: its descendants, oldest first, up to the one that ``certificate``
-    certifies. What pattern of views commits is the protocol's rule (``Engine.verify_commit``)."""
+    certifies. What commits is the protocol's rule (``Engine.verify_commit``): a pattern of views, or the kind of the
+    certificate, or a ``confirmation``, a second quorum over the same block by those who saw the first."""
 
     epoch: Integer
     headers: Annotated[tuple[BlockHeader, ...], Meta(max_length=PATH_LENGTH_MAX)]
     certificate: Certificate
+    confirmation: Certificate | None = None
 
 
 # --- what is signed ------------------------------------------------------------------------------------------
@@ -261,6 +265,20 @@ def vote_subject(vote: Vote) -> VoteSubject:
         block_id=vote.block_id,
         height=vote.height,
         justify_view=vote.justify_view,
+    )
+
+
+def vote_of(subject: VoteSubject, signer: ValidatorIndex, signature: bytes) -> Vote:
+    """The message that carries a signed vote."""
+    return Vote(
+        kind=subject.kind,
+        epoch=subject.epoch,
+        view=subject.view,
+        block_id=subject.block_id,
+        height=subject.height,
+        justify_view=subject.justify_view,
+        signer=signer,
+        signature=signature,
     )
 
 

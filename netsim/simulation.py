@@ -10,7 +10,8 @@ from typing import assert_never
 import msgspec
 
 from consensus.engine import Record
-from consensus.protocols.registry import ProtocolDefinition, protocol_named
+from consensus.protocols.definition import ProtocolDefinition
+from consensus.protocols.registry import protocol_named
 from consensus.types import PeerId
 from netsim.actors.registry import ACTORS, COPIED, HONEST_KINDS, ActorFactory, actor_kinds
 from netsim.committee import Committee, committee_of

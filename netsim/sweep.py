@@ -19,7 +19,8 @@ from typing import Final
 
 import msgspec
 
-from consensus.protocols.registry import ProtocolDefinition, protocol_named
+from consensus.protocols.definition import ProtocolDefinition
+from consensus.protocols.registry import protocol_named
 from netsim.mutants.registry import mutant_named
 from netsim.scenario import Scenario, expand
 from netsim.schedule import BadSchedule, Schedule, check

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from consensus.protocols.registry import ProtocolDefinition
+from consensus.protocols.definition import ProtocolDefinition
 from netsim.scenario import Scenario, expand, load
 from netsim.schedule import Schedule
 from netsim.simulation import Result, run_schedule

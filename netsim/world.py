@@ -45,7 +45,7 @@ from consensus.engine import (
     Step,
     TimerFired,
 )
-from consensus.protocols.registry import ProtocolDefinition
+from consensus.protocols.definition import ProtocolDefinition
 from consensus.replica import Replica
 from consensus.types import EMPTY_PAYLOAD_ROOT, BlockId, PeerId, ValidatorIndex, View
 from netsim.committee import Committee

@@ -9,7 +9,8 @@ from consensus.crypto.scheme import Scheme
 from consensus.engine import Engine, Refusal
 from consensus.epochs import EpochInfo, first_epoch
 from consensus.genesis import ChainSpec, check_chain_spec
-from consensus.protocols.registry import ProtocolDefinition, protocol_named
+from consensus.protocols.definition import ProtocolDefinition
+from consensus.protocols.registry import protocol_named
 from consensus.types import BlockHeader, CommitProof, Epoch
 
 

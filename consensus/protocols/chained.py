@@ -65,8 +65,8 @@ from consensus.engine import (
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND, TimeoutTally, view_duration
-from consensus.protocols.chained_blocks import ChainedBlocks
-from consensus.protocols.chained_checks import FirstProposals, proposal_fault, timeout_fault, vote_fault, without_body
+from consensus.protocols.block_pipeline import BlockPipeline
+from consensus.protocols.chained_checks import proposal_fault, timeout_fault, vote_fault
 from consensus.protocols.chained_state import Restored, SafetyState, restore
 from consensus.protocols.chained_types import (
     Certificates,
@@ -75,6 +75,7 @@ from consensus.protocols.chained_types import (
     TimeoutCertificate,
     TimeoutSubject,
 )
+from consensus.protocols.proposal_checks import FirstProposals, without_body
 from consensus.protocols.rules import ChainedRules
 from consensus.protocols.timeout_certificates import TimeoutCertifier
 from consensus.safety import Forbidden, SafetyGuard
@@ -95,6 +96,7 @@ from consensus.types import (
     View,
     Vote,
     VoteSubject,
+    vote_of,
 )
 from consensus.vote_tally import BadSignature, Counted, Equivocated, Ignored, VoteTally
 
@@ -132,7 +134,7 @@ class ChainedEngine:
         self._checker = QuorumChecker(epoch, scheme, (VOTE,))
         self._certifier = TimeoutCertifier(epoch, self._checker, rules)
         self._out = StepBuilder()
-        self._blocks = ChainedBlocks(epoch, self._checker, rules, self._out)
+        self._blocks = BlockPipeline(epoch, self._checker, rules, self._out)
         self._guard = SafetyGuard()
         self._votes = VoteTally(epoch.validators, self._checker)
         self._timeouts: TimeoutTally[Timeout] = TimeoutTally(epoch.validators)
@@ -147,7 +149,7 @@ class ChainedEngine:
         self._entered_ns: Nanoseconds = 0
         self._now: Nanoseconds = 0
         self._candidate: _Candidate | None = None
-        self._first_proposals = FirstProposals()
+        self._first_proposals: FirstProposals[Proposal] = FirstProposals()
         self._building: tuple[View, Certificate] | None = None
         self._proposed_view: View = 0
         self._proposing: tuple[Block, memoryview, TimeoutCertificate | None] | None = None
@@ -339,7 +341,9 @@ class ChainedEngine:
         self._arm_view_timer()
 
     def _arm_view_timer(self) -> None:
-        duration = view_duration(self._spec.pacing, self._view, self._blocks.tree.root.view, self._rules.backoff_depth)
+        duration = view_duration(
+            self._spec.pacing, self._view, self._blocks.tree.root.view, self._rules.costs.commit_views
+        )
         self._out.effects.append(SetTimer(VIEW_TIMER, self._now + duration))
 
     def _certificates(self) -> Certificates:
@@ -591,16 +595,7 @@ class ChainedEngine:
             raise RuntimeError("an observer signs nothing")
         match subject:
             case VoteSubject():
-                vote = Vote(
-                    kind=subject.kind,
-                    epoch=subject.epoch,
-                    view=subject.view,
-                    block_id=subject.block_id,
-                    height=subject.height,
-                    justify_view=subject.justify_view,
-                    signer=self._me,
-                    signature=signature,
-                )
+                vote = vote_of(subject, self._me, signature)
                 self._last_vote = vote
                 self._send_vote(vote)
                 collects = self._broadcast_votes or self._leader(vote.view + 1) == self._me

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from consensus.block_tree import BlockTree, Entry
 from consensus.engine import Refusal
 from consensus.protocols.chained_types import TimeoutCertificate
+from consensus.protocols.definition import Costs
 from consensus.types import BlockHeader, Certificate, View
 
 
@@ -28,7 +29,7 @@ class HotStuff:
     """The rules of three-chain HotStuff."""
 
     name = "hotstuff"
-    backoff_depth = 3
+    costs = Costs(commit_delays=6, commit_views=3, responsive=True, messages=lambda n: (n - 1) * (n + 1))
 
     def may_vote(
         self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree

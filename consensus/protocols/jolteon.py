@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from consensus.block_tree import BlockTree, Entry
 from consensus.engine import Refusal
 from consensus.protocols.chained_types import TimeoutCertificate
+from consensus.protocols.definition import Costs
 from consensus.types import BlockHeader, Certificate, View
 
 
@@ -30,7 +31,7 @@ class Jolteon:
     """The rules of Jolteon."""
 
     name = "jolteon"
-    backoff_depth = 2
+    costs = Costs(commit_delays=4, commit_views=2, responsive=True, messages=lambda n: (n - 1) * (n + 1))
 
     def may_vote(
         self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree

@@ -8,6 +8,7 @@ from typing import Protocol
 from consensus.block_tree import BlockTree, Entry
 from consensus.engine import Refusal
 from consensus.protocols.chained_types import TimeoutCertificate
+from consensus.protocols.definition import Costs
 from consensus.types import BlockHeader, Certificate, View
 
 
@@ -16,8 +17,7 @@ class ChainedRules(Protocol):
     block, or (Jolteon) the highest one that a voted block stood on."""
 
     name: str
-    backoff_depth: int
-    """Views that a commit takes when nothing goes wrong: no back-off before."""
+    costs: Costs
 
     def may_vote(
         self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree

@@ -14,12 +14,13 @@ from consensus.engine import FetchBlocks, Recovered, Refusal, SafetyRecord, Step
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
 from consensus.protocols.chained import ChainedEngine, _Candidate
-from consensus.protocols.chained_checks import FirstProposals
+from consensus.protocols.proposal_checks import FirstProposals
 from consensus.protocols.chained_state import SafetyState
 from consensus.protocols.chained_types import Proposal, Timeout, TimeoutCertificate
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
-from consensus.protocols.registry import ProtocolDefinition, chained
+from consensus.protocols.chained_family import chained
+from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.rules import ChainedRules
 from consensus.safety import Forbidden, Granted, SafetyGuard
 from consensus.types import BlockHeader, Certificate, Epoch, Nanoseconds, PeerId, Subject, ValidatorIndex, Vote
@@ -206,7 +207,7 @@ class _Yes(SafetyGuard):
         return super().authorize(subject, state)
 
 
-class _Forgetful(FirstProposals):
+class _Forgetful(FirstProposals[Proposal]):
     """Takes every proposal for the first."""
 
     def keep(self, proposal: Proposal) -> bool:

@@ -12,7 +12,8 @@ from typing import Final
 from consensus.protocols.chained import ChainedEngine
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
-from consensus.protocols.registry import HOTSTUFF, JOLTEON, ProtocolDefinition
+from consensus.protocols.definition import ProtocolDefinition
+from consensus.protocols.registry import HOTSTUFF, JOLTEON
 from netsim.mutants import engines, fast_hotstuff
 from netsim.mutants.engines import broken
 from netsim.schedule import BadSchedule

@@ -14,7 +14,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from consensus.engine import Commit, Event, Record, Recovered, ReportEvidence, TimerFired
-from consensus.protocols.registry import ProtocolDefinition
+from consensus.protocols.definition import ProtocolDefinition
 from consensus.types import View
 from netsim.actors.registry import COPIED
 from netsim.network import view_of

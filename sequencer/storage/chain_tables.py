@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import apsw
+import msgspec
 
 from consensus import codec
 from consensus.engine import BlockRecord, CommitRecord, SafetyRecord
@@ -234,7 +235,7 @@ def proof_for(connection: apsw.Connection, height: Height) -> CommitProof | None
     headers = tuple(checked_header(block_id, header).header for block_id, header in between)
     if len(headers) != proven - height:
         raise DamagedError(f"a block committed above height {height} and up to {proven} is missing")
-    return CommitProof(epoch=proof.epoch, headers=headers + proof.headers, certificate=proof.certificate)
+    return msgspec.structs.replace(proof, headers=headers + proof.headers)
 
 
 def proven_height_up_to(connection: apsw.Connection, from_height: Height, to_height: Height) -> Height | None:

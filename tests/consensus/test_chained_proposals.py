@@ -14,17 +14,16 @@ import pytest
 from consensus.codec import digest
 from consensus.crypto.scheme import Scheme
 from consensus.engine import CheckPayload, FetchBlocks, Received, Reject, ReportEvidence
-from consensus.protocols import chained_checks
-from consensus.protocols.chained_checks import FIRST_PROPOSALS_KEPT
+from consensus.protocols import proposal_checks
 from consensus.protocols.chained_types import Certificates, Proposal
-from consensus.protocols.registry import protocol_names
+from consensus.protocols.proposal_checks import FIRST_PROPOSALS_KEPT
 from consensus.types import EMPTY_PAYLOAD_ROOT, Block, Vote
 from tests.consensus.test_vote_tally import CountingScheme
-from tests.support.chain import Alone, Chain, Happened, grow
+from tests.support.chain import CHAINED_NAMES, Alone, Chain, Happened, grow
 from tests.support.committee import committee
 
 replace = msgspec.structs.replace
-every_protocol = pytest.mark.parametrize("protocol", protocol_names())
+every_protocol = pytest.mark.parametrize("protocol", CHAINED_NAMES)
 
 
 def setting(protocol: str) -> tuple[Chain, Alone]:
@@ -307,7 +306,7 @@ def test_a_flood_of_blocks_for_old_views_is_bounded(protocol: str) -> None:
 
 @every_protocol
 def test_first_proposals_are_forgotten_with_their_views(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chained_checks, "FIRST_PROPOSALS_KEPT", 2)
+    monkeypatch.setattr(proposal_checks, "FIRST_PROPOSALS_KEPT", 2)
     chain, alone = setting(protocol)
     for view in range(1, 10):
         alone.hear(chain.proposal(chain.block(view)))

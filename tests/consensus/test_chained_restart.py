@@ -24,15 +24,15 @@ from consensus.engine import (
 )
 from consensus.protocols.chained_state import SafetyState, restore, subjects
 from consensus.protocols.chained_types import Certificates, ChainedSubject, Proposal, Timeout
-from consensus.protocols.registry import protocol_named, protocol_names
+from consensus.protocols.registry import protocol_named
 from consensus.safety import SafetyGuard
 from consensus.types import StoredBlock, Vote
-from tests.support.chain import Alone, Chain, Happened, grow
+from tests.support.chain import CHAINED_NAMES, Alone, Chain, Happened, grow
 from tests.support.cluster import MemoryJournal
 from tests.support.committee import committee
 
 replace = msgspec.structs.replace
-every_protocol = pytest.mark.parametrize("protocol", protocol_names())
+every_protocol = pytest.mark.parametrize("protocol", CHAINED_NAMES)
 
 
 def setting(protocol: str, me: int = 3) -> tuple[Chain, Alone]:

@@ -11,13 +11,12 @@ import pytest
 from consensus.engine import FetchBlocks, PayloadVerdict, PeerConnected, Received, Send
 from consensus.genesis import Pacing
 from consensus.protocols.chained_types import Certificates, Proposal, Timeout, TimeoutSubject
-from consensus.protocols.registry import protocol_names
 from consensus.types import Vote
-from tests.support.chain import Alone, Chain, grow, refused, view_deadline_ns
+from tests.support.chain import CHAINED_NAMES, Alone, Chain, grow, refused, view_deadline_ns
 from tests.support.committee import committee
 
 replace = msgspec.structs.replace
-every_protocol = pytest.mark.parametrize("protocol", protocol_names())
+every_protocol = pytest.mark.parametrize("protocol", CHAINED_NAMES)
 PACING = Pacing(view_timeout_ms=100, idle_interval_ms=50, growth_numerator=2, growth_denominator=1, exponent_max=2)
 MILLISECOND = 1_000_000
 

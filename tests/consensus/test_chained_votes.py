@@ -16,13 +16,12 @@ from consensus.engine import (
 )
 from consensus.genesis import Pacing
 from consensus.protocols.chained_types import Certificates, Proposal
-from consensus.protocols.registry import protocol_names
 from consensus.types import Vote
-from tests.support.chain import Alone, Chain, refused, tampered
+from tests.support.chain import CHAINED_NAMES, Alone, Chain, refused, tampered
 from tests.support.committee import committee
 
 replace = msgspec.structs.replace
-every_protocol = pytest.mark.parametrize("protocol", protocol_names())
+every_protocol = pytest.mark.parametrize("protocol", CHAINED_NAMES)
 PACING = Pacing(view_timeout_ms=100, idle_interval_ms=50, growth_numerator=2, growth_denominator=1, exponent_max=2)
 MILLISECOND = 1_000_000
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from consensus.protocols.registry import protocol_names
+from tests.support.chain import CHAINED_NAMES
 from tests.support.cluster import SECOND, Cluster
 from tests.support.committee import committee
 
 
-@pytest.mark.parametrize("protocol", protocol_names())
+@pytest.mark.parametrize("protocol", CHAINED_NAMES)
 @pytest.mark.parametrize("scheme", ["simulated", "ed25519", "bls"])
 def test_four_replicas_decide(protocol: str, scheme: str) -> None:
     cluster = Cluster(committee(4, protocol=protocol, scheme=scheme), through_codec=True)

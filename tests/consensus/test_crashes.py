@@ -10,8 +10,8 @@ import pytest
 
 from consensus.engine import BlockRecord, Record
 from consensus.genesis import Pacing
-from consensus.protocols.registry import protocol_names
 from consensus.types import VoteSubject
+from tests.support.chain import CHAINED_NAMES
 from tests.support.cluster import MILLISECOND, SECOND, Cluster, Crash, Node
 from tests.support.committee import committee
 
@@ -51,7 +51,7 @@ def with_a_silent_leader(cluster: Cluster) -> None:
     )
 
 
-@pytest.mark.parametrize("protocol", protocol_names())
+@pytest.mark.parametrize("protocol", CHAINED_NAMES)
 def test_a_node_may_die_at_every_boundary(protocol: str) -> None:
     """The cluster itself asserts that nothing is signed twice and that ledgers agree; here, that everything commits."""
     boundary = 0
@@ -100,7 +100,7 @@ def kill_all_in_mid_view(cluster: Cluster, seed: int) -> None:
     cluster.run(SECOND)
 
 
-@pytest.mark.parametrize("protocol", protocol_names())
+@pytest.mark.parametrize("protocol", CHAINED_NAMES)
 def test_all_nodes_killed_at_once_come_back(protocol: str) -> None:
     for seed in range(KILLS_OF_ALL // 10):
         cluster = new_cluster(protocol, seed)
@@ -109,7 +109,7 @@ def test_all_nodes_killed_at_once_come_back(protocol: str) -> None:
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("protocol", protocol_names())
+@pytest.mark.parametrize("protocol", CHAINED_NAMES)
 def test_all_nodes_killed_at_once_come_back_a_thousand_times(protocol: str) -> None:
     for seed in range(KILLS_OF_ALL):
         cluster = new_cluster(protocol, seed)
@@ -122,7 +122,7 @@ def without_uncommitted_blocks(record: Record) -> bool:
     return not isinstance(record, BlockRecord)
 
 
-@pytest.mark.parametrize("protocol", protocol_names())
+@pytest.mark.parametrize("protocol", CHAINED_NAMES)
 def test_without_the_blocks_that_votes_name_the_chain_stops_for_good(protocol: str) -> None:
     """::
 

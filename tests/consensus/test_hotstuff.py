@@ -229,4 +229,4 @@ def test_blocks_that_are_not_here_commit_nothing_yet(chain: Chain, missing: int)
 
 
 def test_the_family_knows_it_by_name() -> None:
-    assert (RULES.name, RULES.backoff_depth) == ("hotstuff", 3)
+    assert (RULES.name, RULES.costs.commit_views) == ("hotstuff", 3)

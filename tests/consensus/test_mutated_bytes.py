@@ -9,9 +9,9 @@ import pytest
 from consensus.codec import Malformed
 from consensus.engine import Commit, Event, Received, Recovered, Reject, Sign, Step
 from consensus.genesis import Pacing
-from consensus.protocols.registry import protocol_names
 from consensus.replica import Replica
 from consensus.types import Subject
+from tests.support.chain import CHAINED_NAMES
 from tests.support.cluster import MILLISECOND, Cluster
 from tests.support.committee import committee
 
@@ -83,7 +83,7 @@ def check_message(cluster: Cluster, before: Heard, event: Received, now: int, co
         assert all(effect.peer == event.peer for effect in again.effects if isinstance(effect, Reject))
 
 
-@pytest.mark.parametrize("protocol", protocol_names())
+@pytest.mark.parametrize("protocol", CHAINED_NAMES)
 def test_every_changed_byte(protocol: str) -> None:
     cluster, heard = history(protocol)
     counts: Counter[str] = Counter()

@@ -11,7 +11,6 @@ from consensus.codec import block_of, digest
 from consensus.engine import Received, Reject, ReportEvidence, Send
 from consensus.genesis import Pacing
 from consensus.protocols.chained_types import Certificates, Proposal, Timeout
-from consensus.protocols.registry import protocol_names
 from consensus.types import (
     AncestorsRequest,
     AncestorsResponse,
@@ -23,12 +22,13 @@ from consensus.types import (
     VoteSubject,
 )
 from consensus.vote_tally import VIEWS_AHEAD
+from tests.support.chain import CHAINED_NAMES
 from tests.support.chaos import run_schedule
 from tests.support.cluster import MILLISECOND, SECOND, Cluster, Node
 from tests.support.committee import committee
 
 PACING = Pacing(view_timeout_ms=100, idle_interval_ms=50)
-every_protocol = pytest.mark.parametrize("protocol", protocol_names())
+every_protocol = pytest.mark.parametrize("protocol", CHAINED_NAMES)
 
 
 def cluster_of(protocol: str, count: int = 4, *, pacing: Pacing = PACING, seed: int = 0, observers: int = 0) -> Cluster:

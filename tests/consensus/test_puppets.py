@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from consensus.protocols.registry import protocol_named, protocol_names
+from consensus.protocols.registry import protocol_named
+from tests.support.chain import CHAINED_NAMES
 from tests.support.mutants import MUTANTS, Mutant, crashes
 from tests.support.puppet import VIEWS, run_puppet
 
@@ -17,7 +18,7 @@ BUDGET = 8_000
 """Schedules in which an altered rule must be found. Most are found within a hundred, and the first ends the search."""
 
 
-@pytest.mark.parametrize("protocol", protocol_names())
+@pytest.mark.parametrize("protocol", CHAINED_NAMES)
 def test_against_the_puppet_the_protocols_are_safe_and_go_on(protocol: str) -> None:
     clusters = [run_puppet(seed, protocol_named(protocol), protocol=protocol, heals=True) for seed in range(SEEDS)]
     assert sum(bool(cluster.chain) for cluster in clusters) > SEEDS // 4, "what commits nothing cannot fork"
@@ -26,14 +27,14 @@ def test_against_the_puppet_the_protocols_are_safe_and_go_on(protocol: str) -> N
     assert max(views) > VIEWS
 
 
-@pytest.mark.parametrize("protocol", protocol_names())
+@pytest.mark.parametrize("protocol", CHAINED_NAMES)
 def test_against_the_puppet_with_crashes_the_protocols_are_safe_and_go_on(protocol: str) -> None:
     for seed in range(SEEDS):
         run_puppet(seed, protocol_named(protocol), protocol=protocol, prepare=crashes, heals=True)
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("protocol", protocol_names())
+@pytest.mark.parametrize("protocol", CHAINED_NAMES)
 @pytest.mark.parametrize("block", range(4))
 def test_against_the_puppet_for_long(protocol: str, block: int) -> None:
     for seed in range(SEEDS + block * SEEDS_SWEEP, SEEDS + (block + 1) * SEEDS_SWEEP):

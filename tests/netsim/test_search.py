@@ -128,7 +128,7 @@ from collections.abc import Sequence
 
 from consensus.block_tree import BlockTree, Entry
 from consensus.protocols.jolteon import Jolteon
-from consensus.protocols.registry import chained
+from consensus.protocols.chained_family import chained
 from consensus.types import BlockHeader, Certificate
 
 

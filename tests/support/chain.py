@@ -59,6 +59,9 @@ from consensus.types import (
 from tests.support.cluster import MemoryJournal, root_of
 from tests.support.committee import Committee
 
+CHAINED_NAMES = ("jolteon", "hotstuff")
+"""The members of the HotStuff family, for tests of their engine. What every protocol must do is tested by its suite."""
+
 E = TypeVar("E")
 
 

@@ -48,7 +48,8 @@ from consensus.engine import (
     Step,
     TimerFired,
 )
-from consensus.protocols.registry import ProtocolDefinition, protocol_named
+from consensus.protocols.definition import ProtocolDefinition
+from consensus.protocols.registry import protocol_named
 from consensus.replica import Replica
 from consensus.types import (
     EMPTY_PAYLOAD_ROOT,

@@ -13,8 +13,10 @@ import pytest
 
 from consensus.engine import Recovered
 from consensus.protocols.chained import ChainedEngine
+from consensus.protocols.chained_family import chained
+from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.jolteon import Jolteon
-from consensus.protocols.registry import HOTSTUFF, JOLTEON, ProtocolDefinition, chained
+from consensus.protocols.registry import HOTSTUFF, JOLTEON
 from netsim.mutants.engines import (
     AnyMaximum,
     NoLock,

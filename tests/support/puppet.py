@@ -36,7 +36,7 @@ from consensus.protocols.chained_types import (
     TimeoutGroup,
     TimeoutSubject,
 )
-from consensus.protocols.registry import ProtocolDefinition
+from consensus.protocols.definition import ProtocolDefinition
 from consensus.types import (
     AncestorsRequest,
     AncestorsResponse,

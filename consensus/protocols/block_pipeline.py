@@ -1,4 +1,4 @@
-"""The blocks of a chained engine on their way from a proposal to the ledger: checks asked for, records made, commits
+"""The blocks of an engine on their way from a proposal to the ledger: checks asked for, records made, commits
 emitted.
 
 A block that is known to be committed is a *goal*. It is committed once the path from the committed head up to it is
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from consensus.block_tree import BlockTree, Entry, Root
 from consensus.certificates import QuorumChecker
@@ -24,7 +25,6 @@ from consensus.engine import (
     StepBuilder,
 )
 from consensus.epochs import EpochInfo
-from consensus.protocols.rules import ChainedRules
 from consensus.types import Block, BlockId, Certificate, CommitProof, Height, PeerId
 
 
@@ -38,15 +38,23 @@ class Goal:
     shown_by: CommitProof | Certificate
 
 
-class ChainedBlocks:
+class CommitRule(Protocol):
+    """Which block a certificate commits."""
+
+    def commit_target(self, certificate: Certificate, tree: BlockTree) -> Entry | None:
+        """The highest block that ``certificate`` commits, if it does and the blocks between are here."""
+        ...
+
+
+class BlockPipeline:
     """The block tree and the next commit. Adds to the step that ``out`` collects."""
 
-    __slots__ = ("_checker", "_epoch", "_goal", "_out", "_rules", "tree")
+    __slots__ = ("_checker", "_epoch", "_goal", "_out", "_rule", "tree")
 
-    def __init__(self, epoch: EpochInfo, checker: QuorumChecker, rules: ChainedRules, out: StepBuilder) -> None:
+    def __init__(self, epoch: EpochInfo, checker: QuorumChecker, rule: CommitRule, out: StepBuilder) -> None:
         self._epoch = epoch
         self._checker = checker
-        self._rules = rules
+        self._rule = rule
         self._out = out
         self._goal: Goal | None = None
         genesis = epoch.genesis
@@ -132,7 +140,7 @@ class ChainedBlocks:
 
     def consider(self, certificate: Certificate) -> None:
         """A verified certificate may commit something."""
-        target = self._rules.commit_target(certificate, self.tree)
+        target = self._rule.commit_target(certificate, self.tree)
         if target is not None and (self._goal is None or target.height > self._goal.height):
             self._goal = Goal(block_id=target.block.id, height=target.height, shown_by=certificate)
 
@@ -142,7 +150,7 @@ class ChainedBlocks:
         if path is None:
             return
         for certificate in (high_qc, *(entry.block.header.justify for entry in reversed(path))):
-            if self._rules.commit_target(certificate, self.tree) is not None:
+            if self._rule.commit_target(certificate, self.tree) is not None:
                 if self._checker.check(certificate) is None:
                     self.consider(certificate)
                 return
@@ -156,9 +164,12 @@ class ChainedBlocks:
         if proof is None or not blocks:
             return
         head = blocks[-1][0]
-        height = head.header.height
-        if self._goal is None or height > self._goal.height:
-            self._goal = Goal(block_id=head.id, height=height, shown_by=proof)
+        self.aim(head.id, head.header.height, proof)
+
+    def aim(self, block_id: BlockId, height: Height, proof: CommitProof) -> None:
+        """``proof``, which verified, shows that block committed; it may not be here yet."""
+        if height > self.tree.root.height and (self._goal is None or height > self._goal.height):
+            self._goal = Goal(block_id=block_id, height=height, shown_by=proof)
 
     def try_commit(self) -> None:
         """Commit the goal once everything up to it is here and checked."""

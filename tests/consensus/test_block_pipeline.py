@@ -21,13 +21,12 @@ from consensus.engine import (
     Step,
 )
 from consensus.protocols.chained_types import Certificates
-from consensus.protocols.registry import protocol_names
 from consensus.types import Block, CommitProof
-from tests.support.chain import Alone, Chain, Happened, grow
+from tests.support.chain import CHAINED_NAMES, Alone, Chain, Happened, grow
 from tests.support.committee import committee
 
 GIVER = b"g" * 32
-every_protocol = pytest.mark.parametrize("protocol", protocol_names())
+every_protocol = pytest.mark.parametrize("protocol", CHAINED_NAMES)
 
 
 def setting(protocol: str, me: int | None = 3) -> tuple[Chain, Alone]:

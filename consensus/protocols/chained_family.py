@@ -1,0 +1,45 @@
+"""A member of the HotStuff family as a protocol: the chained engine with that member's rules."""
+
+from __future__ import annotations
+
+import msgspec
+
+from consensus.crypto.scheme import Scheme
+from consensus.engine import Engine
+from consensus.epochs import EpochInfo
+from consensus.genesis import ChainSpec
+from consensus.protocols.chained import ChainedEngine
+from consensus.protocols.chained_types import Certificates, Proposal, Timeout, TimeoutSubject
+from consensus.protocols.definition import ProtocolDefinition, Statement, VoteKind, proposal_statement, vote_statement
+from consensus.protocols.rules import ChainedRules
+from consensus.signing import VOTE
+from consensus.types import ProposalSubject, ValidatorIndex, Vote, VoteSubject
+
+
+def chained(name: str, rules: ChainedRules) -> ProtocolDefinition:
+    """A member of the HotStuff family, from its rules."""
+
+    def engine(*, spec: ChainSpec, epoch: EpochInfo, scheme: Scheme, me: ValidatorIndex | None) -> Engine:
+        return ChainedEngine(spec=spec, epoch=epoch, scheme=scheme, rules=rules, me=me)
+
+    def statement(message: msgspec.Struct) -> Statement | None:
+        if isinstance(message, Vote):
+            return vote_statement(message)
+        if isinstance(message, Proposal):
+            return proposal_statement(message.header, message.signature)
+        if isinstance(message, Timeout):
+            signed = rules.signed_high_qc_view(message.high_qc)
+            subject = TimeoutSubject(epoch=message.epoch, view=message.view, high_qc_view=signed)
+            return Statement(signer=message.signer, subject=subject, signature=message.signature)
+        return None
+
+    return ProtocolDefinition(
+        name=name,
+        messages=(Proposal, Vote, Timeout, Certificates),
+        subjects=(ProposalSubject, VoteSubject, TimeoutSubject),
+        bulk=(Proposal,),
+        statement=statement,
+        votes=(VoteKind(name=VOTE, certifies=True),),
+        engine=engine,
+        costs=rules.costs,
+    )
