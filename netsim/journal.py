@@ -42,7 +42,8 @@ class Journal:
                 self.blocks[record.block.id] = StoredBlock(header=record.block.header, body=memoryview(record.body))
             elif isinstance(record, CommitRecord):
                 self.commits[record.height] = (record.block_id, record.proof)
-                self.head = max(self.head, record.height)
+                if record.height > self.head:
+                    self.head = record.height
 
     def interrupted(self, records: Sequence[Record]) -> None:
         """A crash in the middle of a write: a torn disk has its first records, without the last."""

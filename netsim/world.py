@@ -15,19 +15,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from struct import Struct
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from consensus.block_sync import TIMER_PREFIX
 from consensus.engine import (
-    BlocksLoaded,
+    NOTHING,
     Broadcast,
     BuildPayload,
     CancelTimer,
     CheckPayload,
     Commit,
-    Effect,
     Event,
     LoadBlocks,
     PayloadBuilt,
@@ -186,6 +185,11 @@ class World:
         self._hash = hashlib.sha256(schedule.protocol.encode())
         self._trace = bytearray()
         self._timer_events: dict[str, TimerFired] = {}
+        self._performers: dict[type, Callable[[Host, Any], Event | None]] = {
+            Broadcast: self._broadcast, SetTimer: self._set_timer, Sign: self._sign, CheckPayload: self._check,
+            Commit: self._commit, BuildPayload: self._build, Send: self._send, CancelTimer: self._cancel_timer,
+            LoadBlocks: self._load, Reject: self._rejected, ReportEvidence: self._accused,
+        }  # fmt: skip
         self._by_peer: dict[PeerId, tuple[Host, ...]] = {}
         for host in hosts:
             self._by_peer[host.peer] = (*self._by_peer.get(host.peer, ()), host)
@@ -206,8 +210,7 @@ class World:
 
     def run(self, end_ns: int) -> None:
         """Let time pass until ``finished``, or ``end_ns``, or nothing is left to happen."""
-        heap = self.heap
-        trace = self._trace
+        heap, trace, recorder = self.heap, self._trace, self.recorder
         while heap and not self.finished:
             time, sequence, host, life, event = heappop(heap)
             if time > end_ns:
@@ -217,47 +220,65 @@ class World:
             if host is None:
                 event()  # type: ignore[operator]
                 continue
-            replica = host.replica
-            if life != host.life or (replica is None and host.player is None):
+            if life != host.life:
                 continue
             kind = type(event)
-            if kind is TimerFired:
+            if kind is Received:
+                if host.player is not None:
+                    event = self._heard(host, event, sequence)  # type: ignore[arg-type,assignment]
+                    if event is None:
+                        continue
+                elif host.replica is None:
+                    continue
+                else:
+                    self.deliveries += 1
+                    if recorder is not None:
+                        recorder.arrived(time, sequence)
+            elif host.replica is None:
+                continue
+            elif kind is TimerFired:
                 name = event.name  # type: ignore[union-attr]
                 if host.timers.get(name) != sequence:
                     continue
                 del host.timers[name]
                 self._fired(host, name)
-            elif kind is Received:
-                self.deliveries += 1
-                if self.recorder is not None:
-                    self.recorder.arrived(time, sequence)
-                if host.player is not None:
-                    event = host.player.incoming(host, event)  # type: ignore[arg-type,assignment]
-                    if event is None or host.replica is None:
-                        continue
             trace += _packed(time, sequence, host.position)
-            self.feed(host, event, sequence)  # type: ignore[arg-type]
+            step = self._handle(host, event, sequence)  # type: ignore[arg-type]
+            if step is not NOTHING:
+                self._perform(host, step)
             if len(trace) > HASH_BATCH_BYTES:
                 self._hash.update(trace)
                 trace.clear()
                 if self.events > EVENTS_MAX:
                     raise RuntimeError(f"{EVENTS_MAX} events and no end: an actor or a protocol feeds itself")
 
-    def feed(self, host: Host, event: Event, sequence: int = 0) -> None:
+    def _heard(self, host: Host, event: Received, sequence: int) -> Received | None:
+        """What a played node's core gets of a message, if anything."""
+        self.deliveries += 1
+        if self.recorder is not None:
+            self.recorder.arrived(self.now, sequence)
+        heard = event if host.player is None else host.player.incoming(host, event)
+        return None if host.replica is None else heard
+
+    def feed(self, host: Host, event: Event) -> None:
         """Let a node handle an event, and perform what it decides."""
+        step = self._handle(host, event, 0)
+        if step is not NOTHING:
+            self._perform(host, step)
+
+    def _handle(self, host: Host, event: Event, sequence: int) -> Step:
+        """The core's step. A core that breaks, and a node that is dead, do nothing."""
         replica = host.replica
         if replica is None:
-            return
+            return NOTHING
         self.events += 1
         if self.recorder is not None:
             self.recorder.handling(self.now, sequence, host, event)
         try:
-            step = replica.handle(event, self.now if host.clock is None else self.local(host))
+            return replica.handle(event, self.now if host.clock is None else self.local(host))
         except Exception as error:
             self._broke(host, event, error)
-            return
-        if step[0] or step[1]:
-            self._perform(host, step)
+            return NOTHING
 
     def local(self, host: Host) -> int:
         """What the node's clock shows, in nanoseconds."""
@@ -357,6 +378,7 @@ class World:
         try:
             records, effects = step
             steps: deque[Step] | None = None
+            performers = self._performers
             while True:
                 if records:
                     if host.armed:
@@ -367,19 +389,16 @@ class World:
                     if host.armed:
                         self._boundary(host, "after persist")
                 for effect in effects:
-                    kind = type(effect)
-                    if kind is Broadcast:
-                        self.transmit(host, host.others, effect.message)  # type: ignore[union-attr]
+                    answer = performers[type(effect)](host, effect)
+                    if answer is None:
                         continue
-                    answer = self._effect(host, effect)
-                    if answer is not None:
-                        more = self._answer(host, answer)
-                        if more is None:
-                            return
-                        if more[0] or more[1]:
-                            if steps is None:
-                                steps = deque()
-                            steps.append(more)
+                    more = self._handle(host, answer, 0)
+                    if more is not NOTHING:
+                        if steps is None:
+                            steps = deque()
+                        steps.append(more)
+                    elif host.replica is None:
+                        return
                 if not steps:
                     return
                 records, effects = steps.popleft()
@@ -388,68 +407,48 @@ class World:
         except DiskFull:
             self.crash(host, None)
 
-    def _answer(self, host: Host, event: Event) -> Step | None:
-        """The core's step on what one of its own ports answered at once."""
-        replica = host.replica
-        if replica is None:
-            return None
-        self.events += 1
-        if self.recorder is not None:
-            self.recorder.handling(self.now, 0, host, event)
-        try:
-            return replica.handle(event, self.now if host.clock is None else self.local(host))
-        except Exception as error:
-            self._broke(host, event, error)
-            return None
-
-    def _effect(self, host: Host, effect: Effect) -> Event | None:
-        kind = type(effect)
-        if kind is SetTimer:
-            self._set_timer(host, effect.name, effect.deadline_ns)  # type: ignore[union-attr]
-        elif isinstance(effect, Sign):
-            if host.index is None:
-                raise RuntimeError("an observer was asked to sign")
-            if host.armed:
-                self._boundary(host, "before sign")
-            signature = self.committee.sign(host.index, effect.subject)
-            if host.armed:
-                self._boundary(host, "after sign")
-            return Signed(effect.subject, signature)
-        elif isinstance(effect, CheckPayload):
-            return self._check(host, effect)
-        elif isinstance(effect, BuildPayload):
-            self._build(host, effect)
-        elif isinstance(effect, Commit):
-            self._commit(host, effect)
-        elif isinstance(effect, Send):
-            self.transmit(host, self._by_peer.get(effect.peer, ()), effect.message)
+    def _broadcast(self, host: Host, effect: Broadcast) -> None:
+        if host.armed or host.player is not None:
+            self.transmit(host, host.others, effect.message)
         else:
-            self._rare(host, effect)
-        return None
+            self._spread(host, host.others, effect.message, host.slow_ns)
 
-    def _rare(self, host: Host, effect: Effect) -> None:
-        if isinstance(effect, CancelTimer):
-            host.timers.pop(effect.name, None)
-        elif isinstance(effect, LoadBlocks):
-            loaded: BlocksLoaded = host.journal.load(effect)
-            self.soon(host, loaded, 1000 + host.slow_ns)
-        elif isinstance(effect, Reject):
-            if len(host.rejects) < REJECTS_KEPT:
-                host.rejects.append(effect)
-        elif isinstance(effect, ReportEvidence):
-            host.evidence.append(effect)
-            for watcher in self.watchers:
-                watcher.accused(host, effect)
-        else:
-            raise RuntimeError(f"the core asks for what no driver does: {effect}")
+    def _send(self, host: Host, effect: Send) -> None:
+        self.transmit(host, self._by_peer.get(effect.peer, ()), effect.message)
 
-    def _set_timer(self, host: Host, name: str, deadline_ns: int) -> None:
+    def _sign(self, host: Host, effect: Sign) -> Signed:
+        if host.index is None:
+            raise RuntimeError("an observer was asked to sign")
+        if host.armed:
+            self._boundary(host, "before sign")
+        signed = Signed(effect.subject, self.committee.sign(host.index, effect.subject))
+        if host.armed:
+            self._boundary(host, "after sign")
+        return signed
+
+    def _cancel_timer(self, host: Host, effect: CancelTimer) -> None:
+        host.timers.pop(effect.name, None)
+
+    def _load(self, host: Host, effect: LoadBlocks) -> None:
+        self.soon(host, host.journal.load(effect), 1000 + host.slow_ns)
+
+    def _rejected(self, host: Host, effect: Reject) -> None:
+        if len(host.rejects) < REJECTS_KEPT:
+            host.rejects.append(effect)
+
+    def _accused(self, host: Host, effect: ReportEvidence) -> None:
+        host.evidence.append(effect)
+        for watcher in self.watchers:
+            watcher.accused(host, effect)
+
+    def _set_timer(self, host: Host, effect: SetTimer) -> None:
+        name = effect.name
         event = self._timer_events.get(name)
         if event is None:
             event = self._timer_events[name] = TimerFired(name)
         self.sequence += 1
         host.timers[name] = self.sequence
-        deadline = deadline_ns if host.clock is None else self._world_time(host, deadline_ns)
+        deadline = effect.deadline_ns if host.clock is None else self._world_time(host, effect.deadline_ns)
         heappush(self.heap, (max(deadline, self.now), self.sequence, host, host.life, event))
         replica = host.replica
         if replica is not None and not name.startswith(TIMER_PREFIX):

@@ -52,6 +52,16 @@ class CertifiedFact(NamedTuple):
     height: int
 
 
+class _Tally:
+    """Who voted for one subject, and the stake of them all."""
+
+    __slots__ = ("signers", "stake")
+
+    def __init__(self) -> None:
+        self.signers: dict[int, None] = {}
+        self.stake = 0
+
+
 class Oracle(Protocol):
     """Judges one property. ``attach`` subscribes to the judge's facts; ``judge.fire`` reports a violation."""
 
@@ -87,7 +97,7 @@ class Judge:
         self._seen: dict[int, msgspec.Struct] = {}
         self._verified: dict[Certificate, bool] = {}
         self._verified_groups: dict[TimeoutCertificate, bool] = {}
-        self._tally: dict[tuple[View, BlockId, int, int], dict[int, int]] = {}
+        self._tally: dict[tuple[View, BlockId, int, int], _Tally] = {}
         genesis = world.committee.epoch.genesis
         self.genesis_id = genesis.block_id
         for oracle in oracles:
@@ -222,9 +232,11 @@ class Judge:
         key = (vote.view, vote.block_id, vote.height, vote.justify_view)
         tally = self._tally.get(key)
         if tally is None:
-            tally = self._tally[key] = {}
-        tally[vote.signer] = self.stakes[vote.signer]
-        if self.is_quorum(sum(tally.values())):
+            tally = self._tally[key] = _Tally()
+        if vote.signer not in tally.signers:
+            tally.signers[vote.signer] = None
+            tally.stake += self.stakes[vote.signer]
+        if self.is_quorum(tally.stake):
             self._certify(vote.view, vote.block_id, vote.height)
 
     def _proposed(self, host: Host, proposal: Proposal) -> None:

@@ -42,7 +42,7 @@ class Retrievable:
         stored = host.journal.blocks.get(commit.block.id)
         if root != header.payload_root:
             self.judge.fire(self.id, host, f"node {host.position} commits height {header.height} with a wrong body")
-        elif stored is None or bytes(stored.body) != bytes(body):
+        elif stored is None or stored.body != body:
             self.judge.fire(self.id, host, f"node {host.position} commits height {header.height} without its body")
 
 

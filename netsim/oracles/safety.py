@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
@@ -13,7 +13,24 @@ from consensus.types import BlockId, Certificate
 from netsim.oracles.judge import CertifiedFact, Judge, SignedFact
 from netsim.world import Host
 
-_decode: Final = msgspec.msgpack.Decoder().decode
+
+class _Certificate(msgspec.Struct, array_like=True, gc=False):
+    """The first fields of a certificate, as far as its view."""
+
+    kind: msgspec.Raw
+    epoch: int
+    view: int
+
+
+class _State(msgspec.Struct, array_like=True, gc=False):
+    """The first fields of a stored safety state: all that Monotone reads of it."""
+
+    voted_view: int
+    lock: _Certificate
+    high_qc: _Certificate
+
+
+_decode_state: Final = msgspec.msgpack.Decoder(_State).decode
 
 
 class Agreement:
@@ -83,8 +100,8 @@ class DurableFirst:
 
     def attach(self, judge: Judge) -> None:
         self.judge = judge
-        self.subjects: dict[int, dict[bytes, None]] = {}
-        self.blocks: dict[int, dict[BlockId, None]] = {}
+        self.subjects: list[dict[bytes, None]] = [{} for _ in judge.world.hosts]
+        self.blocks: list[dict[BlockId, None]] = [{} for _ in judge.world.hosts]
         judge.on_stored.append(self.stored)
         judge.on_started.append(self.started)
         judge.on_signed.append(self.tell)
@@ -93,25 +110,27 @@ class DurableFirst:
     def started(self, host: Host, recovered: Recovered) -> None:
         """What a start finds is stored: a write that a crash interrupted may have got through."""
         for record in recovered.safety:
-            self.subjects.setdefault(host.position, {})[record.subject] = None
-        self.blocks.setdefault(host.position, {}).update(dict.fromkeys(host.journal.blocks))
+            self.subjects[host.position][record.subject] = None
+        self.blocks[host.position].update(dict.fromkeys(host.journal.blocks))
 
     def stored(self, host: Host, records: Sequence[Record]) -> None:
         for record in records:
             if isinstance(record, SafetyRecord):
                 if record.kind in host.journal.safety:
-                    self.subjects.setdefault(host.position, {})[record.subject] = None
-            elif isinstance(record, BlockRecord) and record.block.id in host.journal.blocks:
-                self.blocks.setdefault(host.position, {})[record.block.id] = None
+                    self.subjects[host.position][record.subject] = None
+            elif isinstance(record, BlockRecord):
+                block_id = record.block.id
+                if block_id in host.journal.blocks:
+                    self.blocks[host.position][block_id] = None
 
     def tell(self, fact: SignedFact) -> None:
         host = fact.host
         if not host.honest:
             return
-        if self.encode(fact.content) not in self.subjects.get(host.position, ()):
+        if self.encode(fact.content) not in self.subjects[host.position]:
             self.judge.fire(self.id, host, f"the {fact.kind} of view {fact.view} was sent before it was stored")
         names = fact.content[4] if fact.kind == "vote" else fact.content[3] if fact.kind == "proposal" else None
-        if isinstance(names, bytes) and names not in self.blocks.get(host.position, ()):
+        if isinstance(names, bytes) and names not in self.blocks[host.position]:
             self.judge.fire(self.id, host, f"the block that the {fact.kind} of view {fact.view} names is not stored")
 
 
@@ -123,7 +142,7 @@ class Monotone:
 
     def attach(self, judge: Judge) -> None:
         self.judge = judge
-        self.last: dict[int, tuple[int, int, int]] = {}
+        self.last: list[tuple[int, int, int]] = [(0, 0, 0)] * len(judge.world.hosts)
         judge.on_stored.append(self.stored)
 
     def stored(self, host: Host, records: Sequence[Record]) -> None:
@@ -132,9 +151,9 @@ class Monotone:
         for record in records:
             if not isinstance(record, SafetyRecord):
                 continue
-            state = cast("list[list[int]]", _decode(record.state))
-            views = (cast("int", state[0]), state[1][2], state[2][2])
-            before = self.last.get(host.position, (0, 0, 0))
+            state = _decode_state(record.state)
+            views = (state.voted_view, state.lock.view, state.high_qc.view)
+            before = self.last[host.position]
             for name, old, new in zip(self.NAMES, before, views, strict=True):
                 if new < old:
                     self.judge.fire(self.id, host, f"node {host.position}: its {name} falls from {old} to {new}")
