@@ -46,6 +46,8 @@ from netsim.schedule import (
 
 MALICE: Final = (0.2, 0.5, 1.0)
 """The chance that a puppet misbehaves in a view: one that mostly behaves lets others commit what it can then deny."""
+KINDS: Final = 2
+"""A puppet casts votes of as many kinds; a protocol that has one kind ignores the second."""
 BOUNDARIES: Final = ("before persist", "after persist", "before sign", "after sign", "before send", "after send")
 
 
@@ -195,7 +197,7 @@ class _Generator:
             else:
                 if leader == node:
                     moves.append(Propose(view=view, to=everybody))
-                moves.append(CastVote(view=view, to=everybody))
+                moves += [CastVote(view=view, kind=kind, to=everybody) for kind in range(KINDS)]
         return Actor(node=node, kind=kind, moves=tuple(moves))
 
     def rank(self) -> int:
@@ -224,8 +226,10 @@ class _Generator:
         draw = self.draws.random
         moves: list[Move] = []
         for choice in range(2):
-            if draw() < 0.7:
-                moves.append(CastVote(view=view, choice=choice, times=2 if draw() < 0.2 else 1, to=self.some()))
+            for kind in range(KINDS):
+                if draw() < 0.7:
+                    times = 2 if draw() < 0.2 else 1
+                    moves.append(CastVote(view=view, kind=kind, choice=choice, times=times, to=self.some()))
         if draw() < 0.5:
             moves.append(GiveUp(view=view, high=self.rank(), to=self.some(), after_ms=round(draw() * 60, 1)))
         if draw() < 0.1:

@@ -111,10 +111,12 @@ class Propose(Part, frozen=True, kw_only=True, tag="propose", tag_field="move"):
 
 
 class CastVote(Part, frozen=True, kw_only=True, tag="vote", tag_field="move"):
-    """A puppet votes for the ``choice``-th block that anybody proposed in ``view``, ``times`` times."""
+    """A puppet votes for the ``choice``-th block that anybody proposed in ``view``, ``times`` times. ``kind`` numbers
+    the protocol's kinds of votes for blocks, in the order that it declares them; beyond them, nothing is cast."""
 
     view: Positive
-    choice: int = 0
+    kind: Annotated[int, Meta(ge=0)] = 0
+    choice: Annotated[int, Meta(ge=0)] = 0
     times: int = 1
     to: tuple[Position, ...] = ()
     after_ms: Milliseconds = 0

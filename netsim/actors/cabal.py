@@ -1,0 +1,136 @@
+"""What the puppets of one run know together: every message that anybody sent, and the certificates that can be made
+from what they saw with the keys they own.
+
+How a puppet's moves become messages is its protocol's *craft* (``crafts/``); all that protocols share is here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+import msgspec
+
+from consensus.types import (
+    BlockHeader,
+    BlockId,
+    Certificate,
+    View,
+    Vote,
+    VoteSubject,
+    bitmap_of,
+    vote_of,
+    vote_subject,
+)
+from netsim.reading import certificates_in, header_in
+from netsim.world import Host, World
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Member(Protocol):
+    """A puppet, as far as the cabal calls it."""
+
+    def enter(self, turn: int) -> None: ...
+    def saw(self, turn: int, choice: int) -> None: ...
+
+
+class Cabal:
+    """What the puppets of one run know together. Turns number views one by one (``ProtocolDefinition.turn``)."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.definition = world.definition
+        self.epoch = world.committee.epoch
+        self.scheme = world.committee.scheme
+        self.kinds = {kind.name: kind for kind in world.definition.votes}
+        self.members: list[int] = []
+        self.puppets: list[Member] = []
+        self.headers: dict[BlockId, BlockHeader] = {}
+        self.proposals: dict[int, list[tuple[BlockId, BlockHeader]]] = {}
+        genesis = self.epoch.genesis
+        self.grounds: dict[BlockId, Certificate] = {genesis.block_id: genesis}
+        """What blocks can stand on, by the block that it certifies."""
+        self.quorums: dict[tuple[str, View, BlockId], Certificate] = {}
+        """Every quorum of votes that it can show, those for no block included."""
+        self.votes: dict[VoteSubject, dict[int, bytes]] = {}
+        self.heard: list[msgspec.Struct] = []
+        self.reached = 0
+        world.listeners.append(self.hear)
+        world.entering.append(self.reach)
+
+    def hear(self, host: Host, message: msgspec.Struct) -> None:
+        """Somebody sends something."""
+        if type(message) is Vote:
+            self.hear_vote(host, message)
+            return
+        for certificate in certificates_in(message):
+            self.learn(certificate)
+        header = header_in(message)
+        if header is not None:
+            self.hear_block(header)
+
+    def hear_vote(self, host: Host, vote: Vote) -> None:
+        if host.index != vote.signer or (vote.kind, vote.view, vote.block_id) in self.quorums:
+            return
+        subject = vote_subject(vote)
+        signatures = self.votes.setdefault(subject, {})
+        signatures[vote.signer] = vote.signature
+        stakes = self.epoch.validators.stakes
+        signers = sorted({*signatures, *self.members})
+        if sum(stakes[signer] for signer in signers) < self.epoch.validators.quorum:
+            return
+        for member in self.members:
+            signatures.setdefault(member, self.world.committee.sign(member, subject))
+        aggregate = self.scheme.aggregate([signatures[signer] for signer in signers])
+        if aggregate is not None:
+            self.learn(
+                Certificate(
+                    kind=vote.kind, epoch=vote.epoch, view=vote.view, block_id=vote.block_id, height=vote.height,
+                    justify_view=vote.justify_view, signers=bitmap_of(tuple(signers)), signature=aggregate,
+                )
+            )  # fmt: skip
+
+    def hear_block(self, header: BlockHeader) -> None:
+        block_id = digest(header)
+        if block_id in self.headers:
+            return
+        self.headers[block_id] = header
+        turn = self.definition.turn(header.view)
+        there = self.proposals.setdefault(turn, [])
+        there.append((block_id, header))
+        for puppet in self.puppets:
+            puppet.saw(turn, len(there) - 1)
+
+    def learn(self, certificate: Certificate) -> None:
+        """A certificate that it can show to whom it likes."""
+        key = (certificate.kind, certificate.view, certificate.block_id)
+        if key in self.quorums or certificate == self.epoch.genesis:
+            return
+        self.quorums[key] = certificate
+        kind = self.kinds.get(certificate.kind)
+        if kind is not None and (kind.certifies or kind.commits) and certificate.height:
+            self.grounds.setdefault(certificate.block_id, certificate)
+        self.reach(self.definition.turn(certificate.view) + 1)
+
+    def reach(self, turn: int) -> None:
+        """Turn ``turn`` can be entered by now: its moves begin."""
+        while self.reached < turn:
+            self.reached += 1
+            for puppet in self.puppets:
+                puppet.enter(self.reached)
+
+    def ranked(self, below: int) -> list[Certificate]:
+        """What can be stood on in turn ``below``, highest first."""
+        turn = self.definition.turn
+        usable = [known for known in self.grounds.values() if turn(known.view) < below]
+        return sorted(usable, key=lambda known: (-known.view, known.block_id))
+
+    def vote(self, member: int, subject: VoteSubject) -> Vote:
+        """A member's vote, signed."""
+        return vote_of(subject, member, self.world.committee.sign(member, subject))
+
+
+def digest(value: msgspec.Struct) -> bytes:
+    """SHA-256 of the canonical bytes."""
+    return hashlib.sha256(_encode(value)).digest()

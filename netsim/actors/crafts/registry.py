@@ -1,0 +1,25 @@
+"""Crafts by the proposals that they make: a protocol whose messages are known has a puppet, whatever its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from consensus.protocols.chained_types import Proposal
+from netsim.actors.cabal import Cabal
+from netsim.actors.crafts.chained import ChainedCraft
+from netsim.actors.crafts.craft import Craft, CraftFactory, Voter
+
+CRAFTS: Final[Mapping[type[msgspec.Struct], CraftFactory]] = {
+    Proposal: ChainedCraft,
+}
+
+
+def craft_of(cabal: Cabal) -> Craft:
+    """The craft that speaks the messages of the run's protocol."""
+    for message in cabal.definition.messages:
+        if message in CRAFTS:
+            return CRAFTS[message](cabal)
+    return Voter(cabal)

@@ -1,0 +1,58 @@
+"""Reading messages of any protocol by the types of what is inside: headers, certificates, and the view they belong to.
+
+Nothing here asks the protocol: a message is a struct, and so is what it carries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+from consensus.types import BlockHeader, Certificate, Vote
+
+DEPTH_MAX: Final = 6
+
+
+def parts(message: msgspec.Struct, depth: int = 0) -> Iterator[msgspec.Struct]:
+    """Every struct inside a message, outermost first, the message itself left out."""
+    if depth >= DEPTH_MAX:
+        return
+    for name in message.__struct_fields__:
+        value = getattr(message, name)
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, msgspec.Struct):
+                yield item
+                if type(item) is not Certificate:
+                    yield from parts(item, depth + 1)
+
+
+def certificates_in(message: msgspec.Struct) -> list[Certificate]:
+    """Every certificate inside a message, each once."""
+    if type(message) is Vote:
+        return []
+    found: dict[Certificate, None] = {}
+    for part in parts(message):
+        if type(part) is Certificate:
+            found[part] = None
+    return list(found)
+
+
+def header_in(message: msgspec.Struct) -> BlockHeader | None:
+    """The header that a message proposes, if it does."""
+    header = getattr(message, "header", None)
+    return header if isinstance(header, BlockHeader) else None
+
+
+def view_of(message: msgspec.Struct) -> int:
+    """The view that a message belongs to: its own, its block's, or the one that its certificates let enter; 0 for one
+    that belongs to none."""
+    view = getattr(message, "view", None)
+    if isinstance(view, int):
+        return view
+    header = header_in(message)
+    if header is not None:
+        return header.view
+    views = [view for part in parts(message) if isinstance(view := getattr(part, "view", None), int)]
+    return 1 + max(views) if views else 0
