@@ -245,7 +245,7 @@ def run_schedule(
     run_world(world)
     judge.end()
     honest = [host for host in world.hosts if host.honest]
-    return Result(
+    result = Result(
         schedule=schedule,
         violations=tuple(world.violations),
         logs=tuple(tuple(block_id.hex() for block_id in host.ledger) for host in world.hosts),
@@ -257,6 +257,9 @@ def run_schedule(
         timers_fired=sum(host.timers_fired for host in world.hosts),
         trace_hash=world.trace_hash(),
     )
+    judge.close()
+    world.close()
+    return result
 
 
 class Simulation:

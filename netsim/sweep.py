@@ -32,7 +32,7 @@ BATCH_MAX: Final = 2000
 FIRST_BATCH: Final = 8
 TWICE_EVERY: Final = 64
 GARBAGE_THRESHOLD: Final = 100_000
-"""A run's world is one cycle of objects that dies as a whole: looking for garbage more often costs a tenth."""
+"""A run takes its world apart when it ends, so there is next to nothing to find: to look often costs a sixth."""
 FINDINGS_MAX: Final = 100
 """Findings kept of one sweep: the seeds of the rest are found again by running it."""
 

@@ -326,6 +326,15 @@ class Judge:
         for tell in self.on_end:
             tell()
 
+    def close(self) -> None:
+        """Forget the oracles: they know their judge."""
+        for facts in (
+            self.on_signed, self.on_certified, self.on_certificate, self.on_timeout_certificate, self.on_stored,
+            self.on_committed, self.on_entered, self.on_fired, self.on_accused, self.on_started, self.on_broke,
+            self.on_end,
+        ):  # fmt: skip
+            facts.clear()
+
 
 def vote_content(vote: Vote | Certificate) -> list[object]:
     """The signed fields of a vote."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,15 @@ def test_bad_input_is_refused_with_the_path_of_the_bad_key(tmp_path: Path, text:
 def test_an_unknown_actor_is_refused() -> None:
     with pytest.raises(BadSchedule, match=r"\$\.actors\[0\]\.kind: 'ghost' is unknown"):
         run_schedule(Schedule(actors=(Actor(node=0, kind="ghost"),)))
+
+
+def test_a_run_leaves_no_garbage() -> None:
+    schedule = Schedule(actors=(Actor(node=1, kind="puppet"),), faults=(Crash(at_ms=20, nodes=(2,), restart_ms=5),))
+    run_schedule(schedule)
+    gc.collect()
+    gc.disable()
+    try:
+        run_schedule(schedule)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
