@@ -153,7 +153,7 @@ def test_an_unknown_actor_is_refused() -> None:
 
 
 def test_a_run_leaves_no_garbage() -> None:
-    schedule = Schedule(actors=(Actor(node=1, kind="puppet"),), faults=(Crash(at_ms=20, nodes=(2,), restart_ms=5),))
+    schedule = Schedule(actors=(Actor(node=1, kind="slow"),), faults=(Crash(at_ms=20, nodes=(2,), restart_ms=5),))
     run_schedule(schedule)
     gc.collect()
     gc.disable()
