@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from sequencer.cli import bench, create, demo, start, status, submit, verify
+from sequencer.cli import bench, create, demo, slashing, start, status, submit, verify
 
 EPILOG = (
     "Exit codes: 0 yes or done, 1 no (a disagreement, something missing), 2 wrong usage, 3 an unusable file or "
@@ -31,6 +31,13 @@ app.command("start")(start.command)
 app.command("status")(status.command)
 app.command("submit")(submit.command)
 app.command("verify")(verify.command)
+
+signer = typer.Typer(
+    name="signer", help="What keys have signed, so that they never contradict it.", no_args_is_help=True
+)
+signer.command("import")(slashing.import_command)
+signer.command("export")(slashing.export_command)
+app.add_typer(signer)
 
 
 def main() -> None:

@@ -1,0 +1,121 @@
+"""``sequencer signer import | export``: signing histories in and out, as EIP-3076's interchange files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from rollup_adapters.base import JsonValue
+from sequencer.cli.console import UNUSABLE, CommandError, failures, out, print_json
+from sequencer.slashing_interchange import InterchangeError, genesis_validators_root_of, parse_interchange
+from sequencer.slashing_protection import SlashingProtection
+from sequencer.storage import InUseError
+
+FILE_BYTES_MAX: Final = 512 * 1024 * 1024
+"""About 2.5 million attestations: a complete history of one key takes 16 MB a year."""
+
+Database = Annotated[
+    Path, typer.Option("--database", metavar="PATH", help="The slashing protection database of the stopped signer.")
+]
+
+
+def import_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An EIP-3076 interchange file, version 5.")],
+    database: Database,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Add what keys signed elsewhere; the database is made if there is none.
+
+    All of FILE is imported or nothing. Afterwards nothing is signed up to FILE's lowest messages, nor what contradicts
+    any of them. Stop every signer of these keys before FILE is exported, and start the new one after the import.
+    """
+    with failures():
+        document = _read(file)
+        try:
+            root = genesis_validators_root_of(document)
+            parse_interchange(document, root)  # before a database is made for it
+            if not database.exists():
+                SlashingProtection.open(database, root).close()
+            with _alone(database) as protection:
+                merged = protection.import_interchange(document, raise_bounds=True)
+        except InterchangeError as error:
+            raise CommandError(f"{file}: {str(error).rstrip('.')}. Nothing was imported.", UNUSABLE) from None
+        if as_json:
+            print_json(
+                {
+                    "database": str(database),
+                    "genesis_validators_root": f"0x{root.hex()}",
+                    "keys": merged.keys,
+                    "blocks": merged.blocks,
+                    "attestations": merged.attestations,
+                    "contradictions": merged.contradictions,
+                }
+            )
+            return
+        console = out()
+        console.print(
+            f"imported {merged.blocks} blocks and {merged.attestations} attestations of {merged.keys} keys",
+            style="bold",
+        )
+        if merged.contradictions:
+            console.print(
+                f"[yellow]{merged.contradictions} of them contradict others, in the file or in the database.[/] A key "
+                "that signed both can be slashed. Nothing that contradicts either will be signed.",
+                soft_wrap=True,
+            )
+
+
+def export_command(
+    database: Database,
+    minimal: Annotated[
+        bool, typer.Option("--minimal", help="One block and one attestation per key that stand for everything.")
+    ] = False,
+) -> None:
+    """Print what the keys signed, as one EIP-3076 document (JSON), for import into another signer.
+
+    The signer must be stopped and must not sign again: the next signature makes the export outdated.
+    """
+    with failures(), _alone(database) as protection:
+        print_json(protection.export_interchange(minimal=minimal))
+
+
+def _alone(database: Path) -> SlashingProtection:
+    try:
+        return SlashingProtection.open_existing(database, exclusive=True)
+    except InUseError as error:
+        raise CommandError(f"{database}: a running signer has it open. Stop that signer first.", UNUSABLE) from error
+
+
+def _read(file: Path) -> dict[str, JsonValue]:
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(FILE_BYTES_MAX + 1)
+        if len(data) > FILE_BYTES_MAX:
+            raise CommandError(
+                f"{file}: more than {FILE_BYTES_MAX} bytes. Export fewer keys at a time, or a minimal history.",
+                UNUSABLE,
+            )
+        document = json.loads(data, object_pairs_hook=_object)
+    except OSError as error:
+        raise CommandError(f"{file}: {error.strerror}. Name a file that can be read.", UNUSABLE) from None
+    except (ValueError, RecursionError) as error:
+        raise CommandError(
+            f"{file}: not a JSON document: {error}. Let the other program export it again. Nothing was imported.",
+            UNUSABLE,
+        ) from None
+    if not isinstance(document, dict):
+        raise CommandError(f"{file}: must hold one JSON object. Nothing was imported.", UNUSABLE)
+    return document
+
+
+def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    """JSON lets a name stand twice; programs differ in which they believe."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} stands twice in one object")
+    return found
