@@ -8,15 +8,17 @@ from typing import Final
 
 import msgspec
 
+from consensus.codec import Malformed
 from consensus.engine import Received
-from consensus.protocols.chained_types import Certificates, Proposal, Timeout
-from consensus.types import AncestorsResponse, Certificate, RangeResponse, Vote, vote_subject
+from consensus.types import AncestorsResponse, RangeResponse, VoteSubject, vote_of
 from netsim.network import MILLISECOND, nanoseconds
 from netsim.randomness import stream
 from netsim.schedule import Actor
 from netsim.world import Host, World
 
 Rewritten = Sequence[tuple[Host, msgspec.Struct, int]]
+LEFT_ALONE: Final = ("signature", "body", "signer")
+"""Not the mutator's: see the impersonator and the lying sync peer."""
 FLOOD_MESSAGES_MAX: Final = 20_000
 
 
@@ -87,8 +89,8 @@ class Outdated:
 
 
 class Mutator:
-    """Changes one thing of a message, with probability ``rate``: view +-1, nil block, swapped parent, stripped or
-    forged certificate, another epoch or chain. What it may sign, it signs again."""
+    """Changes one field of a message, with probability ``rate``: a view or height by one, a block to none, a proof
+    stripped, forged or left out, another epoch or chain. What it may sign, it signs again half of the time."""
 
     has_core = True
 
@@ -97,6 +99,7 @@ class Mutator:
 
     def attach(self, world: World, host: Host) -> None:
         self.world = world
+        self.wire = world.definition.wire()
         self.draws = stream(world.schedule.seed, f"actor:{host.position}")
 
     def outgoing(self, host: Host, targets: Sequence[Host], message: msgspec.Struct) -> Rewritten:
@@ -110,60 +113,42 @@ class Mutator:
         return event
 
     def mutate(self, host: Host, message: msgspec.Struct) -> msgspec.Struct:
-        """One small change."""
+        """One small change, signed anew if it may be."""
+        changed = self.wire.decode(self.wire.encode(self.change(message)))
+        if isinstance(changed, Malformed):  # no decoder would let it through
+            return message
+        if host.index is None or self.draws.random() < 0.5:
+            return changed
+        statement = self.world.definition.statement(changed)
+        if statement is None or statement.signer != host.index or statement.subject.epoch != 0:
+            return changed
+        return msgspec.structs.replace(changed, signature=self.world.committee.sign(host.index, statement.subject))
+
+    def change(self, struct: msgspec.Struct) -> msgspec.Struct:
+        """The struct with one field changed, inside of it or deep in one that it carries."""
+        names = [name for name in struct.__struct_fields__ if name not in LEFT_ALONE]
+        name = names[int(self.draws.random() * len(names))]
+        value = getattr(struct, name)
+        return msgspec.structs.replace(struct, **{name: self.other(value)})
+
+    def other(self, value: object) -> object:
+        """Something like it, and not it."""
         draw = self.draws
-        if isinstance(message, Vote):
-            changes: list[dict[str, object]] = [
-                {"view": message.view + draw.choice((-1, 1))},
-                {"block_id": bytes(32)},
-                {"epoch": message.epoch + 1},
-                {"height": message.height + 1},
-                {"justify_view": max(message.justify_view - 1, 0)},
-            ]
-            vote = msgspec.structs.replace(message, **draw.choice(changes))
-            if vote.epoch != message.epoch or host.index is None:
-                return vote
-            return msgspec.structs.replace(vote, signature=self.world.committee.sign(host.index, vote_subject(vote)))
-        if isinstance(message, Timeout):
-            return draw.choice(
-                (
-                    msgspec.structs.replace(message, view=message.view + draw.choice((-1, 1))),
-                    msgspec.structs.replace(message, entry_proof=None),
-                    msgspec.structs.replace(message, high_qc=self.forge(message.high_qc)),
-                    msgspec.structs.replace(message, epoch=message.epoch + 1),
-                )
-            )
-        if isinstance(message, Proposal):
-            return self.mutate_proposal(message)
-        if isinstance(message, Certificates):
-            return msgspec.structs.replace(message, high_qc=self.forge(message.high_qc))
-        return message
-
-    def mutate_proposal(self, proposal: Proposal) -> Proposal:
-        header = proposal.header
-        changes: list[dict[str, object]] = [
-            {"view": header.view + self.draws.choice((-1, 1))},
-            {"parent": hashlib.sha256(header.parent).digest()},
-            {"justify": self.forge(header.justify)},
-            {"chain": bytes(32)},
-            {"height": header.height + 1},
-            {"entry_proof_hash": b""},
-        ]
-        return msgspec.structs.replace(proposal, header=msgspec.structs.replace(header, **self.draws.choice(changes)))
-
-    def forge(self, certificate: Certificate) -> Certificate:
-        """A certificate that nobody made."""
-        changes: list[dict[str, object]] = [
-            {"view": certificate.view + 1},
-            {"signers": certificate.signers[:-1]},
-            {"block_id": hashlib.sha256(certificate.block_id).digest()},
-            {"signature": certificate.signature[::-1]},
-        ]
-        return msgspec.structs.replace(certificate, **self.draws.choice(changes))
+        if isinstance(value, bool):
+            return not value
+        if isinstance(value, int):
+            return max(value + draw.choice((-1, 1)), 0)
+        if isinstance(value, bytes):
+            return draw.choice((bytes(len(value)), value[::-1], hashlib.sha256(value).digest()[: len(value)]))
+        if isinstance(value, tuple):
+            return value[:-1] if draw.random() < 0.5 or not value else (*value[:-1], self.other(value[-1]))
+        if isinstance(value, msgspec.Struct):
+            return None if draw.random() < 0.3 else self.change(value)
+        return value + "?" if isinstance(value, str) else value
 
 
 class Impersonator:
-    """Sends its votes and timeouts a second time in the names of others."""
+    """Sends what it signs (votes, timeouts) a second time in the names of others."""
 
     has_core = True
 
@@ -175,7 +160,7 @@ class Impersonator:
 
     def outgoing(self, host: Host, targets: Sequence[Host], message: msgspec.Struct) -> Rewritten:
         sent: list[tuple[Host, msgspec.Struct, int]] = [(target, message, 0) for target in targets]
-        if isinstance(message, Vote | Timeout):
+        if hasattr(message, "signer"):
             for signer in range(self.count):
                 if signer != host.index:
                     other = msgspec.structs.replace(message, signer=signer)
@@ -236,12 +221,12 @@ class Flooder:
         view = max(1, self.world.top_view + draw.choice((0, 1, 5, 15, 16, 17, 1000, 2**40)))
         if self.host.index is None:
             return
-        vote = Vote(
-            kind="vote", epoch=0, view=view, block_id=draw.randbytes(32), height=view, justify_view=view - 1,
-            signer=self.host.index, signature=b"",
-        )  # fmt: skip
-        signature = self.world.committee.sign(self.host.index, vote_subject(vote))
-        self.world.inject(self.host, self.host.others, msgspec.structs.replace(vote, signature=signature))
+        kinds = [kind.name for kind in self.world.definition.votes if kind.blocks]
+        subject = VoteSubject(
+            kind=draw.choice(kinds), epoch=0, view=view, block_id=draw.randbytes(32), height=view, justify_view=view - 1
+        )
+        vote = vote_of(subject, self.host.index, self.world.committee.sign(self.host.index, subject))
+        self.world.inject(self.host, self.host.others, vote)
 
     def outgoing(self, host: Host, targets: Sequence[Host], message: msgspec.Struct) -> Rewritten:
         return ()
