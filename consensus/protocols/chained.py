@@ -30,21 +30,18 @@ proposes an empty block, and proposes at once while anything with a payload is n
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, assert_never
 
 import msgspec
 
-from consensus.block_tree import Entry
 from consensus.certificates import QuorumChecker
-from consensus.codec import block_of, digest
+from consensus.codec import block_of
 from consensus.commit_proof import check_commit_proof
 from consensus.crypto.scheme import Scheme
 from consensus.engine import (
     BlocksFetched,
     BlocksLoaded,
     Broadcast,
-    BuildPayload,
     Commit,
     Event,
     PayloadBuilt,
@@ -64,9 +61,11 @@ from consensus.engine import (
 )
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
-from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND, TimeoutTally, view_duration
+from consensus.pacemaker import TimeoutTally, view_duration
 from consensus.protocols.block_pipeline import BlockPipeline
 from consensus.protocols.chained_checks import proposal_fault, timeout_fault, vote_fault
+from consensus.protocols.chained_leader import Candidate, Leader, entry_proof
+from consensus.protocols.chained_outbox import Outbox
 from consensus.protocols.chained_state import Restored, SafetyState, restore
 from consensus.protocols.chained_types import (
     Certificates,
@@ -81,7 +80,6 @@ from consensus.protocols.timeout_certificates import TimeoutCertifier
 from consensus.safety import Forbidden, SafetyGuard
 from consensus.signing import VOTE
 from consensus.types import (
-    Block,
     BlockHeader,
     BlockId,
     Certificate,
@@ -104,14 +102,6 @@ BROADCAST_VOTES_MAX: Final = 50
 VIEW_TIMER: Final = "view"
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """The proposal of the current view."""
-
-    entry: Entry
-    entry_proof: TimeoutCertificate | None
-
-
 class ChainedEngine:
     """One replica of the HotStuff family. ``me`` is None for an observer, which verifies everything and signs
     nothing."""
@@ -130,11 +120,13 @@ class ChainedEngine:
         self._rules = rules
         self._me = me
         self._validators = epoch.validators
-        self._broadcast_votes = len(epoch.validators) <= BROADCAST_VOTES_MAX
         self._checker = QuorumChecker(epoch, scheme, (VOTE,))
         self._certifier = TimeoutCertifier(epoch, self._checker, rules)
         self._out = StepBuilder()
         self._blocks = BlockPipeline(epoch, self._checker, rules, self._out)
+        self._leader = Leader(spec, epoch, self._blocks, self._out, me)
+        broadcast_votes = len(epoch.validators) <= BROADCAST_VOTES_MAX
+        self._outbox = Outbox(epoch, self._out, me, broadcast_votes=broadcast_votes)
         self._guard = SafetyGuard()
         self._votes = VoteTally(epoch.validators, self._checker)
         self._timeouts: TimeoutTally[Timeout] = TimeoutTally(epoch.validators)
@@ -148,16 +140,10 @@ class ChainedEngine:
         self._view: View = 0
         self._entered_ns: Nanoseconds = 0
         self._now: Nanoseconds = 0
-        self._candidate: _Candidate | None = None
+        self._candidate: Candidate | None = None
         self._first_proposals: FirstProposals[Proposal] = FirstProposals()
-        self._building: tuple[View, Certificate] | None = None
-        self._proposed_view: View = 0
-        self._proposing: tuple[Block, memoryview, TimeoutCertificate | None] | None = None
         self._timeout_view: View = 0
         self._timeout_parts: tuple[Certificate, TimeoutCertificate | None] | None = None
-        self._last_proposal: Proposal | None = None
-        self._last_timeout: Timeout | None = None
-        self._last_vote: Vote | None = None
         self._helped: dict[PeerId, View] = {}
         self._timeouts_count = 0
         self._source: PeerId | None = None
@@ -218,7 +204,7 @@ class ChainedEngine:
         return Status(
             epoch=self._epoch.epoch,
             view=self._view,
-            leader=self._leader(max(self._view, 1)),
+            leader=self._epoch.leaders.leader(max(self._view, 1)),
             committed_height=self._blocks.tree.root.height,
             committed_view=self._blocks.tree.root.view,
             seen_height=max(self._high_qc.height, self._blocks.tree.root.height),
@@ -262,27 +248,11 @@ class ChainedEngine:
                     self._adopt_certificate(proof.certificate)
                 self._blocks.reconsider(self._high_qc)
             case PeerConnected(peer):
-                self._greet(peer)
+                self._outbox.greet(peer, self._view, self._certificates())
             case BlocksLoaded():
                 pass  # block sync's alone
             case _:
                 assert_never(event)
-
-    def _greet(self, peer: PeerId) -> None:
-        """Bring a peer up to date, and send it again what the current view waits for: it was not connected when that
-        was broadcast, as nobody is at a restart."""
-        if self._view > 1:
-            self._out.effects.append(Send(peer, self._certificates()))
-        proposal, vote, timeout = self._last_proposal, self._last_vote, self._last_timeout
-        if proposal is not None and proposal.header.view == self._view:
-            self._out.effects.append(Send(peer, proposal))
-        if vote is not None and vote.view == self._view and self._is_collector(peer, vote):
-            self._out.effects.append(Send(peer, vote))
-        if timeout is not None and timeout.view == self._view:
-            self._out.effects.append(Send(peer, timeout))
-
-    def _is_collector(self, peer: PeerId, vote: Vote) -> bool:
-        return self._broadcast_votes or peer == self._validators.peer_of(self._leader(vote.view + 1))
 
     def _finish(self) -> Step:
         self._update_view()
@@ -334,7 +304,7 @@ class ChainedEngine:
         self._view = view
         self._entered_ns = self._now
         self._candidate = None
-        self._building = None
+        self._leader.enter()
         self._votes.advance(view)
         self._timeouts.advance(view)
         self._first_proposals.advance(view)
@@ -348,17 +318,6 @@ class ChainedEngine:
 
     def _certificates(self) -> Certificates:
         return Certificates(epoch=self._epoch.epoch, high_qc=self._high_qc, high_tc=self._high_tc)
-
-    def _leader(self, view: View) -> ValidatorIndex:
-        return self._epoch.leaders.leader(view)
-
-    def _entry_proof(self, justify: Certificate) -> TimeoutCertificate | None:
-        """The timeout certificate that entitles to the current view, when ``justify`` does not."""
-        if justify.view == self._view - 1:
-            return None
-        if self._high_tc is None or self._high_tc.view != self._view - 1:
-            raise RuntimeError("the current view is entered by neither certificate")
-        return self._high_tc
 
     # --- proposals ----------------------------------------------------------------------------------------------
 
@@ -386,71 +345,22 @@ class ChainedEngine:
             return
         entry = self._blocks.insert(block, proposal.body, peer, self._high_qc)
         if entry is not None and header.view == self._view:
-            self._candidate = _Candidate(entry, proposal.entry_proof)
+            self._candidate = Candidate(entry, proposal.entry_proof)
         if header.view < self._view:  # it may close a gap below a certificate that was seen before it
             self._blocks.reconsider(self._high_qc)
 
     def _try_propose(self) -> None:
-        view = self._view
-        if self._me is None or self._leader(view) != self._me or self._building is not None:
-            return
-        if self._proposed_view >= view or self._timeout_view >= view:
-            return
-        path = self._blocks.tree.path(self._high_qc.block_id)
-        if path is None or not self._blocks.all_checked(path, full_check_of_last=False):
-            return
-        urgent = any(entry.block.header.payload_size for entry in path)
-        idle_ns = 0 if urgent else self._spec.pacing.idle_interval_ms * NANOSECONDS_PER_MILLISECOND
-        timestamp_ms = path[-1].block.header.timestamp_ms if path else self._blocks.tree.root.timestamp_ms
-        self._building = (view, self._high_qc)
-        self._out.effects.append(
-            BuildPayload(
-                view=view,
-                parent=self._high_qc.block_id,
-                height=self._high_qc.height + 1,
-                parent_timestamp_ms=timestamp_ms,
-                path=tuple((entry.block, entry.body) for entry in path),
-                deadline_ns=self._entered_ns + idle_ns,
-            )
-        )
+        if self._leader.leads(self._view) and self._timeout_view < self._view:
+            self._leader.ask(self._view, self._high_qc, self._entered_ns)
 
     def _on_payload_built(self, built: PayloadBuilt) -> None:
-        if self._building is None or self._me is None or self._timeout_view >= self._view:
+        if self._timeout_view >= self._view:
             return
-        view, justify = self._building
-        if (built.view, built.parent) != (view, justify.block_id):
-            return
-        path = self._blocks.tree.path(justify.block_id)
-        if path is None:
-            self._building = None  # an ancestor was not what it seemed: built again once all are here
-            return
-        proof = self._entry_proof(justify)
-        block = block_of(
-            BlockHeader(
-                chain=self._epoch.chain,
-                epoch=self._epoch.epoch,
-                view=view,
-                height=justify.height + 1,
-                parent=justify.block_id,
-                justify=justify,
-                entry_proof_hash=b"" if proof is None else digest(proof),
-                payload_root=built.payload_root,
-                payload_size=len(built.body),
-                next_validators_hash=b"",
-                timestamp_ms=built.timestamp_ms,
-                proposer=self._me,
-            )
-        )
-        entry = self._blocks.insert(block, built.body, None, self._high_qc)
-        if entry is None:
-            return
-        entry.checked = True
-        self._building = None
-        self._proposed_view = view
-        self._proposing = (block, memoryview(built.body), proof)
-        self._blocks.record((*path, entry))
-        self._sign(ProposalSubject(epoch=self._epoch.epoch, view=view, block_id=block.id))
-        self._candidate = _Candidate(entry, proof)
+        candidate = self._leader.build(built, self._high_qc, self._high_tc)
+        if candidate is not None:
+            block = candidate.entry.block
+            self._sign(ProposalSubject(epoch=block.header.epoch, view=block.header.view, block_id=block.id))
+            self._candidate = candidate
 
     # --- votes --------------------------------------------------------------------------------------------------
 
@@ -504,7 +414,7 @@ class ChainedEngine:
                     self._reject_signers(spoiled, "vote")
                 if certificate is not None:
                     self._adopt_certificate(certificate)
-                    if not self._broadcast_votes:
+                    if not self._outbox.broadcast_votes:
                         self._out.effects.append(Broadcast(self._certificates()))
                     return True
             case Ignored():
@@ -528,17 +438,14 @@ class ChainedEngine:
         """Give up the current view; again, send what was signed before."""
         view = self._view
         if self._timeout_view == view:
-            if self._last_timeout is not None and self._last_timeout.view == view:
-                self._out.effects.append(Broadcast(self._last_timeout))
-            if self._last_vote is not None:
-                self._send_vote(self._last_vote)
+            self._outbox.repeat(view)
             return
         if view < self._last_voted_view or not self._rules.may_time_out(self._high_qc, self._lock):
             raise RuntimeError(f"view {view} cannot be given up: the state contradicts its own votes")
         self._timeouts_count += 1
         self._timeout_view = view
         self._last_voted_view = view
-        self._timeout_parts = (self._high_qc, self._entry_proof(self._high_qc))
+        self._timeout_parts = (self._high_qc, entry_proof(view, self._high_qc, self._high_tc))
         path = self._blocks.tree.path(self._high_qc.block_id)
         if path is not None and all(entry.checked for entry in path):
             self._blocks.record(path)
@@ -596,34 +503,18 @@ class ChainedEngine:
         match subject:
             case VoteSubject():
                 vote = vote_of(subject, self._me, signature)
-                self._last_vote = vote
-                self._send_vote(vote)
-                collects = self._broadcast_votes or self._leader(vote.view + 1) == self._me
-                return collects and self._count_vote(vote)
+                self._outbox.send_vote(vote)
+                return self._outbox.collects(vote) and self._count_vote(vote)
             case ProposalSubject():
-                self._send_proposal(subject, signature)
+                proposal = self._leader.proposal(subject, signature)
+                if proposal is not None:
+                    self._outbox.send_proposal(proposal)
                 return False
             case TimeoutSubject():
                 self._send_timeout(subject, signature)
                 return True
             case _:
                 raise RuntimeError(f"{subject} is no subject of this protocol")
-
-    def _send_vote(self, vote: Vote) -> None:
-        if self._broadcast_votes:
-            self._out.effects.append(Broadcast(vote))
-            return
-        collector = self._leader(vote.view + 1)
-        if collector != self._me:
-            self._out.effects.append(Send(self._validators.peer_of(collector), vote))
-
-    def _send_proposal(self, subject: ProposalSubject, signature: bytes) -> None:
-        if self._proposing is None or self._proposing[0].id != subject.block_id:
-            return  # of a view that is over
-        block, body, proof = self._proposing
-        proposal = Proposal(epoch=subject.epoch, header=block.header, body=body, entry_proof=proof, signature=signature)
-        self._last_proposal = proposal
-        self._out.effects.append(Broadcast(proposal))
 
     def _send_timeout(self, subject: TimeoutSubject, signature: bytes) -> None:
         if self._timeout_parts is None or self._timeout_view != subject.view or self._me is None:
@@ -637,8 +528,7 @@ class ChainedEngine:
             signer=self._me,
             signature=signature,
         )
-        self._last_timeout = timeout
-        self._out.effects.append(Broadcast(timeout))
+        self._outbox.send_timeout(timeout)
         if timeout.view == self._view:
             self._count_timeout(timeout)
 
@@ -652,10 +542,6 @@ class ChainedEngine:
                 proof = None if state.high_qc.view == subject.view - 1 else state.high_tc
                 self._timeout_parts = (state.high_qc, proof)
             elif isinstance(subject, ProposalSubject):
-                self._proposed_view = subject.view
-                entry = self._blocks.tree.get(subject.block_id)
-                if entry is not None:
-                    proof = None if entry.block.header.justify.view == subject.view - 1 else state.high_tc
-                    self._proposing = (entry.block, memoryview(entry.body), proof)
-                    if subject.view == self._view:
-                        self._candidate = _Candidate(entry, proof)
+                candidate = self._leader.restore(subject, state.high_tc)
+                if candidate is not None and subject.view == self._view:
+                    self._candidate = candidate

@@ -13,14 +13,15 @@ from consensus.crypto.scheme import Scheme
 from consensus.engine import FetchBlocks, Recovered, Refusal, SafetyRecord, Step
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
-from consensus.protocols.chained import ChainedEngine, _Candidate
-from consensus.protocols.proposal_checks import FirstProposals
+from consensus.protocols.chained import ChainedEngine
+from consensus.protocols.chained_family import chained
+from consensus.protocols.chained_leader import Candidate
 from consensus.protocols.chained_state import SafetyState
 from consensus.protocols.chained_types import Proposal, Timeout, TimeoutCertificate
+from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
-from consensus.protocols.chained_family import chained
-from consensus.protocols.definition import ProtocolDefinition
+from consensus.protocols.proposal_checks import FirstProposals
 from consensus.protocols.rules import ChainedRules
 from consensus.safety import Forbidden, Granted, SafetyGuard
 from consensus.types import BlockHeader, Certificate, Epoch, Nanoseconds, PeerId, Subject, ValidatorIndex, Vote
@@ -311,7 +312,7 @@ class UncheckedProposals(ChainedEngine):
         self._adopt_certificate(header.justify)
         self._update_view()
         if entry is not None and header.view == self._view:
-            self._candidate = _Candidate(entry, proposal.entry_proof)
+            self._candidate = Candidate(entry, proposal.entry_proof)
 
 
 class NoGenesisInTimeouts(ChainedEngine):
@@ -336,7 +337,7 @@ class VotesToNextLeader(ChainedEngine):
     """Sends its votes to the next leader alone, in the smallest committee too."""
 
     def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
-        self._broadcast_votes = False
+        self._outbox.broadcast_votes = False
         return super().start(recovered, now)
 
 
