@@ -136,8 +136,7 @@ class QuorumChecker:
         pending = [sorted(signatures)]
         while pending:
             part = pending.pop()
-            aggregate = self._scheme.aggregate([signatures[signer] for signer in part])
-            if aggregate is not None and self._scheme.verify_aggregate(self._keys(part), message, aggregate):
+            if self._aggregate(part, signatures, message) is not None:
                 continue
             if len(part) == 1:
                 bad.append(part[0])
@@ -147,15 +146,28 @@ class QuorumChecker:
 
     def join(self, signatures: Mapping[ValidatorIndex, bytes]) -> tuple[Bitmap, bytes]:
         """The bitmap and aggregate of signatures that were sifted."""
-        signers = tuple(sorted(signatures))
+        signers = sorted(signatures)
         aggregate = self._scheme.aggregate([signatures[signer] for signer in signers])
         if aggregate is None:
             raise ValueError("join: signatures that were not sifted")
         return bitmap_of(signers), aggregate
 
-    def remember(self, subject: VoteSubject, signatures: Mapping[ValidatorIndex, bytes]) -> Certificate:
-        """The certificate of sifted signatures, known to verify from now on."""
-        signers, signature = self.join(signatures)
+    def certify(
+        self, subject: VoteSubject, signatures: Mapping[ValidatorIndex, bytes]
+    ) -> tuple[Certificate | None, tuple[ValidatorIndex, ...]]:
+        """The certificate of the signatures that verify, known to verify from now on, and the signers of those that do
+        not. None when the good ones are no quorum. Names validators only."""
+        spoiled: tuple[ValidatorIndex, ...] = ()
+        signers = sorted(signatures)
+        aggregate = self._aggregate(signers, signatures, self._epoch.domain.bytes_to_sign(subject))
+        if aggregate is None:
+            spoiled = tuple(self.sift(subject, signatures))
+            good = {signer: signatures[signer] for signer in signers if signer not in spoiled}
+            if self._epoch.validators.stake_of(good) < self._epoch.validators.quorum:
+                return None, spoiled
+            bitmap, aggregate = self.join(good)
+        else:
+            bitmap = bitmap_of(signers)
         certificate = Certificate(
             kind=subject.kind,
             epoch=subject.epoch,
@@ -163,12 +175,21 @@ class QuorumChecker:
             block_id=subject.block_id,
             height=subject.height,
             justify_view=subject.justify_view,
-            signers=signers,
-            signature=signature,
+            signers=bitmap,
+            signature=aggregate,
         )
         self._remember(certificate)
-        return certificate
+        return certificate, spoiled
+
+    def _aggregate(
+        self, signers: Sequence[ValidatorIndex], signatures: Mapping[ValidatorIndex, bytes], message: bytes
+    ) -> bytes | None:
+        """The signatures of ``signers``, ascending, joined; None when that does not verify."""
+        aggregate = self._scheme.aggregate([signatures[signer] for signer in signers])
+        if aggregate is None or not self._scheme.verify_aggregate(self._keys(signers), message, aggregate):
+            return None
+        return aggregate
 
     def _keys(self, signers: Sequence[ValidatorIndex]) -> tuple[bytes, ...]:
         keys = self._epoch.validators.public_keys
-        return tuple(keys[signer] for signer in signers)
+        return tuple([keys[signer] for signer in signers])

@@ -10,6 +10,7 @@ beside its block by reference and is judged by the sequencer alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Final, Protocol, TypeAlias
 
 import msgspec
@@ -305,7 +306,7 @@ def signers_of(bitmap: bytes) -> tuple[ValidatorIndex, ...]:
     return tuple(signers)
 
 
-def bitmap_of(signers: tuple[ValidatorIndex, ...]) -> bytes:
+def bitmap_of(signers: Sequence[ValidatorIndex]) -> bytes:
     """The canonical bitmap of a set of validator indices: no trailing zero bytes."""
     bits = 0
     for signer in signers:

@@ -11,7 +11,6 @@ Bounds: one vote per signer, kind and view, for views within ``VIEWS_AHEAD`` abo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import msgspec
@@ -50,18 +49,30 @@ class BadSignature(msgspec.Struct, frozen=True, gc=False):
 TallyResult: TypeAlias = Counted | Ignored | Equivocated | BadSignature
 
 
-@dataclass(slots=True)
+COUNTED: Final = Counted()
+IGNORED: Final = Ignored()
+
+
 class _Subject:
-    stake: int = 0
-    signatures: dict[ValidatorIndex, bytes] = field(default_factory=dict)
-    certified: bool = False
+    """The votes for one subject: one of each signer."""
+
+    __slots__ = ("certified", "signatures", "stake")
+
+    def __init__(self) -> None:
+        self.stake = 0
+        self.signatures: dict[ValidatorIndex, bytes] = {}
+        self.certified = False
 
 
-@dataclass(slots=True)
 class _View:
-    first: dict[tuple[str, ValidatorIndex], Vote] = field(default_factory=dict)
-    subjects: dict[VoteSubject, _Subject] = field(default_factory=dict)
-    reported: set[tuple[str, ValidatorIndex]] = field(default_factory=set)
+    """The votes of one view."""
+
+    __slots__ = ("first", "reported", "subjects")
+
+    def __init__(self) -> None:
+        self.first: dict[tuple[str, ValidatorIndex], Vote] = {}
+        self.subjects: dict[VoteSubject, _Subject] = {}
+        self.reported: dict[tuple[str, ValidatorIndex], None] = {}
 
 
 class VoteTally:
@@ -84,7 +95,7 @@ class VoteTally:
     def add(self, vote: Vote) -> TallyResult:
         """Take a vote whose sender is its signer and whose signer is below the number of validators."""
         if not self._current - VIEWS_BEHIND <= vote.view <= self._current + VIEWS_AHEAD:
-            return Ignored()
+            return IGNORED
         votes = self._views.get(vote.view)
         if votes is None:
             votes = self._views[vote.view] = _View()
@@ -103,23 +114,21 @@ class VoteTally:
         counted.signatures[vote.signer] = vote.signature
         counted.stake += self._validators.stakes[vote.signer]
         if counted.certified or counted.stake < self._validators.quorum:
-            return Counted()
-        spoiled = self._checker.sift(subject, counted.signatures)
+            return COUNTED
+        certificate, spoiled = self._checker.certify(subject, counted.signatures)
         for signer in spoiled:
             del counted.signatures[signer]
             counted.stake -= self._validators.stakes[signer]
-        if counted.stake < self._validators.quorum:
-            return Counted(spoiled=tuple(spoiled))
-        counted.certified = True
-        return Counted(self._checker.remember(subject, counted.signatures), tuple(spoiled))
+        counted.certified = certificate is not None
+        return Counted(certificate, spoiled)
 
     def _second(self, votes: _View, key: tuple[str, ValidatorIndex], first: Vote, second: Vote) -> TallyResult:
         subject, other = vote_subject(first), vote_subject(second)
         if subject == other or key in votes.reported:
-            return Ignored()
+            return IGNORED
         if not self._checker.check_signature(second.signer, other, second.signature):
             return BadSignature()
-        votes.reported.add(key)
+        votes.reported[key] = None
         if not self._checker.check_signature(first.signer, subject, first.signature):
             return BadSignature()
         return Equivocated(first, second)

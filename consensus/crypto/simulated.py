@@ -9,19 +9,27 @@ allows: two colluders who sign ``s + d`` and ``s - d`` make a valid aggregate of
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, NoReturn, SupportsIndex
 
 SIZE: Final = 32
 PRIME: Final = 2**255 - 19
 """The order of the group; public keys and signatures are integers in 1..PRIME-1, 32 bytes big-endian."""
+REMEMBERED_MAX: Final = 1024
 
 _KEY_DOMAIN: Final = b"shared-sequencer/simulated-key\x00"
 _POSSESSION_DOMAIN: Final = b"shared-sequencer/possession-proof/simulated\x00"
 
 
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _point(message: bytes) -> int:
+    """H(message). Many sign and check one message."""
+    return int.from_bytes(sha256(message).digest(), "big")
+
+
 def _tag(key: int, message: bytes) -> int:
-    return key * int.from_bytes(sha256(message).digest(), "big") % PRIME
+    return key * _point(message) % PRIME
 
 
 def _parse(data: bytes) -> int:
@@ -36,11 +44,15 @@ def _sum(parts: Iterable[bytes]) -> int:
     """The sum of canonical keys or signatures, or 0 when one of them is malformed (or when they cancel out)."""
     total = 0
     for part in parts:
-        value = _parse(part)
-        if not value:
+        value = int.from_bytes(part, "big")
+        if not 0 < value < PRIME or len(part) != SIZE:
             return 0
         total += value
     return total % PRIME
+
+
+_key_sum: Final = lru_cache(maxsize=REMEMBERED_MAX)(_sum)
+"""The sum of public keys: a chain has few quorums, and asks for each again and again."""
 
 
 class SimulatedSecretKey:
@@ -98,7 +110,7 @@ class Simulated:
         return total.to_bytes(SIZE, "big") if total else None
 
     def verify_aggregate(self, public_keys: Sequence[bytes], message: bytes, aggregate: bytes) -> bool:
-        key, tag = _sum(public_keys), _parse(aggregate)
+        key, tag = _key_sum(tuple(public_keys)), _parse(aggregate)
         return key != 0 and tag != 0 and tag == _tag(key, message)
 
     def verify_groups(self, groups: Sequence[tuple[Sequence[bytes], bytes, bytes]]) -> bool:

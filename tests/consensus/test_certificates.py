@@ -188,7 +188,7 @@ def test_the_memory_of_certificates_is_bounded_and_forgets_the_oldest(made_here:
     for block in blocks:
         if made_here:
             subject = chain.vote_subject(block)
-            checker.remember(subject, {signer: chain.vote(block, signer).signature for signer in range(3)})
+            checker.certify(subject, {signer: chain.vote(block, signer).signature for signer in range(3)})
         else:
             assert checker.check(chain.qc(block)) is None
     before = scheme.verified
