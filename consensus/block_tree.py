@@ -7,7 +7,8 @@ from the committed head is dropped at a commit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, TypeAlias
 
 from consensus.types import Block, BlockId, Height, PeerId, View
@@ -15,30 +16,33 @@ from consensus.types import Block, BlockId, Height, PeerId, View
 ENTRIES_MAX: Final = 8192
 BODIES_SIZE_MAX: Final = 512 * 1024 * 1024
 
+_HEIGHT: Final = attrgetter("height")
+
 Body: TypeAlias = "bytes | memoryview"
 
 
-@dataclass(slots=True)
 class Entry:
-    """One block above the committed head."""
+    """One block above the committed head. ``source`` is the peer that gave us this body, None for our own."""
 
-    block: Block
-    body: Body
-    source: PeerId | None = None
-    """The peer that gave us this body; None for our own."""
-    checked: bool = False
-    recorded: bool = False
-    refused: bool = False
-    """The payload was judged invalid: never voted for, kept so that it is not asked for again."""
-    check_pending: bool = False
-    certified_check_pending: bool = False
-    view: View = field(init=False)
-    height: Height = field(init=False)
-    parent: BlockId = field(init=False)
+    __slots__ = (
+        "block", "body", "certified_check_pending", "check_pending", "checked", "height", "parent", "recorded",
+        "refused", "source", "view",
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        header = self.block.header
-        self.view, self.height, self.parent = header.view, header.height, header.parent
+    def __init__(self, block: Block, body: Body, source: PeerId | None = None) -> None:
+        header = block.header
+        self.block = block
+        self.body = body
+        self.source = source
+        self.view: View = header.view
+        self.height: Height = header.height
+        self.parent: BlockId = header.parent
+        self.checked = False
+        self.recorded = False
+        self.refused = False
+        """The payload was judged invalid: never voted for, kept so that it is not asked for again."""
+        self.check_pending = False
+        self.certified_check_pending = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +161,10 @@ class BlockTree:
         self.root = Root(id=head.block.id, height=header.height, view=header.view, timestamp_ms=header.timestamp_ms)
         kept: dict[BlockId, Entry] = {}
         orphans: dict[BlockId, Entry] = {}
-        for block_id, entry in sorted(self._entries.items(), key=lambda item: item[1].height):
+        for entry in sorted(self._entries.values(), key=_HEIGHT):
+            if entry.height <= header.height:
+                continue
+            block_id = entry.block.id
             if entry.parent == head.block.id or entry.parent in kept:
                 kept[block_id] = entry
             elif entry.height > header.height + 1 and entry.parent not in self._entries:
@@ -165,4 +172,4 @@ class BlockTree:
             elif entry.parent in orphans:
                 orphans[block_id] = entry
         self._entries = kept | orphans
-        self._bodies_size = sum(len(entry.body) for entry in self._entries.values())
+        self._bodies_size = sum([len(entry.body) for entry in self._entries.values()])

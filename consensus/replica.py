@@ -74,10 +74,10 @@ class Replica:
 
     def handle(self, event: Event, now: Nanoseconds) -> Step:
         """Everything that one event causes, in one step."""
-        if isinstance(event, ANSWERS) or (isinstance(event, Received) and not isinstance(event.message, SYNC_MESSAGES)):
+        if type(event.message) not in SYNC_MESSAGES if isinstance(event, Received) else type(event) in ANSWERS:
             step = self._engine.handle(event, now)
             for effect in step.effects:
-                if isinstance(effect, FetchBlocks):
+                if type(effect) is FetchBlocks:
                     self._merge(step, now)
                     return self._out.finish()
             return step  # the protocol's alone, as almost always

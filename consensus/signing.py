@@ -7,7 +7,7 @@ replayed anywhere else. There is no call that signs a blob.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property
 from typing import Final, cast
 
 import msgspec
@@ -29,7 +29,7 @@ class _Domain(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     validators_hash: Hash
 
 
-class SigningDomain(msgspec.Struct, frozen=True, kw_only=True):
+class SigningDomain(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Everything besides the subject that a signature is bound to."""
 
     chain_id: str
@@ -41,17 +41,24 @@ class SigningDomain(msgspec.Struct, frozen=True, kw_only=True):
         """The exact bytes that a signature over ``subject`` covers. A subject of another epoch is our bug."""
         if subject.epoch != self.epoch:
             raise ValueError(f"subject of epoch {subject.epoch} under the domain of epoch {self.epoch}")
-        return _prefix(self, subject.kind) + encode(cast("msgspec.Struct", subject))
+        kind = subject.kind
+        prefix = self._prefixes.get(kind)
+        if prefix is None:
+            prefix = self._prefixes[kind] = self._prefix(kind)
+        return prefix + encode(cast("msgspec.Struct", subject))
 
+    @cached_property
+    def _prefixes(self) -> dict[str, bytes]:
+        """By kind, of which a protocol has a handful."""
+        return {}
 
-@lru_cache(maxsize=256)
-def _prefix(domain: SigningDomain, kind: str) -> bytes:
-    return encode(
-        _Domain(
-            purpose=_PURPOSE_PREFIX + kind,
-            chain_id=domain.chain_id,
-            genesis_hash=domain.genesis_hash,
-            epoch=domain.epoch,
-            validators_hash=domain.validators_hash,
+    def _prefix(self, kind: str) -> bytes:
+        return encode(
+            _Domain(
+                purpose=_PURPOSE_PREFIX + kind,
+                chain_id=self.chain_id,
+                genesis_hash=self.genesis_hash,
+                epoch=self.epoch,
+                validators_hash=self.validators_hash,
+            )
         )
-    )
