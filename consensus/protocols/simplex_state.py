@@ -1,0 +1,168 @@
+"""The certificates that a Simplex replica holds, what it keeps durable, and how that is put together again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from consensus.codec import Canonical, Malformed
+from consensus.engine import Recovered
+from consensus.protocols.simplex_types import FINALIZE, NULLIFY
+from consensus.safety import SafetyGuard
+from consensus.types import Certificate, Integer, ProposalSubject, Subject, View, VoteSubject
+
+NULLIFICATIONS_MAX: Final = 256
+"""Nullifications held, all above the highest finalization; of the oldest beyond, only that they were verified is
+remembered. As many views must fail in a row before this matters."""
+
+
+class SafetyState(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """The certificates held at a signing decision, recorded with its slot. ``high_qc`` is the highest notarization or
+    finalization; ``nullifications`` ascend by view. The certificates of the nullified views ``let_go_from`` to
+    ``let_go_to`` (both included; 0 and 0 for none) were verified and let go."""
+
+    high_qc: Certificate
+    nullifications: Annotated[tuple[Certificate, ...], Meta(max_length=NULLIFICATIONS_MAX)]
+    let_go_from: Integer
+    let_go_to: Integer
+
+
+class HeldCertificates:
+    """Verified certificates: the highest notarization or finalization, the highest finalization, and the nullification
+    of each view above the latter. What is final needs no nullification below it: no block may ever skip it."""
+
+    __slots__ = ("_let_go", "_nullifications", "_nullified_max", "finalization", "high_qc")
+
+    def __init__(self, genesis: Certificate) -> None:
+        self.high_qc = genesis
+        self.finalization: Certificate | None = None
+        self._nullifications: dict[View, Certificate] = {}
+        self._nullified_max: View = 0
+        self._let_go: tuple[View, View] = (0, 0)
+
+    @property
+    def view(self) -> View:
+        """The view that the certificates let a replica enter."""
+        return 1 + max(self.high_qc.view, self._nullified_max)
+
+    @property
+    def finalized_view(self) -> View:
+        """The view of the highest finalization; 0 for none."""
+        return 0 if self.finalization is None else self.finalization.view
+
+    def wants(self, certificate: Certificate) -> bool:
+        """True when the certificate, if it verifies, brings something that is not held."""
+        if certificate.kind == NULLIFY:
+            return certificate.view > self.finalized_view and not self._is_nullified(certificate.view)
+        if certificate.kind == FINALIZE and certificate.view > self.finalized_view:
+            return True
+        return certificate.view > self.high_qc.view
+
+    def take(self, certificate: Certificate) -> bool:
+        """Hold a verified certificate; False when it brings nothing new."""
+        if not self.wants(certificate):
+            return False
+        if certificate.kind == NULLIFY:
+            self._nullifications[certificate.view] = certificate
+            self._nullified_max = max(self._nullified_max, certificate.view)
+            if len(self._nullifications) > NULLIFICATIONS_MAX:
+                self._let_oldest_go()
+            return True
+        if certificate.view > self.high_qc.view:
+            self.high_qc = certificate
+        if certificate.kind == FINALIZE:
+            self.finalization = certificate
+            for view in [known for known in self._nullifications if known <= certificate.view]:
+                del self._nullifications[view]
+        return True
+
+    def _let_oldest_go(self) -> None:
+        oldest = min(self._nullifications)
+        del self._nullifications[oldest]
+        first, last = self._let_go
+        self._let_go = (first, oldest) if last and oldest == last + 1 else (oldest, oldest)
+
+    def nullification(self, view: View) -> Certificate | None:
+        """The nullification of ``view``, if it is held."""
+        return self._nullifications.get(view)
+
+    def _is_nullified(self, view: View) -> bool:
+        first, last = self._let_go
+        return view in self._nullifications or first <= view <= last
+
+    def missing(self, above: View, below: View, count_max: int) -> tuple[View, ...]:
+        """The lowest views strictly between ``above`` and ``below`` that are not known to be nullified. The work is
+        bounded by the certificates held and ``count_max``."""
+        found: list[View] = []
+        first, last = self._let_go
+        view = above + 1
+        while view < below and len(found) < count_max:
+            if first <= view <= last:
+                view = last
+            elif view not in self._nullifications:
+                found.append(view)
+            view += 1
+        return tuple(found)
+
+    def entry(self) -> tuple[Certificate, ...]:
+        """What brings a peer to our view, and to our highest finalization. Empty in view 1."""
+        found = [] if self.high_qc.view == 0 else [self.high_qc]
+        if self._nullified_max > self.high_qc.view:
+            found.append(self._nullifications[self._nullified_max])
+        if self.finalization is not None and self.finalization != self.high_qc:
+            found.append(self.finalization)
+        return tuple(found)
+
+    def answer(self, views: tuple[View, ...]) -> tuple[Certificate, ...]:
+        """What helps a peer that lacks the nullifications of ``views``, which ascend."""
+        found = [held for held in (self._nullifications.get(view) for view in views) if held is not None]
+        if self.high_qc.view >= views[0] and self.high_qc.view > 0:
+            found.append(self.high_qc)
+        if self.finalization is not None and self.finalization.view >= views[0] and self.finalization != self.high_qc:
+            found.append(self.finalization)
+        return tuple(found)
+
+    def state(self) -> SafetyState:
+        """What must be durable before a vote in the view that these certificates let us enter."""
+        return SafetyState(
+            high_qc=self.high_qc,
+            nullifications=tuple(self._nullifications[view] for view in sorted(self._nullifications)),
+            let_go_from=self._let_go[0],
+            let_go_to=self._let_go[1],
+        )
+
+    def restore(self, state: SafetyState) -> None:
+        """Take back what one record holds. Verified before it was recorded."""
+        if state.let_go_to > self._let_go[1]:
+            self._let_go = (state.let_go_from, state.let_go_to)
+            self._nullified_max = max(self._nullified_max, state.let_go_to)
+        for certificate in (state.high_qc, *state.nullifications):
+            self.take(certificate)
+
+
+subjects: Final[Canonical[msgspec.Struct]] = Canonical[msgspec.Struct](ProposalSubject, VoteSubject)
+_states: Final[Canonical[SafetyState]] = Canonical(SafetyState)
+
+
+@dataclass(slots=True, kw_only=True)
+class Restored:
+    """The state of all records, and for each kind its subject with the state that was recorded with it."""
+
+    states: tuple[SafetyState, ...]
+    by_kind: dict[str, tuple[Subject, SafetyState]]
+
+
+def restore(recovered: Recovered, guard: SafetyGuard) -> Restored:
+    """Read the records of every kind. Raises ``ValueError`` for a journal that holds something else than what we
+    write."""
+    by_kind: dict[str, tuple[Subject, SafetyState]] = {}
+    for record in recovered.safety:
+        subject = guard.restore(record, subjects)
+        state = _states.decode(record.state)
+        if isinstance(state, Malformed):
+            raise ValueError(f"safety record {record.kind!r}: state does not decode: {state.reason}")
+        by_kind[record.kind] = (subject, state)
+    return Restored(states=tuple(state for _, state in by_kind.values()), by_kind=by_kind)
