@@ -235,15 +235,10 @@ def without_watermarks(history: SigningHistory) -> SigningHistory:
     marks, blocks, attestations = history.forgotten, history.blocks, history.attestations
     if marks.slot is not None and not blocks:
         blocks = (SignedBlock(marks.slot),)
-    bounds = lowest(history)
-    if marks.source_epoch is not None and (bounds.source_epoch is None or bounds.source_epoch < marks.source_epoch):
-        # A lower source with a higher target then surrounds this one, and a target at or below it is at or below the
-        # lowest.
-        target = bounds.target_epoch if marks.target_epoch is None else marks.target_epoch
-        if target is not None and all(
-            (each.source_epoch, each.target_epoch) != (marks.source_epoch, target) for each in attestations
-        ):
-            attestations = (SignedAttestation(marks.source_epoch, target), *attestations)
+    source, target, least = marks.source_epoch, marks.target_epoch, lowest(history).source_epoch
+    if source is not None and target is not None and (least is None or least < source):
+        # A lower source with a higher target then surrounds this one, and a lower target is below the lowest.
+        attestations = (SignedAttestation(source, target), *attestations)
     return SigningHistory(pubkey=history.pubkey, blocks=blocks, attestations=attestations)
 
 

@@ -150,10 +150,9 @@ class SlashingStore:
                 contradictions += sum(_merge_block(connection, key, each) for each in history.blocks)
                 contradictions += sum(_merge_attestation(connection, key, each) for each in history.attestations)
                 if raise_bounds:
-                    own = rules.lowest(history)
-                    bounds = before.raised(own)
-                    forgotten = key.forgotten.raised(Watermarks(source_epoch=bounds.source_epoch))
-                    key = key._replace(forgotten=forgotten)
+                    # Condition 4 then holds too: a lower source with a higher target surrounds the vote of the lowest
+                    # target that is left.
+                    bounds = before.raised(rules.lowest(history))
                     _forget(connection, key, bounds.slot or 0, bounds.target_epoch or 0)
                 else:
                     _forget(connection, key._replace(floor=key.floor.raised(before)), 0, 0)
