@@ -10,13 +10,14 @@ from consensus.protocols.chained_family import chained
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
+from consensus.protocols.simplex_definition import SIMPLEX
 
 ENTRY_POINT_GROUP: Final = "shared_sequencer.protocols"
 
 JOLTEON: Final = chained("jolteon", Jolteon())
 HOTSTUFF: Final = chained("hotstuff", HotStuff())
 DEFAULT_PROTOCOL: Final = JOLTEON.name
-_OURS: Final = {definition.name: definition for definition in (JOLTEON, HOTSTUFF)}
+_OURS: Final = {definition.name: definition for definition in (JOLTEON, HOTSTUFF, SIMPLEX)}
 
 
 def protocol_names() -> tuple[str, ...]:
