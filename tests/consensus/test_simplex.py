@@ -10,29 +10,24 @@ import pytest
 
 from consensus.engine import (
     BlockRecord,
-    Broadcast,
     BuildPayload,
-    CancelTimer,
     Commit,
     FetchBlocks,
     PayloadVerdict,
     ReportEvidence,
-    Send,
     SetTimer,
     Sign,
-    TimerFired,
 )
 from consensus.genesis import Pacing
 from consensus.protocols.simplex_types import (
     FINALIZE,
     NOTARIZE,
     NULLIFY,
-    REQUEST_VIEWS_MAX,
     Certificates,
     CertificatesRequest,
     Proposal,
 )
-from consensus.types import Certificate, Vote
+from consensus.types import Vote
 from tests.support.chain import Alone, Happened, refused, tampered, view_deadline_ns
 from tests.support.committee import committee
 from tests.support.simplex import SimplexChain, proposed, told
@@ -414,85 +409,6 @@ def test_nullifies_that_came_early_are_joined_on_entry() -> None:
     assert alone.view == 3, "its own was the third"
 
 
-# --- views and certificates ------------------------------------------------------------------------------------------
-
-
-def test_a_certificate_that_leads_into_a_view_is_passed_on_once() -> None:
-    """Whoever formed it may have told nobody else: everybody enters one delay after the first honest node."""
-    chain, alone = setting()
-    null = chain.nullification(1)
-    assert Broadcast(Certificates(epoch=0, certificates=(null,))) in told(alone, null).effects
-    other = chain.nullification(1, [1, 2, 3])
-    assert not told(alone, other).effects
-    assert not told(alone, chain.nullification(1)).effects
-
-
-@pytest.mark.parametrize("kind", [NOTARIZE, NULLIFY, FINALIZE])
-def test_a_false_certificate_is_refused(kind: str) -> None:
-    """Pitfall 5."""
-    chain, alone = setting()
-    b1 = chain.block(1)
-    subject = chain.subject(kind, 1 if kind == NULLIFY else b1)
-    good = chain.certificate(subject, (0, 1, 2))
-    bad: list[Certificate] = [
-        chain.certificate(subject, (0, 1)),
-        replace(good, view=2),
-        replace(good, epoch=1),
-        replace(good, signers=b"\x0b"),
-        replace(good, signers=b"\x07\x00"),
-        replace(good, signers=b"\x17"),
-        replace(good, block_id=chain.genesis.block_id),
-        replace(good, justify_view=1),
-    ]
-    for certificate in bad:
-        assert refused(told(alone, certificate), alone.committee.peer(1)).startswith(("certificate: ", "signers: "))
-        assert alone.view == 1
-    told(alone, good)
-    assert alone.view == 2
-
-
-def test_genesis_is_named_at_view_0_only() -> None:
-    """Pitfall 4: all who notarize or finalize genesis at view 1 make no certificate, and nullify names nothing."""
-    chain, alone = setting()
-    b1 = chain.block(1)
-    for kind in (NOTARIZE, FINALIZE):
-        subject = replace(chain.subject(kind, b1), block_id=chain.genesis.block_id)
-        assert "boundary" in refused(told(alone, chain.certificate(subject, (0, 1, 2))), alone.committee.peer(1))
-        vote = replace(chain.notarize(b1, 1), kind=kind, block_id=chain.genesis.block_id)
-        assert "boundary" in refused(alone.hear(vote), alone.committee.peer(1))
-    named = replace(chain.nullify(1, 1), block_id=b1.id)
-    assert "names a block" in refused(alone.hear(named), alone.committee.peer(1))
-
-
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"epoch": 1}, "of epoch 1 and view 1"),
-        ({"view": 0, "justify_view": 0}, "of epoch 0 and view 0"),
-        ({"kind": "vote"}, "of kind 'vote'"),
-        ({"signer": 2}, "of validator 2, who is not this peer"),
-        ({"justify_view": 1}, "for a block that cannot be"),
-        ({"height": 0}, "for no block, or for the epoch's boundary"),
-    ],
-)
-def test_a_vote_that_cannot_be_is_refused(changes: dict[str, object], reason: str) -> None:
-    chain, alone = setting()
-    vote = replace(chain.notarize(chain.block(1), 1), **changes)
-    assert refused(alone.hear(vote, peer=1), alone.committee.peer(1)) == f"vote: {reason}"
-
-
-def test_spoilers_of_a_quorum_are_named() -> None:
-    chain, alone = setting()
-    b1 = chain.block(1)
-    assert not alone.hear(tampered(chain.notarize(b1, 2))).effects
-    alone.hear(chain.notarize(b1, 0))
-    happened = alone.hear(chain.notarize(b1, 1))
-    assert refused(happened, alone.committee.peer(2)) == "vote: the signature does not verify"
-    assert alone.view == 1
-    proposed(chain, alone, b1)
-    assert alone.view == 2
-
-
 # --- evidence --------------------------------------------------------------------------------------------------------
 
 
@@ -600,94 +516,6 @@ def test_a_leader_hurries_when_a_payload_waits_that_nobody_finalizes() -> None:
     alone.now = 7 * MILLISECOND
     (build,) = told(alone, chain.notarization(b1)).of(BuildPayload)
     assert build.deadline_ns == 7 * MILLISECOND
-
-
-# --- missing certificates --------------------------------------------------------------------------------------------
-
-
-def test_missing_certificates_are_asked_of_who_showed_the_need_and_then_of_everybody() -> None:
-    """::
-
-    genesis <- b4        its leader, validator 3, shows nullification 3 alone
-    """
-    chain, alone = setting(me=2)
-    b4 = chain.block(4)
-    alone.now = 10 * MILLISECOND
-    happened = proposed(chain, alone, b4)
-    question = CertificatesRequest(epoch=0, views=(1, 2))
-    assert Send(alone.committee.peer(3), question) in happened.effects
-    assert Broadcast(question) not in happened.effects
-    duration_ns = view_deadline_ns(happened) - 10 * MILLISECOND
-    (timer,) = [effect for effect in happened.of(SetTimer) if effect.name == "certificates"]
-    assert timer.deadline_ns == 10 * MILLISECOND + duration_ns * 2 // 3 // 2, "D, where 3D is the advance timer"
-    again = alone.feed(TimerFired("certificates"))
-    assert [effect.message for effect in again.of(Broadcast)] == [question]
-    rest = told(alone, chain.nullification(1), peer=0)
-    assert requests(rest) == [(2,)]
-    assert rest.of(CancelTimer) == []
-    assert CancelTimer("certificates") in told(alone, chain.nullification(2)).effects
-
-
-def test_an_answer_is_bounded_and_so_is_the_number_of_answers() -> None:
-    chain, alone = setting()
-    told(alone, *(chain.nullification(view) for view in range(1, 17)))
-    told(alone, *(chain.nullification(view) for view in range(17, 21)))
-    request = CertificatesRequest(epoch=0, views=tuple(range(1, REQUEST_VIEWS_MAX + 1)))
-    (answer,) = alone.hear(request, peer=0).sent(Certificates)
-    assert [certificate.view for certificate in answer.certificates] == list(range(1, 17))
-    answers = [alone.hear(request, peer=0).sent(Certificates) for _ in range(20)]
-    assert sum(map(len, answers)) == 7, "eight in all"
-    assert alone.hear(request, peer=1).sent(Certificates), "each peer has its own budget"
-    alone.time_out()
-    assert alone.hear(request, peer=0).sent(Certificates), "and a new one in time"
-
-
-def test_a_request_must_ascend() -> None:
-    chain, alone = setting()
-    for views in ((2, 1), (1, 1)):
-        happened = alone.hear(CertificatesRequest(epoch=0, views=views), peer=0)
-        assert "do not ascend" in refused(happened, alone.committee.peer(0))
-    happened = alone.hear(CertificatesRequest(epoch=1, views=(1,)), peer=0)
-    assert "another epoch" in refused(happened, alone.committee.peer(0))
-    assert not alone.hear(CertificatesRequest(epoch=0, views=(1,)), peer=0).effects, "nothing to give"
-    assert chain.genesis.view == 0
-
-
-def test_who_nullifies_an_old_view_is_told_what_ended_it() -> None:
-    chain, alone = setting()
-    told(alone, chain.nullification(1))
-    happened = alone.hear(chain.nullify(1, 2))
-    assert happened.sent(Certificates) == [Certificates(epoch=0, certificates=(chain.nullification(1),))]
-    assert not alone.hear(chain.nullify(1, 2)).sent(Certificates), "once in a view"
-
-
-def test_nothing_below_a_finalization_is_kept() -> None:
-    """::
-
-    genesis <- b3 <-F-        nullifications 1 and 2 are needed no more; 4 is
-    """
-    chain, alone = setting()
-    b3 = chain.block(3)
-    told(alone, chain.nullification(1), chain.nullification(2), chain.nullification(4))
-    told(alone, chain.finalization(b3))
-    request = CertificatesRequest(epoch=0, views=(1, 2, 4))
-    (answer,) = alone.hear(request, peer=0).sent(Certificates)
-    assert answer.certificates == (chain.nullification(4), chain.finalization(b3))
-
-
-# --- bounds ----------------------------------------------------------------------------------------------------------
-
-
-def test_far_future_messages_move_nothing() -> None:
-    """Pitfall 15: one far-future proposal, and votes for a million views."""
-    chain, alone = setting()
-    forged = replace(chain.nullification(999), signature=b"\x01" * 96)
-    b1000 = chain.like(chain.block(1), view=1000, proposer=3, entry_proof_hash=b"")
-    assert alone.hear(chain.proposal(b1000), peer=3).reasons
-    assert alone.hear(Certificates(epoch=0, certificates=(forged,)), peer=3).reasons
-    for view in range(20, 10_000, 100):
-        assert not alone.hear(chain.nullify(view, 1)).effects
-    assert alone.view == 1
 
 
 def test_an_observer_follows_and_signs_nothing() -> None:
