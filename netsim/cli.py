@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -15,11 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from netsim import cli_findings
 from netsim.actors.registry import actor_kinds
-from netsim.checks import Caught, check_determinism, scenario_path, scenario_paths, try_mutants
+from netsim.checks import Caught, check_determinism, scenario_paths, try_mutants
+from netsim.cli_files import folder, read, read_schedule, write
 from netsim.mutants.registry import CONTROLS, MUTANTS, NOT_BUILT
 from netsim.oracles.registry import ORACLE_IDS
-from netsim.scenario import Scenario, load
-from netsim.schedule import BadSchedule, from_json, read_bytes
+from netsim.scenario import load
+from netsim.schedule import BadSchedule
 from netsim.simulation import Result, run_schedule
 from netsim.sweep import Batch, Sweep, Variant, executor_named, explicit, run_seed
 from netsim.sweep import sweep as run_sweep
@@ -31,17 +32,11 @@ _errors = Console(stderr=True)
 FileArgument = Annotated[
     str, typer.Argument(help="a scenario (.toml), an explicit schedule (.json), or a name of ours")
 ]
-Seed = Annotated[int, typer.Option(help="the seed")]
+Seed = Annotated[int, typer.Option(min=-(2**62), max=2**62, help="the seed")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 Protocol = Annotated[str, typer.Option(help="run this protocol instead of the scenario's")]
 ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file")]
 MutantOption = Annotated[str, typer.Option("--mutant", help="run one of the mutants, e.g. S7-jolteon")]
-
-
-def read(file: str) -> Scenario:
-    """A file, or one of the named scenarios."""
-    path = Path(file)
-    return load(path if path.exists() or path.suffix else scenario_path(file))
 
 
 def say(document: Any) -> None:
@@ -87,10 +82,11 @@ def run(
     out: Annotated[str, typer.Option(help="write the explicit schedule here")] = "",
 ) -> None:
     """Run a scenario with one seed."""
-    scenario, variant = read(file), Variant(name=protocol, file=protocol_file, mutant=mutant)
+    variant = Variant(name=protocol, file=protocol_file, mutant=mutant)
+    scenario = read(file, variant)
     result = run_seed(scenario, variant, seed)
     if out:
-        Path(out).write_bytes(result.schedule.to_json())
+        write("--out", out, result.schedule.to_json())
     show(result, json)
 
 
@@ -102,17 +98,18 @@ def replay(
     mutant: MutantOption = "",
 ) -> None:
     """Run an explicit schedule again."""
-    schedule = from_json(read_bytes(Path(file)), file)
-    definition, keep = Variant(file=protocol_file, mutant=mutant).resolve(schedule.protocol)
+    variant = Variant(file=protocol_file, mutant=mutant)
+    schedule = read_schedule(file, variant)
+    definition, keep = variant.resolve(schedule.protocol)
     show(run_schedule(schedule, definition=definition, keep=keep), json)
 
 
 def seeds_of(text: str) -> range:
     """``A:B``, from A up to and without B."""
-    first, colon, last = text.partition(":")
-    if not colon or not first.isdigit() or not last.isdigit() or int(first) >= int(last):
+    found = re.fullmatch(r"([0-9]{1,18}):([0-9]{1,18})", text)
+    if found is None or int(found[1]) >= int(found[2]):
         raise BadSchedule(f"--seeds: {text!r} is not A:B with A below B")
-    return range(int(first), int(last))
+    return range(int(found[1]), int(found[2]))
 
 
 @app.command()
@@ -130,26 +127,27 @@ def sweep(
     stop: Annotated[bool, typer.Option(help="stop at the first finding")] = False,
 ) -> None:
     """Run a scenario with many seeds. Ctrl-C keeps what was found."""
-    scenario, variant = read(file), Variant(name=protocol, file=protocol_file, mutant=mutant)
-    variant.resolve(scenario.base.protocol)
-    wanted = seeds_of(seeds)
+    variant = Variant(name=protocol, file=protocol_file, mutant=mutant)
+    scenario, wanted = read(file, variant), seeds_of(seeds)
+    if out:
+        write("--out", out, b"", append=True)
+    findings = folder("--schedules", schedules) if schedules else None
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
     with Progress(*columns, console=_errors, disable=json) as progress, executor_named(executor, jobs) as workers:
         task = progress.add_task("", total=len(wanted), rate="")
 
         def told(total: Sweep, batch: Batch) -> None:
             if out:
-                with Path(out).open("ab") as lines:
-                    lines.write(msgspec.json.encode({"file": file, **msgspec.to_builtins(batch)}) + b"\n")
+                line = msgspec.json.encode({"file": file, **msgspec.to_builtins(batch)}) + b"\n"
+                write("--out", out, line, append=True)
             rate = f"{batch.schedules / max(batch.seconds, 1e-9):.0f}/s a worker, {total.violations} found"
             progress.update(task, completed=total.schedules, rate=rate)
 
         total = run_sweep(scenario, variant, wanted, executor=workers, jobs=jobs, told=told, stop_at_first=stop)
-    if schedules:
-        Path(schedules).mkdir(parents=True, exist_ok=True)
+    if findings is not None:
         for finding in total.findings:
-            path = Path(schedules) / f"{finding.oracle}-{finding.seed}.json"
-            path.write_bytes(explicit(scenario, variant, finding.seed).replace(expect=finding.oracle).to_json())
+            found = explicit(scenario, variant, finding.seed).replace(expect=finding.oracle)
+            write("--schedules", findings / f"{finding.oracle}-{finding.seed}.json", found.to_json())
     report_sweep(total, json)
     raise typer.Exit(1 if total.violations else 0)
 

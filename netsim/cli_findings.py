@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -11,13 +11,15 @@ from typing import Annotated
 import msgspec
 import typer
 
+from netsim.cli_files import folder, read_schedule, write
 from netsim.imports import import_twins
-from netsim.schedule import BadSchedule, Schedule, from_json, read_bytes
+from netsim.schedule import BadSchedule, Schedule
 from netsim.show import commands
 from netsim.shrink import RUNS_MAX, Run, shrink
 from netsim.simulation import Result, run_schedule
 from netsim.sweep import Variant
 from netsim.twins import Shape, sample, scenarios, schedule_of
+from netsim.validation import read_bytes
 from netsim.words import in_words
 
 FileArgument = Annotated[str, typer.Argument(help="an explicit schedule (.json)")]
@@ -45,13 +47,14 @@ def shrink_command(
     json: Json = False,
 ) -> None:
     """Find the shortest schedule that still makes the same oracle fire."""
-    schedule = from_json(read_bytes(Path(file)), file)
+    variant = Variant(file=protocol_file, mutant=mutant)
+    schedule = read_schedule(file, variant)
     try:
-        shrunk = shrink(schedule, runner(Variant(file=protocol_file, mutant=mutant)), runs_max=runs)
+        shrunk = shrink(schedule, runner(variant), runs_max=runs)
     except ValueError as error:
         raise BadSchedule(f"{file}: {error}") from None
     if out:
-        Path(out).write_bytes(shrunk.schedule.to_json())
+        write("--out", out, shrunk.schedule.to_json())
     document = {
         "oracle": shrunk.oracle,
         "seed": shrunk.schedule.seed,
@@ -72,8 +75,9 @@ def shrink_command(
         typer.echo(f"  {text}")
 
 
-def _run_all(schedules: Iterator[Schedule], variant: Variant, folder: str, as_json: bool) -> None:
+def _run_all(schedules: Iterable[Schedule], variant: Variant, found: str, as_json: bool) -> None:
     run = runner(variant)
+    findings = folder("--schedules", found) if found else None
     count = violations = commits = 0
     for number, schedule in enumerate(schedules):
         result = run(schedule)
@@ -81,10 +85,9 @@ def _run_all(schedules: Iterator[Schedule], variant: Variant, folder: str, as_js
         commits += result.commits
         if not result.silent:
             violations += 1
-            if folder:
-                Path(folder).mkdir(parents=True, exist_ok=True)
+            if findings is not None:
                 explicit = schedule.replace(expect=result.verdict)
-                (Path(folder) / f"{result.verdict}-{number}.json").write_bytes(explicit.to_json())
+                write("--schedules", findings / f"{result.verdict}-{number}.json", explicit.to_json())
             if not as_json and violations <= 10:
                 typer.echo(f"  {number}: {result.verdict}: {result.violations[0].text}")
     if as_json:
@@ -128,9 +131,9 @@ def import_command(
     imported = import_twins(read_bytes(Path(file)), Path(file).name, protocol)
     if not out:
         _run_all(imported, Variant(file=protocol_file, mutant=mutant), schedules, json)
-    Path(out).mkdir(parents=True, exist_ok=True)
+    written = folder("--out", out)
     for number, schedule in enumerate(imported):
-        (Path(out) / f"{Path(file).stem}-{number}.json").write_bytes(schedule.to_json())
+        write("--out", written / f"{Path(file).stem}-{number}.json", schedule.to_json())
 
 
 def register(app: typer.Typer) -> None:

@@ -28,8 +28,8 @@ from netsim.schedule import (
     Normal,
     Schedule,
     Uniform,
-    positions,
 )
+from netsim.validation import positions
 
 MILLISECOND: Final = 1_000_000
 NO_LINK_DELAY_LESS_THAN_NS: Final = 1_000

@@ -9,20 +9,25 @@ from __future__ import annotations
 import random
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeAlias, assert_never
 
 import msgspec
 from msgspec import Meta
 
 from netsim.randomness import stream
 from netsim.schedule import (
+    NAME_MAX,
+    NODES_MAX,
     Actor,
     Announce,
     BadSchedule,
     CastVote,
+    Constant,
     Crash,
     Cut,
     Drop,
+    Empirical,
+    Exponential,
     Fault,
     GiveUp,
     Heal,
@@ -31,48 +36,51 @@ from netsim.schedule import (
     Liveness,
     Milliseconds,
     Move,
+    Name,
+    Normal,
     Part,
     Partition,
     Probability,
     Propose,
     Schedule,
-    Stop,
     Submit,
     Uniform,
-    check,
-    from_json,
-    read_bytes,
 )
+from netsim.validation import check, converted, faulty_nodes, from_json, read_bytes
 
+DRAWN: Final = ("nodes", "stakes", "leaders", "fault_free")
+"""What a scenario does not set beside a swarm."""
 MALICE: Final = (0.2, 0.5, 1.0)
 """The chance that a puppet misbehaves in a view: one that mostly behaves lets others commit what it can then deny."""
 KINDS: Final = 2
 """A puppet casts votes of as many kinds; a protocol that has one kind ignores the second."""
+LowAndHigh: TypeAlias = tuple[Milliseconds, Milliseconds]
+Chances: TypeAlias = Annotated[tuple[Probability, ...], Meta(min_length=1)]
 BOUNDARIES: Final = ("before persist", "after persist", "before sign", "after sign", "before send", "after send")
 
 
 class Swarm(Part, frozen=True, kw_only=True):
     """What a seed draws. Each list is a choice; each run gets one of each (swarm testing: a run without a feature
-    finds what the feature hides).
+    finds what the feature hides). A link of the scenario's own is taken as it is.
 
     ``leader_bias`` is the chance that a faulty validator leads a view; ``drop`` that some message of a view is lost,
     ``hide`` that a view's votes reach one node alone, which does not tell; ``partition`` that a view begins under a
     partition, a cut or a hold; ``crash`` the mean number of crashes, ``restart_all`` the chance of killing all at once.
     ``heal_ms`` ends all trouble and asks for progress."""
 
-    nodes: tuple[int, ...] = (4,)
-    protocols: tuple[str, ...] = ()
-    actors: tuple[str, ...] = ("puppet",)
+    nodes: Annotated[tuple[Annotated[int, Meta(ge=1, le=NODES_MAX)], ...], Meta(min_length=1)] = (4,)
+    protocols: tuple[Name, ...] = ()
+    actors: tuple[Name, ...] = ("puppet",)
     views: Annotated[int, Meta(ge=1, le=1000)] = 12
     leader_bias: Probability = 0.5
-    latency_ms: tuple[tuple[Milliseconds, Milliseconds], ...] = ((1, 5), (1, 20), (1, 60))
-    loss: tuple[Probability, ...] = (0, 0.02, 0.1)
-    duplication: tuple[Probability, ...] = (0, 0.05)
-    reorder: tuple[Probability, ...] = (0, 0.1)
-    drop: tuple[Probability, ...] = (0, 0.1, 0.3)
-    hide: tuple[Probability, ...] = (0, 0.1, 0.25)
-    partition: tuple[Probability, ...] = (0, 0.1)
-    crash: tuple[float, ...] = (0, 0, 1, 3)
+    latency_ms: Annotated[tuple[LowAndHigh, ...], Meta(min_length=1)] = ((1, 5), (1, 20), (1, 60))
+    loss: Chances = (0, 0.02, 0.1)
+    duplication: Chances = (0, 0.05)
+    reorder: Chances = (0, 0.1)
+    drop: Chances = (0, 0.1, 0.3)
+    hide: Chances = (0, 0.1, 0.25)
+    partition: Chances = (0, 0.1)
+    crash: Annotated[tuple[Annotated[float, Meta(ge=0, le=1000)], ...], Meta(min_length=1)] = (0, 0, 1, 3)
     restart_all: Probability = 0
     payloads: Annotated[int, Meta(ge=0, le=1000)] = 4
     heal_ms: Milliseconds | None = None
@@ -93,25 +101,39 @@ def load(path: str | Path) -> Scenario:
     data = read_bytes(path)
     if path.suffix == ".json":
         return Scenario(base=from_json(data, str(path)))
+    where = str(path)
     try:
         table: dict[str, Any] = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadSchedule(f"{path}: {error}") from None
-    text = table.pop("text", "")
+    except (ValueError, RecursionError) as error:
+        raise BadSchedule(f"{where}: $: {error}") from None
+    text = converted(table.pop("text", ""), str, where, "$.text")
     swarm_table = table.pop("swarm", None)
-    table.setdefault("name", path.stem)
-    try:
-        base = msgspec.convert(table, Schedule)
-    except msgspec.ValidationError as error:
-        raise BadSchedule(f"{path}: {error}") from None
-    try:
-        swarm = None if swarm_table is None else msgspec.convert(swarm_table, Swarm)
-    except msgspec.ValidationError as error:
-        raise BadSchedule(f"{path}: {str(error).replace('$', '$.swarm')}") from None
-    if not isinstance(text, str):
-        raise BadSchedule(f"{path}: $.text: expected a text")
-    check(base, str(path))
+    if swarm_table is not None:
+        stop = table.get("stop")
+        views = ["stop.view"] if isinstance(stop, dict) and "view" in stop else []
+        for key in [*(key for key in DRAWN if key in table), *views]:
+            raise BadSchedule(f"{where}: $.{key}: not beside a [swarm], which draws it")
+    table.setdefault("name", path.stem[:NAME_MAX])
+    base = converted(table, Schedule, where, "$")
+    swarm = None if swarm_table is None else converted(swarm_table, Swarm, where, "$.swarm")
+    if swarm is None:
+        check(base, where)
+    else:
+        _check_swarm(base, swarm, where)
     return Scenario(base=base, swarm=swarm, text=text)
+
+
+def _check_swarm(base: Schedule, swarm: Swarm, where: str) -> None:
+    """A swarm's base must do for each number of nodes that may be drawn. Raises :class:`BadSchedule`."""
+    for number, (low_ms, high_ms) in enumerate(swarm.latency_ms):
+        if high_ms < low_ms:
+            raise BadSchedule(f"{where}: $.swarm.latency_ms[{number}]: {high_ms:g} is below {low_ms:g}")
+    if swarm.heal_ms is not None and base.stop.time_ms <= swarm.heal_ms + 1:
+        raise BadSchedule(f"{where}: $.swarm.heal_ms: the run ends before it, at stop.time_ms = {base.stop.time_ms:g}")
+    if base.regions and "twin" in swarm.actors:
+        raise BadSchedule(f"{where}: $.regions: not beside a [swarm] with twins, whose second copies need one too")
+    for nodes in swarm.nodes:
+        check(base.replace(nodes=nodes), where)
 
 
 def expand(scenario: Scenario | Schedule, seed: int) -> Schedule:
@@ -122,6 +144,19 @@ def expand(scenario: Scenario | Schedule, seed: int) -> Schedule:
     if scenario.swarm is None:
         return base
     return _Generator(base, scenario.swarm, stream(seed, "scenario")).schedule()
+
+
+def longest_ms(link: Link) -> float:
+    """The longest delay of a link; far beyond any when its latency has none."""
+    match link.latency:
+        case Constant(ms=ms) | Uniform(high_ms=ms):
+            return ms + link.jitter_ms + (link.reorder_ms if link.reorder else 0)
+        case Empirical(table_ms=table):
+            return max(table) + link.jitter_ms + (link.reorder_ms if link.reorder else 0)
+        case Normal() | Exponential():
+            return 1e9
+        case _:
+            assert_never(link.latency)
 
 
 class _Generator:
@@ -146,10 +181,10 @@ class _Generator:
 
     def schedule(self) -> Schedule:
         swarm, base = self.swarm, self.base
-        stakes = (1,) * self.nodes
-        faulty_max = self.nodes - (2 * sum(stakes) // 3 + 1)
+        faulty_max = max(self.nodes - (2 * self.nodes // 3 + 1) - len(faulty_nodes(base)), 0)
         kinds = [self.choice(swarm.actors) for _ in range(faulty_max)] if swarm.actors else []
-        order = list(self.everybody)
+        taken = [actor.node for actor in base.actors]
+        order = [node for node in self.everybody if node not in taken]
         self.draws.shuffle(order)
         faulty = sorted(order[: len(kinds)])
         leaders = tuple(
@@ -164,6 +199,8 @@ class _Generator:
             duplication=self.choice(swarm.duplication),
             reorder=self.choice(swarm.reorder),
         )
+        if base.link != Link():
+            link, high = base.link, longest_ms(base.link)
         heal = swarm.heal_ms
         return base.replace(
             nodes=self.nodes,
@@ -173,7 +210,7 @@ class _Generator:
             actors=(*base.actors, *(self.actor(node, kind, leaders) for node, kind in zip(faulty, kinds, strict=True))),
             faults=(*base.faults, *self.faults(tuple(faulty))),
             workload=(*base.workload, *self.payloads()),
-            stop=Stop(view=swarm.views, time_ms=base.stop.time_ms),
+            stop=msgspec.structs.replace(base.stop, view=swarm.views),
             liveness=base.liveness if heal is None else Liveness(from_ms=heal + 1, timeouts=12, delay_ms=high),
         )
 

@@ -7,19 +7,28 @@ schedule draws nothing but link delays and losses, each from its own stream of `
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-from netsim.geography import REGIONS
-
 NODES_MAX: Final = 1024
+PAYLOAD_BYTES_MAX: Final = 2 * 1024 * 1024
+"""As much as a simulated chain's blocks carry."""
+HONEST_KINDS: Final = ("honest", "slow")
+"""Actors whose signatures and logs are judged like anybody's. Every other kind is faulty."""
 Position: TypeAlias = Annotated[int, Meta(ge=0, lt=4 * NODES_MAX)]
 Probability: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Milliseconds: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
-Positive: TypeAlias = Annotated[int, Meta(ge=1)]
+Offset: TypeAlias = Annotated[float, Meta(ge=-1e9, le=1e9)]
+WholeMilliseconds: TypeAlias = Annotated[int, Meta(ge=1, le=10**9)]
+Number: TypeAlias = Annotated[int, Meta(ge=0, le=10**6)]
+Positive: TypeAlias = Annotated[int, Meta(ge=1, le=10**6)]
+Seed: TypeAlias = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+ViewNumber: TypeAlias = Annotated[int, Meta(ge=1, le=2**40)]
+HeightNumber: TypeAlias = Annotated[int, Meta(ge=1, le=2**40)]
+NAME_MAX: Final = 200
+Name: TypeAlias = Annotated[str, Meta(max_length=NAME_MAX)]
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -89,7 +98,7 @@ class Clock(Part, frozen=True, kw_only=True):
     """One node's clock: what it shows at time 0, and how much faster it runs."""
 
     node: Position
-    offset_ms: Milliseconds = 0
+    offset_ms: Offset = 0
     drift_ppm: Annotated[int, Meta(ge=-500_000, le=500_000)] = 0
 
 
@@ -101,11 +110,11 @@ class Propose(Part, frozen=True, kw_only=True, tag="propose", tag_field="move"):
     ``to`` only. ``proof`` chooses among the timeouts seen: the ``honest`` quorum with the highest certificates, the
     ``lowest`` quorum, a ``forged`` maximum, or ``none`` at all. Played when ``begins`` begins, else ``view`` itself."""
 
-    view: Positive
-    parent: int = 0
-    variant: int = 0
+    view: ViewNumber
+    parent: Number = 0
+    variant: Number = 0
     proof: Literal["honest", "lowest", "forged", "none"] = "honest"
-    begins: Positive | None = None
+    begins: ViewNumber | None = None
     to: tuple[Position, ...] = ()
     after_ms: Milliseconds = 0
 
@@ -114,10 +123,10 @@ class CastVote(Part, frozen=True, kw_only=True, tag="vote", tag_field="move"):
     """A puppet votes for the ``choice``-th block that anybody proposed in ``view``, ``times`` times. ``kind`` numbers
     the protocol's kinds of votes for blocks, in the order that it declares them; beyond them, nothing is cast."""
 
-    view: Positive
-    kind: Annotated[int, Meta(ge=0)] = 0
-    choice: Annotated[int, Meta(ge=0)] = 0
-    times: int = 1
+    view: ViewNumber
+    kind: Number = 0
+    choice: Number = 0
+    times: Annotated[int, Meta(ge=1, le=100)] = 1
     to: tuple[Position, ...] = ()
     after_ms: Milliseconds = 0
 
@@ -125,8 +134,8 @@ class CastVote(Part, frozen=True, kw_only=True, tag="vote", tag_field="move"):
 class GiveUp(Part, frozen=True, kw_only=True, tag="give-up", tag_field="move"):
     """A puppet times out ``view`` with the certificate of rank ``high`` as its highest."""
 
-    view: Positive
-    high: int = 0
+    view: ViewNumber
+    high: Number = 0
     to: tuple[Position, ...] = ()
     after_ms: Milliseconds = 0
 
@@ -134,8 +143,8 @@ class GiveUp(Part, frozen=True, kw_only=True, tag="give-up", tag_field="move"):
 class Announce(Part, frozen=True, kw_only=True, tag="announce", tag_field="move"):
     """A puppet shows the certificate of rank ``high`` that it can put together, and hides it from the others."""
 
-    view: Positive
-    high: int = 0
+    view: ViewNumber
+    high: Number = 0
     to: tuple[Position, ...] = ()
     after_ms: Milliseconds = 0
 
@@ -148,8 +157,8 @@ class Actor(Part, frozen=True, kw_only=True):
     ``options`` the other kinds' numbers."""
 
     node: Position
-    kind: str
-    options: dict[str, float] = {}
+    kind: Name
+    options: dict[str, Offset] = {}
     moves: tuple[Move, ...] = ()
 
 
@@ -160,8 +169,8 @@ class Timed(Part, frozen=True, kw_only=True):
     """When something begins (exactly one of the first three) and how long it lasts: until healed, unless told."""
 
     at_ms: Milliseconds | None = None
-    at_view: Positive | None = None
-    at_height: Positive | None = None
+    at_view: ViewNumber | None = None
+    at_height: HeightNumber | None = None
     for_ms: Milliseconds | None = None
 
 
@@ -198,8 +207,8 @@ class Heal(Timed, frozen=True, kw_only=True, tag="heal", tag_field="kind"):
 class Drop(Part, frozen=True, kw_only=True, tag="drop", tag_field="kind"):
     """Single messages: those of ``view`` and type ``message`` (any, when empty) from ``source`` to ``to``."""
 
-    view: Positive
-    message: str = ""
+    view: ViewNumber
+    message: Name = ""
     source: Position
     to: tuple[Position, ...]
 
@@ -207,7 +216,7 @@ class Drop(Part, frozen=True, kw_only=True, tag="drop", tag_field="kind"):
 class ViewPartition(Part, frozen=True, kw_only=True, tag="view-partition", tag_field="kind"):
     """Messages of ``view`` pass inside a group only, whenever they are sent; groups may overlap (Twins)."""
 
-    view: Positive
+    view: ViewNumber
     groups: tuple[tuple[Position, ...], ...]
 
 
@@ -243,25 +252,25 @@ class Submit(Part, frozen=True, kw_only=True):
     """A payload given to nodes (to all, when empty)."""
 
     at_ms: Milliseconds
-    payload: str
+    payload: Annotated[str, Meta(min_length=1, max_length=PAYLOAD_BYTES_MAX)]
     to: tuple[Position, ...] = ()
 
 
 class Times(Part, frozen=True, kw_only=True):
     """The chain's pacing (``consensus.genesis.Pacing``); defaults fit links of a few milliseconds."""
 
-    view_timeout_ms: Positive = 100
+    view_timeout_ms: WholeMilliseconds = 100
     growth_numerator: Positive = 6
     growth_denominator: Positive = 5
     exponent_max: Annotated[int, Meta(ge=0, le=64)] = 16
-    idle_interval_ms: Positive = 1
+    idle_interval_ms: WholeMilliseconds = 1
 
 
 class Stop(Part, frozen=True, kw_only=True):
     """A run ends when every live honest node is above ``view`` and has committed ``height``, and at ``time_ms``."""
 
-    view: Annotated[int, Meta(ge=0)] = 12
-    height: Annotated[int, Meta(ge=0)] = 0
+    view: Annotated[int, Meta(ge=0, le=2**40)] = 12
+    height: Annotated[int, Meta(ge=0, le=2**40)] = 0
     time_ms: Milliseconds = 60_000
 
 
@@ -281,21 +290,21 @@ class Milestone(Part, frozen=True, kw_only=True):
     """A scripted run's expectation: when the first honest node enters ``view``, the highest committed height lies
     between these."""
 
-    view: Positive
-    height_min: Annotated[int, Meta(ge=0)] = 0
-    height_max: Annotated[int, Meta(ge=0)] = 2**53
+    view: ViewNumber
+    height_min: Annotated[int, Meta(ge=0, le=2**40)] = 0
+    height_max: Annotated[int, Meta(ge=0, le=2**53)] = 2**53
 
 
 class Schedule(Part, frozen=True, kw_only=True):
     """One run. ``leaders`` names the leader of each view from 1 on, then in turn; ``regions`` sets the links from the
     geographic preset; ``bandwidth_mbit`` bounds each node's egress and ingress, shared fairly among its peers;
-    ``expect`` names the oracle that must fire (a scripted counterexample), ``beyond_bounds`` allows more faults than
-    the protocol tolerates."""
+    ``expect`` names the oracle that fired when the schedule was written, ``beyond_bounds`` allows more faulty stake
+    than a protocol tolerates (a third or more)."""
 
-    name: str = ""
-    seed: int = 0
-    protocol: str = "jolteon"
-    scheme: str = "simulated"
+    name: Name = ""
+    seed: Seed = 0
+    protocol: Name = "jolteon"
+    scheme: Literal["simulated", "ed25519", "bls"] = "simulated"
     nodes: Annotated[int, Meta(ge=1, le=NODES_MAX)] = 4
     stakes: tuple[Positive, ...] = ()
     observers: Annotated[int, Meta(ge=0, le=NODES_MAX)] = 0
@@ -303,8 +312,8 @@ class Schedule(Part, frozen=True, kw_only=True):
     times: Times = Times()
     link: Link = Link()
     links: tuple[LinkOverride, ...] = ()
-    regions: tuple[str, ...] = ()
-    bandwidth_mbit: Annotated[float, Meta(ge=0)] = 0
+    regions: tuple[Name, ...] = ()
+    bandwidth_mbit: Annotated[float, Meta(ge=0, le=1e9)] = 0
     clocks: tuple[Clock, ...] = ()
     actors: tuple[Actor, ...] = ()
     faults: tuple[Fault, ...] = ()
@@ -313,8 +322,8 @@ class Schedule(Part, frozen=True, kw_only=True):
     liveness: Liveness | None = None
     milestones: tuple[Milestone, ...] = ()
     fault_free: bool = False
-    oracles: tuple[str, ...] = ()
-    expect: str = ""
+    oracles: tuple[Name, ...] = ()
+    expect: Name = ""
     beyond_bounds: bool = False
 
     def to_json(self) -> bytes:
@@ -328,85 +337,3 @@ class Schedule(Part, frozen=True, kw_only=True):
 
 class BadSchedule(ValueError):
     """The input is not a schedule; the text names the file and the path of the bad key."""
-
-
-def from_json(data: bytes, where: str) -> Schedule:
-    """Read an explicit schedule. Raises :class:`BadSchedule`."""
-    try:
-        schedule = msgspec.json.decode(data, type=Schedule)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadSchedule(f"{where}: {error}") from None
-    check(schedule, where)
-    return schedule
-
-
-def read_bytes(path: Path) -> bytes:
-    """The file's bytes. Raises :class:`BadSchedule` when it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadSchedule(f"{path}: cannot be read: {error.strerror}") from None
-
-
-FAULTY_DISKS: Final = ("lost-fsync", "bit-rot", "misdirected", "full")
-
-
-def faulty_nodes(schedule: Schedule, faulty_kinds: tuple[str, ...]) -> tuple[int, ...]:
-    """Validators that do not count as honest: played by a faulty actor, or with a disk that lies. The fault atlas."""
-    found = {actor.node for actor in schedule.actors if actor.kind in faulty_kinds}
-    found |= {fault.node for fault in schedule.faults if isinstance(fault, Disk) and fault.fault in FAULTY_DISKS}
-    return tuple(sorted(found))
-
-
-def positions(schedule: Schedule) -> int:
-    """How many nodes there are, twins' second copies and observers included."""
-    return schedule.nodes + sum(actor.kind == "twin" for actor in schedule.actors) + schedule.observers
-
-
-def _named(fault: Fault) -> tuple[int, ...]:
-    match fault:
-        case Partition(groups=groups) | ViewPartition(groups=groups):
-            return tuple(node for group in groups for node in group)
-        case Cut(pairs=pairs) | Hold(pairs=pairs) | Clog(pairs=pairs):
-            return tuple(node for pair in pairs for node in pair)
-        case Drop(source=source, to=to):
-            return (source, *to)
-        case Crash(nodes=nodes):
-            return nodes
-        case Disk(node=node):
-            return (node,)
-        case Heal():
-            return ()
-
-
-def check(schedule: Schedule, where: str) -> None:
-    """Refuse what no type can. Raises :class:`BadSchedule` naming the path of the bad key."""
-    count = positions(schedule)
-
-    def refuse(path: str, reason: str) -> None:
-        raise BadSchedule(f"{where}: $.{path}: {reason}")
-
-    if schedule.stakes and len(schedule.stakes) != schedule.nodes:
-        refuse("stakes", f"{len(schedule.stakes)} of them for {schedule.nodes} nodes")
-    if schedule.times.idle_interval_ms >= schedule.times.view_timeout_ms:
-        refuse("times.idle_interval_ms", "must be below view_timeout_ms")
-    for number, leader in enumerate(schedule.leaders):
-        if leader >= schedule.nodes:
-            refuse(f"leaders[{number}]", f"there is no validator {leader}")
-    for number, actor in enumerate(schedule.actors):
-        if actor.node >= schedule.nodes:
-            refuse(f"actors[{number}].node", f"there is no validator {actor.node}")
-    for number, fault in enumerate(schedule.faults):
-        if any(node >= count for node in _named(fault)):
-            refuse(f"faults[{number}]", f"names a node beyond the {count} there are")
-        if isinstance(fault, Timed):
-            starts = sum(value is not None for value in (fault.at_ms, fault.at_view, fault.at_height))
-            if starts != 1 and not (isinstance(fault, Crash) and fault.boundary and starts == 0):
-                refuse(f"faults[{number}]", "needs exactly one of at_ms, at_view, at_height")
-    if schedule.regions and len(schedule.regions) != count:
-        refuse("regions", f"{len(schedule.regions)} of them for {count} nodes")
-    for number, region in enumerate(schedule.regions):
-        if region not in REGIONS:
-            refuse(f"regions[{number}]", f"{region!r} is unknown; known are {', '.join(REGIONS)}")
-    if len(frozenset(actor.node for actor in schedule.actors)) != len(schedule.actors):
-        refuse("actors", "two of them play one validator")

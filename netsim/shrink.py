@@ -28,10 +28,9 @@ from netsim.schedule import (
     Stop,
     Timed,
     ViewPartition,
-    check,
-    positions,
 )
 from netsim.simulation import Result
+from netsim.validation import check, positions
 
 RUNS_MAX: Final = 3000
 T = TypeVar("T")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import assert_never
 
@@ -11,17 +11,18 @@ import msgspec
 
 from consensus.engine import Record
 from consensus.protocols.definition import ProtocolDefinition
-from consensus.protocols.registry import protocol_named
+from consensus.protocols.registry import protocol_named, protocol_names
+from consensus.replica import SYNC_MESSAGES
 from consensus.types import PeerId
-from netsim.actors.registry import ACTORS, COPIED, HONEST_KINDS, ActorFactory, actor_kinds
+from netsim.actors.registry import ACTORS, COPIED, OPTIONS, ActorFactory, actor_kinds
 from netsim.committee import Committee, committee_of
 from netsim.journal import Journal
 from netsim.network import LinkModel, nanoseconds
 from netsim.oracles.judge import Judge, Oracle
-from netsim.oracles.registry import oracles_named
+from netsim.oracles.registry import NAMEABLE_IDS, oracles_named
 from netsim.scenario import Scenario, expand, load
 from netsim.schedule import (
-    FAULTY_DISKS,
+    HONEST_KINDS,
     BadSchedule,
     Clog,
     Crash,
@@ -35,8 +36,8 @@ from netsim.schedule import (
     Schedule,
     Timed,
     ViewPartition,
-    check,
 )
+from netsim.validation import FAULTY_DISKS, check
 from netsim.world import Host, Recorder, Violation, Watcher, World
 
 Keep = Callable[[Record], bool]
@@ -76,23 +77,57 @@ def build(
     keep: Keep | None = None,
     link_model: LinkModel | None = None,
 ) -> World:
-    """The world of a schedule, wired and started at time 0. Raises :class:`BadSchedule`."""
+    """The world of a schedule, wired, at time 0."""
     committee = committee_of(schedule)
     world = World(schedule, definition, committee, _hosts(schedule, committee, keep), link_model)
-    for number, actor in enumerate(schedule.actors):
+    for actor in schedule.actors:
         host = world.hosts[actor.node]
         host.honest = actor.kind in HONEST_KINDS
         if actor.kind in actors:
             host.player = actors[actor.kind](actor)
-        elif actor.kind not in (*HONEST_KINDS, COPIED):
-            known = ", ".join(dict.fromkeys((*actor_kinds(), *actors)))
-            raise BadSchedule(f"$.actors[{number}].kind: {actor.kind!r} is unknown; known are {known}")
     for fault in schedule.faults:
         if isinstance(fault, Disk) and fault.fault in FAULTY_DISKS:
             world.hosts[fault.node].honest = False
     for clock in schedule.clocks:
         world.hosts[clock.node].clock = clock
     return world
+
+
+def check_names(
+    schedule: Schedule, where: str, definition: ProtocolDefinition, actors: Mapping[str, ActorFactory] = ACTORS
+) -> None:
+    """Refuse names of actors, their options, oracles and messages that nobody knows. Raises :class:`BadSchedule`."""
+
+    def refuse(path: str, name: str, known: Iterable[str]) -> None:
+        raise BadSchedule(f"{where}: $.{path}: {name!r} is unknown; known are {', '.join(dict.fromkeys(known))}")
+
+    for number, actor in enumerate(schedule.actors):
+        if actor.kind not in actors and actor.kind not in actor_kinds():
+            refuse(f"actors[{number}].kind", actor.kind, (*actor_kinds(), *actors))
+        if actors.get(actor.kind) is not ACTORS.get(actor.kind):
+            continue  # an actor of the user's own has options of its own
+        known = OPTIONS.get(actor.kind, {})
+        for name, value in actor.options.items():
+            if name not in known:
+                refuse(f"actors[{number}].options.{name}", name, known or ("none",))
+            low, high = known[name]
+            if not low <= value <= high:
+                raise BadSchedule(f"{where}: $.actors[{number}].options.{name}: {value:g} is not {low:g} to {high:g}")
+    for number, oracle in enumerate(schedule.oracles):
+        if oracle not in NAMEABLE_IDS:
+            refuse(f"oracles[{number}]", oracle, NAMEABLE_IDS)
+    own = [message.__name__ for message in definition.messages]
+    for number, fault in enumerate(schedule.faults):
+        if isinstance(fault, Drop) and fault.message not in ("", *own) and fault.message not in all_messages():
+            refuse(f"faults[{number}].message", fault.message, (*own, *all_messages()))
+
+
+@lru_cache(maxsize=1)
+def all_messages() -> tuple[str, ...]:
+    """The messages of every protocol and of block sync, by name: one scenario serves many protocols."""
+    protocols = [protocol_named(name) for name in protocol_names()]
+    names = [message.__name__ for each in protocols for message in each.messages]
+    return tuple(dict.fromkeys([*names, *(message.__name__ for message in SYNC_MESSAGES)]))
 
 
 def _hosts(schedule: Schedule, committee: Committee, keep: Keep | None) -> list[Host]:
@@ -236,8 +271,11 @@ def run_schedule(
 ) -> Result:
     """Run one explicit schedule. ``definition`` replaces the protocol that it names, ``oracles`` judge beside ours,
     ``recorder`` sees every message and ``watchers`` everything else, ``keep`` drops records (what a mutant
-    forgets), ``link_model`` replaces the schedule's links."""
-    chosen = protocol_named(schedule.protocol) if definition is None else definition
+    forgets), ``link_model`` replaces the schedule's links. Raises :class:`BadSchedule`."""
+    where = schedule.name or "schedule"
+    check(schedule, where)
+    chosen = protocol_of(schedule, where) if definition is None else definition
+    check_names(schedule, where, chosen, actors)
     world = build(schedule, chosen, actors=actors, keep=keep, link_model=link_model)
     judge = Judge(world, (*oracles_named(schedule.oracles), *oracles))
     world.watchers += (judge, *watchers)
@@ -260,6 +298,14 @@ def run_schedule(
     judge.close()
     world.close()
     return result
+
+
+def protocol_of(schedule: Schedule, where: str) -> ProtocolDefinition:
+    """The protocol that a schedule names. Raises :class:`BadSchedule`."""
+    try:
+        return protocol_named(schedule.protocol)
+    except ValueError as error:
+        raise BadSchedule(f"{where}: $.{error}") from None
 
 
 class Simulation:
@@ -285,7 +331,6 @@ class Simulation:
         schedule = expand(self.scenario, seed)
         if isinstance(self.protocol, str):
             schedule = schedule.replace(protocol=self.protocol)
-        check(schedule, schedule.name or "scenario")
         return schedule
 
     def run(self, seed: int = 0, *, recorder: Recorder | None = None) -> Result:

@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -20,11 +21,12 @@ from typing import Final
 import msgspec
 
 from consensus.protocols.definition import ProtocolDefinition
-from consensus.protocols.registry import protocol_named
+from consensus.protocols.registry import protocol_named, protocol_names
+from netsim.actors.registry import actor_kinds
 from netsim.mutants.registry import mutant_named
 from netsim.scenario import Scenario, expand
-from netsim.schedule import BadSchedule, Schedule, check
-from netsim.simulation import Keep, Result, run_schedule
+from netsim.schedule import BadSchedule, Schedule
+from netsim.simulation import Keep, Result, check_names, run_schedule
 from netsim.world import Violation
 
 BATCH_S: Final = 2.0
@@ -45,7 +47,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     file: str = ""
     mutant: str = ""
 
-    def resolve(self, schedule_protocol: str) -> tuple[ProtocolDefinition, Keep | None]:
+    def resolve(self, schedule_protocol: str, where: str = "schedule") -> tuple[ProtocolDefinition, Keep | None]:
         """The protocol, and what its journal forgets. Raises :class:`BadSchedule`."""
         if self.mutant:
             mutant = mutant_named(self.mutant)
@@ -55,19 +57,42 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
         try:
             return protocol_named(self.name or schedule_protocol), None
         except ValueError as error:
-            raise BadSchedule(f"$.{error}") from None
+            where = "--protocol" if self.name else f"{where}: $.protocol"
+            raise BadSchedule(f"{where}: {str(error).removeprefix('protocol: ')}") from None
+
+    def check(self, scenario: Scenario, where: str) -> None:
+        """Refuse names that nobody knows, before anything runs. Raises :class:`BadSchedule`."""
+        definition, _ = self.resolve(scenario.base.protocol, where)
+        check_names(scenario.base, where, definition)
+        if scenario.swarm is None:
+            return
+        for key, names, known in (
+            ("actors", scenario.swarm.actors, actor_kinds()),
+            ("protocols", scenario.swarm.protocols, protocol_names()),
+        ):
+            for number, name in enumerate(names):
+                if name not in known:
+                    reason = f"{name!r} is unknown; known are {', '.join(known)}"
+                    raise BadSchedule(f"{where}: $.swarm.{key}[{number}]: {reason}")
 
 
 def protocol_from(path: Path) -> ProtocolDefinition:
     """The ``DEFINITION`` of a Python file. Raises :class:`BadSchedule`. The file is code and runs."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise BadSchedule(f"{path}: is no Python file")
+        raise BadSchedule(f"--protocol-file: {path}: is no Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        raise BadSchedule(f"--protocol-file: {path}, line {line}: {type(error).__name__}: {error}") from None
     definition = getattr(module, "DEFINITION", None)
     if not isinstance(definition, ProtocolDefinition):
-        raise BadSchedule(f"{path}: has no DEFINITION, a consensus.protocols.registry.ProtocolDefinition")
+        raise BadSchedule(
+            f"--protocol-file: {path}: has no DEFINITION, a {ProtocolDefinition.__module__}.ProtocolDefinition"
+        )
     return definition
 
 
@@ -96,7 +121,6 @@ def run_seed(scenario: Scenario, variant: Variant, seed: int) -> Result:
     schedule = expand(scenario, seed)
     if variant.name:
         schedule = schedule.replace(protocol=variant.name)
-    check(schedule, schedule.name or "scenario")
     definition, keep = variant.resolve(schedule.protocol)
     return run_schedule(schedule, definition=definition, keep=keep)
 

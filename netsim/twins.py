@@ -13,6 +13,7 @@ from itertools import permutations, product
 
 from netsim.randomness import stream
 from netsim.schedule import Actor, Constant, Link, Schedule, Stop, ViewPartition
+from netsim.validation import exceeds_bounds
 
 Groups = tuple[tuple[int, ...], ...]
 Step = tuple[int, Groups]
@@ -102,7 +103,7 @@ def sample(shape: Shape, seed: int, count: int) -> Iterator[tuple[Step, ...]]:
 
 def schedule_of(shape: Shape, steps: Sequence[Step], protocol: str) -> Schedule:
     """The explicit schedule: a partition holds for its view's messages; after the last view the network is whole."""
-    return Schedule(
+    schedule = Schedule(
         name="twins",
         protocol=protocol,
         nodes=shape.nodes,
@@ -112,3 +113,4 @@ def schedule_of(shape: Shape, steps: Sequence[Step], protocol: str) -> Schedule:
         faults=tuple(ViewPartition(view=view, groups=groups) for view, (_, groups) in enumerate(steps, start=1)),
         stop=Stop(view=len(steps) + 4, time_ms=20_000),
     )
+    return schedule.replace(beyond_bounds=exceeds_bounds(schedule))

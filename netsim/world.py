@@ -50,7 +50,7 @@ from consensus.types import EMPTY_PAYLOAD_ROOT, BlockId, PeerId, ValidatorIndex,
 from netsim.committee import Committee
 from netsim.journal import DiskFull, Journal
 from netsim.network import MILLISECOND, LinkModel, Network
-from netsim.schedule import Clock, Schedule
+from netsim.schedule import BadSchedule, Clock, Schedule
 
 HASH_BATCH_BYTES: Final = 1 << 16
 REJECTS_KEPT: Final = 64
@@ -250,7 +250,10 @@ class World:
                 self._hash.update(trace)
                 trace.clear()
                 if self.events > EVENTS_MAX:
-                    raise RuntimeError(f"{EVENTS_MAX} events and no end: an actor or a protocol feeds itself")
+                    raise BadSchedule(
+                        f"{self.schedule.name or 'schedule'}: $.stop: no end after {EVENTS_MAX} events: ask for less, "
+                        "or find the actor that feeds itself"
+                    )
 
     def _heard(self, host: Host, event: Received, sequence: int) -> Received | None:
         """What a played node's core gets of a message, if anything."""

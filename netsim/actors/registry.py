@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from netsim.actors.puppet import Puppet
-from netsim.actors.simple import Flooder, Impersonator, LyingSync, Mutator, Outdated, Silent, Slow
+from netsim.actors.simple import FLOOD_MESSAGES_MAX, Flooder, Impersonator, LyingSync, Mutator, Outdated, Silent, Slow
 from netsim.schedule import Actor
 from netsim.world import Player
 
 ActorFactory = Callable[[Actor], Player]
-HONEST_KINDS: Final = ("honest", "slow")
-"""Their signatures and logs are judged like anybody's."""
 COPIED: Final = "twin"
 """A twin needs no player: it is a second honest core under the same key."""
 ACTORS: Final[Mapping[str, ActorFactory]] = {
@@ -25,7 +23,14 @@ ACTORS: Final[Mapping[str, ActorFactory]] = {
     "flooder": Flooder,
     "puppet": Puppet,
 }
-FAULTY_KINDS: Final = (COPIED, *(kind for kind in ACTORS if kind not in HONEST_KINDS))
+
+OPTIONS: Final[Mapping[str, Mapping[str, tuple[float, float]]]] = {
+    "slow": {"delay_ms": (0, 1e6)},
+    "outdated": {"from_ms": (0, 1e9), "every_ms": (1, 1e9)},
+    "mutator": {"rate": (0, 1)},
+    "flooder": {"count": (0, FLOOD_MESSAGES_MAX), "over_ms": (0, 1e6)},
+}
+"""What our actors' ``options`` are, each from and to."""
 
 
 def actor_kinds() -> tuple[str, ...]:

@@ -36,13 +36,18 @@ ORACLES: Final[tuple[OracleFactory, ...]] = (
     CertifiedExtendsCommitted, NoExceptions, Retrievable, ViewsInStep, Progress, NoTimer, Responsive, Accountable,
     OneStream, Bounded, Milestones, NoFalseBlame,
 )  # fmt: skip
-ORACLE_IDS: Final = tuple(sorted([*(factory().id for factory in ORACLES), "L3", "X1", "R2"]))
+ALSO: Final = {"L3": "L2", "X1": "S12"}
+"""What an oracle reports beside its own id."""
+NAMEABLE_IDS: Final = tuple(sorted([*(factory().id for factory in ORACLES), *ALSO]))
+"""What a schedule may name: R2 takes two runs, which only a sweep makes."""
+ORACLE_IDS: Final = tuple(sorted([*NAMEABLE_IDS, "R2"]))
 
 
 def oracles_named(names: tuple[str, ...]) -> tuple[Oracle, ...]:
     """Fresh oracles: all of ours, or those named. Raises ``ValueError`` for an unknown name."""
-    unknown = [name for name in names if name not in ORACLE_IDS]
+    unknown = [name for name in names if name not in NAMEABLE_IDS]
     if unknown:
-        raise ValueError(f"oracle {unknown[0]!r} is unknown; known are {', '.join(ORACLE_IDS)}")
+        raise ValueError(f"oracle {unknown[0]!r} is unknown; known are {', '.join(NAMEABLE_IDS)}")
+    wanted = frozenset(ALSO.get(name, name) for name in names)
     oracles = tuple(factory() for factory in ORACLES)
-    return tuple(oracle for oracle in oracles if oracle.id in names) if names else oracles
+    return tuple(oracle for oracle in oracles if oracle.id in wanted) if names else oracles

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Final, assert_never
 
 import typer
 
-from netsim.checks import scenario_path
-from netsim.scenario import expand, load
-from netsim.schedule import BadSchedule, Schedule, check, from_json, read_bytes
+from netsim.cli_files import read, read_schedule, write
+from netsim.schedule import Schedule
 from netsim.show.diagram import MESSAGES_DRAWN
 from netsim.show.page import Shortened, page
 from netsim.show.perfetto import perfetto
@@ -19,14 +17,14 @@ from netsim.show.recording import Recorded, record
 from netsim.show.shiviz import shiviz
 from netsim.shrink import shrink, size_of
 from netsim.simulation import Result, run_schedule
-from netsim.sweep import Variant
+from netsim.sweep import Variant, explicit
 
 SHRINKING_RUNS_MAX: Final = 600
 """A report's own search for a shorter schedule; ``netsim shrink`` searches longer."""
 MESSAGES_MAX: Final = 20_000
 
 File = Annotated[str, typer.Argument(help="a scenario (.toml), an explicit schedule (.json), or a name of ours")]
-Seed = Annotated[int, typer.Option(help="the seed")]
+Seed = Annotated[int, typer.Option(min=-(2**62), max=2**62, help="the seed")]
 Protocol = Annotated[str, typer.Option(help="run this protocol instead of the scenario's")]
 ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file")]
 Mutant = Annotated[str, typer.Option("--mutant", help="run one of the mutants, e.g. S7-jolteon")]
@@ -43,12 +41,7 @@ class Format(StrEnum):
 
 def schedule_of(file: str, seed: int, variant: Variant) -> Schedule:
     """The explicit schedule that a command line names. Raises :class:`BadSchedule`."""
-    path = Path(file)
-    schedule = expand(load(path if path.exists() or path.suffix else scenario_path(file)), seed)
-    if variant.name:
-        schedule = schedule.replace(protocol=variant.name)
-    check(schedule, file)
-    return schedule
+    return explicit(read(file, variant), variant, seed)
 
 
 def run_recorded(schedule: Schedule, variant: Variant) -> Recorded:
@@ -75,14 +68,6 @@ def replay_command(variant: Variant) -> str:
     return " ".join(["netsim replay schedule.json", *(f"{name} {value}" for name, value in options if value)])
 
 
-def write(out: str, text: str | bytes) -> None:
-    """Write the file. Raises :class:`BadSchedule` when that cannot be."""
-    try:
-        Path(out).write_bytes(text.encode() if isinstance(text, str) else text)
-    except OSError as error:
-        raise BadSchedule(f"--out: {out}: cannot be written: {error.strerror}") from None
-
-
 def report(
     file: File,
     seed: Seed = 0,
@@ -100,7 +85,7 @@ def report(
     found = schedule_of(file, seed, variant)
     shortened = None
     if schedule:
-        given = from_json(read_bytes(Path(schedule)), schedule)
+        given = read_schedule(schedule, variant)
         shortened = Shortened(before=size_of(found), after=size_of(given), runs=0)
         recorded = run_recorded(given, variant)
     else:
@@ -109,7 +94,7 @@ def report(
             recorded, shortened = shortest(recorded, variant)
     ran = f"mutant {variant.mutant}" if variant.mutant else variant.file
     html = page(recorded, replay=replay_command(variant), protocol=ran, limit=messages, shortened=shortened)
-    write(out, html)
+    write("--out", out, html)
     typer.echo(f"{out}: {recorded.result.verdict}, {len(recorded.messages)} messages")
 
 
@@ -128,11 +113,11 @@ def export(
     recorded = run_recorded(schedule_of(file, seed, variant), variant)
     match form:
         case Format.PERFETTO:
-            write(out, perfetto(recorded))
+            write("--out", out, perfetto(recorded))
         case Format.SHIVIZ:
-            write(out, shiviz(recorded))
+            write("--out", out, shiviz(recorded))
         case Format.SVG:
-            write(out, picture(recorded, messages))
+            write("--out", out, picture(recorded, messages))
         case _:
             assert_never(form)
     typer.echo(f"{out}: {recorded.result.verdict}, {len(recorded.messages)} messages")

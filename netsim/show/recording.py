@@ -19,9 +19,10 @@ from consensus.types import View
 from netsim.actors.registry import COPIED
 from netsim.network import view_of
 from netsim.oracles.judge import CertifiedFact, Judge
-from netsim.schedule import Drop, Schedule, ViewPartition, positions
+from netsim.schedule import Drop, Schedule, ViewPartition
 from netsim.show.spans import Span, spans_of
 from netsim.simulation import Keep, Result, run_schedule
+from netsim.validation import positions
 from netsim.world import Host, World
 
 HAPPENINGS_MAX: Final = 400_000

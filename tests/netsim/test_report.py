@@ -27,7 +27,7 @@ TROUBLE = Schedule(
     actors=(Actor(node=3, kind="silent"),),
     faults=(
         Drop(view=2, message="Vote", source=1, to=(0, 2)),
-        Drop(view=2, message="<i>", source=1, to=(0,)),
+        Drop(view=2, message="RangeResponse", source=1, to=(0,)),
         Partition(at_ms=105, groups=((0, 1), (2, 3)), for_ms=10),
         Hold(at_ms=10, pairs=((0, 1),), for_ms=12),
         Cut(at_view=3, pairs=((1, 2),), for_ms=15),
@@ -265,7 +265,7 @@ def test_what_people_wrote_is_text(trouble: Recorded) -> None:
     text, reader = read(trouble)
     assert "<h1>trouble &lt;&amp;&gt;, " in text
     assert "</script><b>" in reader.text
-    assert "<i> message from node 1" in reader.text
+    assert "RangeResponse message from node 1" in reader.text
     assert "i" not in reader.tags
     assert reader.tags.count("b") == text.count("<b>")
     assert "</script><b>" not in text

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from netsim import Schedule, Simulation, load, run_schedule
 from netsim.checks import check_determinism, scenario_path, scenario_paths
 from netsim.scenario import Scenario, Swarm, expand
-from netsim.schedule import Actor, BadSchedule, Constant, Crash, Disk, Link, Stop, Submit, Uniform, from_json
+from netsim.schedule import Actor, BadSchedule, Constant, Crash, Disk, Link, Stop, Submit, Uniform
 from netsim.testing import assert_silent
+from netsim.validation import from_json
 
 PROTOCOLS = ("jolteon", "hotstuff")
 SCRIPTED = {"view-gap": ("hotstuff",)}
@@ -57,7 +59,7 @@ def test_a_result_holds_the_logs_of_all_nodes() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["ed25519", "bls"])
-def test_real_signatures_on_request(scheme: str) -> None:
+def test_real_signatures_on_request(scheme: Literal["ed25519", "bls"]) -> None:
     result = run_schedule(Schedule(scheme=scheme, link=Link(latency=Constant(ms=2)), stop=Stop(view=2)))
     assert result.silent
     assert result.commits >= 1
@@ -122,29 +124,6 @@ def test_a_violation_names_seed_and_replay_and_writes_the_schedule(tmp_path: Pat
     path = Path(str(caught.value).rpartition(" ")[2])
     written = from_json(path.read_bytes(), str(path))
     assert written.expect == run_schedule(written).verdict == "S6"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("nodes = 0", r"\$\.nodes"),
-        ("[swarm]\nloss = [2.0]", r"\$\.swarm\.loss\[0\]"),
-        ("[[faults]]\nkind = 'cut'\npairs = [[0, 9]]\nat_ms = 1", r"\$\.faults\[0\]: names a node beyond"),
-        ("[[faults]]\nkind = 'cut'\npairs = [[0, 1]]", r"\$\.faults\[0\]: needs exactly one of"),
-        ("[[faults]]\nkind = 'typo'", r"\$\.faults\[0\]\.kind"),
-        ("leaders = [7]", r"\$\.leaders\[0\]: there is no validator 7"),
-        ("regions = ['moon', 'moon', 'moon', 'moon']", r"\$\.regions\[0\]: 'moon' is unknown"),
-        ("stakes = [1]", r"\$\.stakes: 1 of them for 4 nodes"),
-        ("typo = 1", r"unknown field `typo`"),
-        ("nodes = ", r"x\.toml"),
-    ],
-)
-def test_bad_input_is_refused_with_the_path_of_the_bad_key(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "x.toml"
-    path.write_text(text)
-    with pytest.raises(BadSchedule, match=message) as caught:
-        load(path)
-    assert "x.toml" in str(caught.value)
 
 
 def test_an_unknown_actor_is_refused() -> None:

@@ -1,0 +1,303 @@
+"""What no type can say of a schedule, and how bad input is told: ``FILE: $.path: reason``.
+
+Every rule is a generator of (path, reason): the first one found is raised. Names that a user of the library may add to
+(actors, protocols) are judged where it is known which there are: :func:`netsim.simulation.check_names`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from netsim.geography import REGIONS
+from netsim.schedule import (
+    HONEST_KINDS,
+    PAYLOAD_BYTES_MAX,
+    Announce,
+    BadSchedule,
+    CastVote,
+    Clock,
+    Clog,
+    Crash,
+    Cut,
+    Disk,
+    Drop,
+    GiveUp,
+    Heal,
+    Hold,
+    Latency,
+    LinkOverride,
+    Liveness,
+    Part,
+    Partition,
+    Propose,
+    Schedule,
+    Submit,
+    Timed,
+    Uniform,
+    ViewPartition,
+)
+
+Problem = tuple[str, str]
+T = TypeVar("T")
+FAULTY_DISKS: Final = ("lost-fsync", "bit-rot", "misdirected", "full")
+_POSITIONS: Final[dict[type[Part], tuple[str, ...]]] = {
+    LinkOverride: ("source", "target"),
+    Clock: ("node",),
+    Propose: ("to",),
+    CastVote: ("to",),
+    GiveUp: ("to",),
+    Announce: ("to",),
+    Partition: ("groups",),
+    ViewPartition: ("groups",),
+    Cut: ("pairs",),
+    Hold: ("pairs",),
+    Clog: ("pairs",),
+    Drop: ("source", "to"),
+    Crash: ("nodes",),
+    Disk: ("node",),
+    Heal: (),
+    Submit: ("to",),
+    Liveness: ("core",),
+}
+"""The fields of each part that hold positions."""
+_AT: Final = re.compile(r"(?s)(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?")
+_FIELD: Final = re.compile(r"Object (?P<what>contains unknown|missing required) field `(?P<name>.*?)`")
+
+
+def positions(schedule: Schedule) -> int:
+    """How many nodes there are, twins' second copies and observers included."""
+    return schedule.nodes + sum(actor.kind == "twin" for actor in schedule.actors) + schedule.observers
+
+
+def faulty_nodes(schedule: Schedule) -> tuple[int, ...]:
+    """Validators that do not count as honest: played by a faulty actor, or with a disk that lies. The fault atlas."""
+    found = {actor.node for actor in schedule.actors if actor.kind not in HONEST_KINDS}
+    found |= {
+        fault.node
+        for fault in schedule.faults
+        if isinstance(fault, Disk) and fault.fault in FAULTY_DISKS and fault.node < schedule.nodes
+    }
+    return tuple(sorted(found))
+
+
+def exceeds_bounds(schedule: Schedule) -> bool:
+    """Whether a third of the stake or more is faulty: what no protocol tolerates."""
+    stakes = schedule.stakes or (1,) * schedule.nodes
+    return 3 * sum(stakes[node] for node in faulty_nodes(schedule)) >= sum(stakes)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes. Raises :class:`BadSchedule` when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSchedule(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def refusal(where: str, root: str, error: Exception) -> BadSchedule:
+    """What a decoder says, as ``FILE: $.path: reason``; ``root`` is the path of what was decoded."""
+    found = _AT.fullmatch(str(error))
+    assert found is not None  # it matches any text
+    path, reason = root + (found["path"] or ""), found["reason"] or type(error).__name__
+    field = _FIELD.match(reason)
+    if field is not None:
+        path = f"{path}.{field['name']}"
+        reason = "is missing" if field["what"] == "missing required" else "is unknown"
+    return BadSchedule(f"{where}: {path}: {reason}")
+
+
+def decoded(data: bytes, kind: type[T], where: str) -> T:
+    """A JSON document of that type. Raises :class:`BadSchedule`."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise refusal(where, "$", error) from None
+
+
+def converted(value: Any, kind: type[T], where: str, root: str) -> T:
+    """The same of built-in values, which TOML gives."""
+    try:
+        return msgspec.convert(value, kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise refusal(where, root, error) from None
+
+
+def from_json(data: bytes, where: str) -> Schedule:
+    """Read an explicit schedule. Raises :class:`BadSchedule`."""
+    schedule = decoded(data, Schedule, where)
+    check(schedule, where)
+    return schedule
+
+
+def check(schedule: Schedule, where: str, root: str = "$") -> None:
+    """Refuse what no type can. Raises :class:`BadSchedule` naming the path of the bad key, below ``root``."""
+    for path, reason in _problems(schedule):
+        raise BadSchedule(f"{where}: {root}.{path}: {reason}")
+
+
+# --- rules -------------------------------------------------------------------------------------------------------
+
+
+def _problems(schedule: Schedule) -> Iterator[Problem]:
+    return chain(
+        _bad_committee(schedule),
+        _bad_positions(schedule),
+        _bad_links(schedule),
+        _bad_actors(schedule),
+        _bad_faults(schedule),
+        _bad_demands(schedule),
+    )
+
+
+def _bad_committee(schedule: Schedule) -> Iterator[Problem]:
+    times = schedule.times
+    if schedule.stakes and len(schedule.stakes) != schedule.nodes:
+        yield "stakes", f"{len(schedule.stakes)} of them for {schedule.nodes} nodes"
+    if times.idle_interval_ms >= times.view_timeout_ms:
+        yield "times.idle_interval_ms", "must be below view_timeout_ms"
+    if times.growth_numerator < times.growth_denominator:
+        yield "times.growth_numerator", "must be at least growth_denominator, or timeouts shrink"
+    for number, leader in enumerate(schedule.leaders):
+        if leader >= schedule.nodes:
+            yield f"leaders[{number}]", f"there is no validator {leader}"
+    for number, actor in enumerate(schedule.actors):
+        if actor.node >= schedule.nodes:
+            yield f"actors[{number}].node", f"there is no validator {actor.node}"
+    for name, nodes in (("actors", schedule.actors), ("clocks", schedule.clocks)):
+        yield from _twice(name, "node", [part.node for part in nodes])
+
+
+def _twice(name: str, key: str, values: Sequence[int]) -> Iterator[Problem]:
+    seen: dict[int, None] = {}
+    for number, value in enumerate(values):
+        if value in seen:
+            yield f"{name}[{number}].{key}", f"{value} has an entry already"
+        seen[value] = None
+
+
+def _bad_positions(schedule: Schedule) -> Iterator[Problem]:
+    count = positions(schedule)
+    for name, parts in (("links", schedule.links), ("clocks", schedule.clocks), ("faults", schedule.faults),
+                        ("workload", schedule.workload)):  # fmt: skip
+        for number, part in enumerate(parts):
+            yield from _bad_positions_of(part, f"{name}[{number}]", count)
+    for number, actor in enumerate(schedule.actors):
+        for at, move in enumerate(actor.moves):
+            yield from _bad_positions_of(move, f"actors[{number}].moves[{at}]", count)
+    if schedule.liveness is not None:
+        yield from _bad_positions_of(schedule.liveness, "liveness", count)
+
+
+def _bad_positions_of(part: Part, path: str, count: int) -> Iterator[Problem]:
+    for name in _POSITIONS[type(part)]:
+        if _inside(getattr(part, name), count):
+            continue
+        for where, position in _flat(getattr(part, name), ""):
+            if not 0 <= position < count:
+                yield f"{path}.{name}{where}", f"there is no node {position}: the last one is {count - 1}"
+
+
+def _inside(value: Any, count: int) -> bool:
+    """Whether all positions exist: nearly always, so without a path."""
+    if isinstance(value, int):
+        return 0 <= value < count
+    if not value or isinstance(value[0], int):
+        return not value or (min(value) >= 0 and max(value) < count)
+    return all(_inside(each, count) for each in value)
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, int]]:
+    if isinstance(value, int):
+        yield path, value
+    else:
+        for number, each in enumerate(value):
+            yield from _flat(each, f"{path}[{number}]")
+
+
+def _bad_links(schedule: Schedule) -> Iterator[Problem]:
+    yield from _bad_latency("link.latency", schedule.link.latency)
+    for number, override in enumerate(schedule.links):
+        yield from _bad_latency(f"links[{number}].link.latency", override.link.latency)
+    count = positions(schedule)
+    if schedule.regions and len(schedule.regions) != count:
+        yield "regions", f"{len(schedule.regions)} of them for {count} nodes, twins' second copies and observers too"
+    for number, region in enumerate(schedule.regions):
+        if region not in REGIONS:
+            yield f"regions[{number}]", f"{region!r} is unknown; known are {', '.join(REGIONS)}"
+    if 0 < schedule.bandwidth_mbit < 1e-3:
+        yield "bandwidth_mbit", "at least 0.001, or 0 for no bound"
+
+
+def _bad_latency(path: str, latency: Latency) -> Iterator[Problem]:
+    if isinstance(latency, Uniform) and latency.high_ms < latency.low_ms:
+        yield f"{path}.high_ms", f"{latency.high_ms:g} is below low_ms, {latency.low_ms:g}"
+
+
+def _bad_actors(schedule: Schedule) -> Iterator[Problem]:
+    for number, actor in enumerate(schedule.actors):
+        if actor.moves and actor.kind != "puppet":
+            yield f"actors[{number}].moves", f"only a puppet has moves, not a {actor.kind}"
+    if exceeds_bounds(schedule) and not schedule.beyond_bounds:
+        nodes = ", ".join(str(node) for node in faulty_nodes(schedule))
+        last = _last_faulty(schedule)
+        yield last, f"validators {nodes} are faulty, a third of the stake or more; beyond_bounds = true allows that"
+
+
+def _last_faulty(schedule: Schedule) -> str:
+    """The path of what makes the last of the faulty validators faulty."""
+    for number, fault in reversed(tuple(enumerate(schedule.faults))):
+        if isinstance(fault, Disk) and fault.fault in FAULTY_DISKS:
+            return f"faults[{number}].fault"
+    last = max(number for number, actor in enumerate(schedule.actors) if actor.kind not in HONEST_KINDS)
+    return f"actors[{last}].kind"
+
+
+def _bad_faults(schedule: Schedule) -> Iterator[Problem]:
+    for number, fault in enumerate(schedule.faults):
+        path = f"faults[{number}]"
+        if isinstance(fault, Timed):
+            starts = sum(value is not None for value in (fault.at_ms, fault.at_view, fault.at_height))
+            if starts != 1 and not (isinstance(fault, Crash) and fault.boundary and starts == 0):
+                yield path, "needs exactly one of at_ms, at_view, at_height"
+        if isinstance(fault, Crash | Disk | Heal) and fault.for_ms is not None:
+            yield f"{path}.for_ms", "this fault does not last for a time"
+        if isinstance(fault, Partition):
+            nodes = [node for group in fault.groups for node in dict.fromkeys(group)]
+            for node in sorted({node for node in nodes if nodes.count(node) > 1}):
+                yield f"{path}.groups", f"node {node} is in two groups; only groups of a view-partition may overlap"
+        if isinstance(fault, Disk) and (fault.fault == "slow") != (fault.slow_ms > 0):
+            yield f"{path}.slow_ms", "a slow disk, and no other, takes longer than 0"
+
+
+def _bad_demands(schedule: Schedule) -> Iterator[Problem]:
+    """What is given to the nodes, and what is asked of them."""
+    for number, submit in enumerate(schedule.workload):
+        size = len(submit.payload.encode())
+        if size > PAYLOAD_BYTES_MAX:
+            yield f"workload[{number}].payload", f"{size} bytes, more than the {PAYLOAD_BYTES_MAX} of a block"
+    liveness = schedule.liveness
+    if liveness is not None:
+        if liveness.from_ms >= schedule.stop.time_ms:
+            yield "liveness.from_ms", f"the run ends before it, at stop.time_ms = {schedule.stop.time_ms:g}"
+        faulty = faulty_nodes(schedule)
+        for number, node in enumerate(liveness.core):
+            if node in faulty or schedule.nodes <= node < positions(schedule) - schedule.observers:
+                yield f"liveness.core[{number}]", f"node {node} is faulty: nothing can be asked of it"
+    yield from _twice("milestones", "view", [milestone.view for milestone in schedule.milestones])
+    for number, milestone in enumerate(schedule.milestones):
+        if milestone.height_max < milestone.height_min:
+            yield f"milestones[{number}].height_max", "is below height_min"
+    if schedule.fault_free:
+        link = schedule.link
+        for name, there in (("actors", faulty_nodes(schedule)), ("faults", schedule.faults), ("link.loss", link.loss)):
+            if there:
+                yield "fault_free", f"but there are {name}"
