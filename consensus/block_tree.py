@@ -7,9 +7,10 @@ from the committed head is dropped at a commit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final, TypeAlias
+
+import msgspec
 
 from consensus.types import Block, BlockId, Height, PeerId, View
 
@@ -45,8 +46,7 @@ class Entry:
         self.certified_check_pending = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Root:
+class Root(msgspec.Struct, frozen=True, kw_only=True):
     """The committed head, or the epoch's boundary."""
 
     id: BlockId

@@ -23,8 +23,10 @@ NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 def view_duration(pacing: Pacing, view: View, last_committed_view: View, depth: int) -> Nanoseconds:
     """How long ``view`` lasts: the base, grown for each view without a commit beyond the ``depth`` that a commit
     takes."""
-    exponent = max(0, min(pacing.exponent_max, view - last_committed_view - depth))
     base = pacing.view_timeout_ms * NANOSECONDS_PER_MILLISECOND
+    exponent = min(pacing.exponent_max, view - last_committed_view - depth)
+    if exponent <= 0:
+        return base
     grown: int = base * pacing.growth_numerator**exponent
     shrunk: int = pacing.growth_denominator**exponent
     return grown // shrunk

@@ -8,8 +8,9 @@ here and every body on that path was checked; oldest first, each height once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from consensus.block_tree import BlockTree, Entry, Root
 from consensus.certificates import QuorumChecker
@@ -28,8 +29,7 @@ from consensus.epochs import EpochInfo
 from consensus.types import Block, BlockId, Certificate, CommitProof, Height, PeerId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Goal:
+class Goal(msgspec.Struct, frozen=True, kw_only=True):
     """A block that is known to be committed, though perhaps not all of its ancestors are here yet: by a proof that a
     peer gave, or by a certificate that such a proof can be made from."""
 
@@ -209,5 +209,5 @@ class BlockPipeline:
         path = self.tree.path(certificate.block_id)
         if path is None:
             return None
-        headers = tuple(entry.block.header for entry in path if entry.height > target.height)
+        headers = tuple([entry.block.header for entry in path if entry.height > target.height])
         return CommitProof(epoch=self._epoch.epoch, headers=headers, certificate=certificate)

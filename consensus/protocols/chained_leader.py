@@ -3,7 +3,7 @@ that is signed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from consensus.block_tree import Entry
 from consensus.codec import block_of, digest
@@ -16,8 +16,7 @@ from consensus.protocols.chained_types import Proposal, TimeoutCertificate
 from consensus.types import Block, BlockHeader, Certificate, Nanoseconds, ProposalSubject, ValidatorIndex, View
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """The proposal of the current view."""
 
     entry: Entry

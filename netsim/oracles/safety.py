@@ -154,6 +154,8 @@ class Monotone:
             state = _decode_state(record.state)
             views = (state.voted_view, state.lock.view, state.high_qc.view)
             before = self.last[host.position]
+            if before == views:
+                continue
             for name, old, new in zip(self.NAMES, before, views, strict=True):
                 if new < old:
                     self.judge.fire(self.id, host, f"node {host.position}: its {name} falls from {old} to {new}")
