@@ -19,8 +19,8 @@ ENTRY_POINT_GROUP: Final = "shared_sequencer.protocols"
 JOLTEON: Final = chained("jolteon", Jolteon())
 HOTSTUFF: Final = chained("hotstuff", HotStuff())
 STREAMLET: Final = streamlet("streamlet", StreamletEngine)
-DEFAULT_PROTOCOL: Final = JOLTEON.name
 TENDERMINT: Final = tendermint("tendermint")
+DEFAULT_PROTOCOL: Final = JOLTEON.name
 _OURS: Final = {definition.name: definition for definition in (JOLTEON, HOTSTUFF, STREAMLET, SIMPLEX, TENDERMINT)}
 
 
