@@ -164,9 +164,16 @@ def finalize(
             continue
         between = finalizes_by_two(link, interval, justified, ancestry)
         if between is not None and link.source not in found:
-            found[link.source] = tuple(part for part in (link, justified.get(between)) if part is not None)
+            found[link.source] = (link, *_justifying(between, links, justified))
     finalized |= {checkpoint: found[checkpoint] for checkpoint in sorted(found, key=lambda one: one.order)}
     return finalized
+
+
+def _justifying(
+    checkpoint: Checkpoint, links: Sequence[Link], justified: Mapping[Checkpoint, Link | None]
+) -> tuple[Link, ...]:
+    """The first link that justifies a checkpoint; none where that was long ago."""
+    return next(((link,) for link in links if link.target == checkpoint and link.source in justified), ())
 
 
 # --- quorums, and two sets over a boundary -------------------------------------------------------------------
