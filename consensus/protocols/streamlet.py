@@ -391,10 +391,14 @@ class StreamletEngine:
         refusal = self._checker.check(certificate)
         if refusal is not None:
             return refusal
-        if length(certificate) > length(self._longest):
+        if self._is_longer(certificate):
             self._source = peer
         self._adopt(certificate)
         return None
+
+    def _is_longer(self, certificate: Certificate) -> bool:
+        """Its chain is longer than the longest one seen or, just as long, ends later."""
+        return length(certificate) > length(self._longest)
 
     def _adopt(self, certificate: Certificate) -> None:
         """A verified certificate: a notarized chain, a word about its signers' clocks, and perhaps a final block."""
@@ -402,7 +406,7 @@ class StreamletEngine:
             return
         for signer in signers_of(certificate.signers):
             self._clock.hear(signer, certificate.view)
-        if length(certificate) > length(self._longest):
+        if self._is_longer(certificate):
             self._longest = certificate
             if self._me is not None:
                 self._out.effects.append(Broadcast(self._certificates()))  # the paper's echo

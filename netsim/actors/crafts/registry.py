@@ -7,13 +7,18 @@ from typing import Final
 
 import msgspec
 
+from consensus.protocols import simplex_types, streamlet_types
 from consensus.protocols.chained_types import Proposal
 from netsim.actors.cabal import Cabal
 from netsim.actors.crafts.chained import ChainedCraft
 from netsim.actors.crafts.craft import Craft, CraftFactory, Voter
+from netsim.actors.crafts.simplex import SimplexCraft
+from netsim.actors.crafts.streamlet import StreamletCraft
 
 CRAFTS: Final[Mapping[type[msgspec.Struct], CraftFactory]] = {
     Proposal: ChainedCraft,
+    simplex_types.Proposal: SimplexCraft,
+    streamlet_types.Proposal: StreamletCraft,
 }
 
 
