@@ -16,9 +16,9 @@ from typing import Final, Protocol, assert_never
 
 import msgspec
 
-from consensus.protocols.chained_types import Certificates
 from netsim.geography import one_way_ms
 from netsim.randomness import stream
+from netsim.reading import view_of
 from netsim.schedule import (
     Constant,
     Empirical,
@@ -98,10 +98,14 @@ class Flow:
 
 
 class Network:
-    """Links and their faults. ``plain`` is true while nothing but ``delay`` decides: the simulator's fast path."""
+    """Links and their faults. ``plain`` is true while nothing but ``delay`` decides: the simulator's fast path.
+    ``turn`` numbers the protocol's views as the schedule does."""
 
-    def __init__(self, schedule: Schedule, model: LinkModel | None = None) -> None:
+    def __init__(
+        self, schedule: Schedule, model: LinkModel | None = None, turn: Callable[[int], int] = lambda view: view
+    ) -> None:
         self._model = model
+        self._turn = turn
         self.count: Final = positions(schedule)
         count = self.count
         self._latency_draws = stream(schedule.seed, "latency")
@@ -236,7 +240,7 @@ class Network:
             return True
         if not (self.drops or self.view_groups):
             return False
-        view = view_of(message)
+        view = self._turn(view_of(message))
         sides = self.view_groups.get(view)
         if sides is not None and not any(source in side and target in side for side in sides):
             return True
@@ -244,13 +248,3 @@ class Network:
             if sender == source and target in targets and (not kind or kind == type(message).__name__):
                 return True
         return False
-
-
-def view_of(message: msgspec.Struct) -> int:
-    """The view that a message belongs to: for certificates the one they let enter; 0 for one that belongs to none."""
-    if isinstance(message, Certificates):
-        return 1 + max(message.high_qc.view, 0 if message.high_tc is None else message.high_tc.view)
-    view = getattr(message, "view", None)
-    if view is None:
-        view = getattr(getattr(message, "header", None), "view", 0)
-    return view if isinstance(view, int) else 0

@@ -10,9 +10,18 @@ from typing import Final
 
 import msgspec
 
-from consensus.types import BlockHeader, Certificate, Vote
+from consensus.types import (
+    AncestorsRequest,
+    AncestorsResponse,
+    BlockHeader,
+    Certificate,
+    RangeRequest,
+    RangeResponse,
+    Vote,
+)
 
 DEPTH_MAX: Final = 6
+SYNC_MESSAGES: Final = (AncestorsRequest, AncestorsResponse, RangeRequest, RangeResponse)
 
 
 def parts(message: msgspec.Struct, depth: int = 0) -> Iterator[msgspec.Struct]:
@@ -54,5 +63,7 @@ def view_of(message: msgspec.Struct) -> int:
     header = header_in(message)
     if header is not None:
         return header.view
+    if isinstance(message, SYNC_MESSAGES):
+        return 0
     views = [view for part in parts(message) if isinstance(view := getattr(part, "view", None), int)]
     return 1 + max(views) if views else 0

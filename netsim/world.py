@@ -138,6 +138,7 @@ class Host:
         self.evidence: list[ReportEvidence] = []
         self.timers_fired = 0
         self.view: View = 0
+        """The highest turn (``ProtocolDefinition.turn``) of a view that it entered."""
         self.honest = True
         self.player: Player | None = None
         self.others: tuple[Host, ...] = ()
@@ -162,7 +163,7 @@ class World:
         self.definition = definition
         self.committee = committee
         self.hosts = tuple(hosts)
-        self.network = Network(schedule, link_model)
+        self.network = Network(schedule, link_model, definition.turn)
         self.now = 0
         self.events = 0
         self.deliveries = 0
@@ -431,12 +432,16 @@ class World:
     def _send(self, host: Host, effect: Send) -> None:
         self.transmit(host, self._by_peer.get(effect.peer, ()), effect.message)
 
-    def _sign(self, host: Host, effect: Sign) -> Signed:
+    def _sign(self, host: Host, effect: Sign) -> Signed | None:
         if host.index is None:
             raise RuntimeError("an observer was asked to sign")
         if host.armed:
             self._boundary(host, "before sign")
-        signed = Signed(effect.subject, self.committee.sign(host.index, effect.subject))
+        try:
+            signed = Signed(effect.subject, self.committee.sign(host.index, effect.subject))
+        except ValueError as error:  # no signer signs that: such a node stops
+            self._broke(host, Signed(effect.subject, b""), error)
+            return None
         if host.armed:
             self._boundary(host, "after sign")
         return signed
@@ -467,9 +472,9 @@ class World:
         heappush(self.heap, (max(deadline, self.now), self.sequence, host, host.life, event))
         replica = host.replica
         if replica is not None and not name.startswith(TIMER_PREFIX):
-            view = replica.status().view
-            if view > host.view:
-                self._entered(host, view)
+            turn = self.definition.turn(replica.status().view)
+            if turn > host.view:
+                self._entered(host, turn)
 
     def _entered(self, host: Host, view: View) -> None:
         host.view = view

@@ -11,6 +11,8 @@ from typing import Protocol
 
 import msgspec
 
+from consensus.protocols.chained_types import OrderVote
+from consensus.protocols.order_votes import ORDER
 from consensus.types import (
     BlockHeader,
     BlockId,
@@ -33,6 +35,7 @@ class Member(Protocol):
 
     def enter(self, turn: int) -> None: ...
     def saw(self, turn: int, choice: int) -> None: ...
+    def certified(self, turn: int) -> None: ...
 
 
 class Cabal:
@@ -111,6 +114,8 @@ class Cabal:
         kind = self.kinds.get(certificate.kind)
         if kind is not None and (kind.certifies or kind.commits) and certificate.height:
             self.grounds.setdefault(certificate.block_id, certificate)
+            for puppet in self.puppets:
+                puppet.certified(self.definition.turn(certificate.view))
         self.reach(self.definition.turn(certificate.view) + 1)
 
     def reach(self, turn: int) -> None:
@@ -129,6 +134,15 @@ class Cabal:
     def vote(self, member: int, subject: VoteSubject) -> Vote:
         """A member's vote, signed."""
         return vote_of(subject, member, self.world.committee.sign(member, subject))
+
+    def carried(self, vote: Vote) -> msgspec.Struct | None:
+        """A vote as it travels: an order vote with the certificate that it is about, None while that is not known."""
+        if vote.kind != ORDER or OrderVote not in self.definition.messages:
+            return vote
+        certificate = self.grounds.get(vote.block_id)
+        if certificate is None:
+            return None
+        return OrderVote(epoch=vote.epoch, qc=certificate, signer=vote.signer, signature=vote.signature)
 
 
 def digest(value: msgspec.Struct) -> bytes:

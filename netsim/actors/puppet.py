@@ -65,6 +65,14 @@ class Puppet:
             if isinstance(move, CastVote) and move.choice == choice:
                 self.later(move)
 
+    def certified(self, turn: int) -> None:
+        """A block of ``turn`` is certified: votes that travel with its certificate can be cast now."""
+        for move in self.moves.get(turn, ()):
+            if isinstance(move, CastVote):
+                vote = self.vote(move)
+                if vote is not None and self.cabal.carried(vote) is not vote:
+                    self.later(move)
+
     def later(self, move: Move) -> None:
         world = self.world
         world.at(world.now + nanoseconds(move.after_ms), lambda: self.act(move))
@@ -84,7 +92,8 @@ class Puppet:
                 return () if proposal is None else (proposal,)
             case CastVote():
                 vote = self.vote(move)
-                return () if vote is None else (vote,)
+                message = None if vote is None else self.cabal.carried(vote)
+                return () if message is None else (message,)
             case GiveUp():
                 ranked = self.cabal.ranked(move.view)
                 return self.craft.give_up(self.index, move, ranked[min(move.high, len(ranked) - 1)])

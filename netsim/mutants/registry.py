@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from consensus.protocols.chained import ChainedEngine
+from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
-from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.registry import HOTSTUFF, JOLTEON
-from netsim.mutants import engines, fast_hotstuff
+from netsim.mutants import engines, fast_hotstuff, fast_path
 from netsim.mutants.engines import broken
 from netsim.schedule import BadSchedule
 from netsim.simulation import Keep
@@ -103,6 +103,11 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     _rules("J1", "a timeout certificate's maximum is not checked", engines.AnyMaximum()),
     _both("J2", "a timeout signs a low certificate", engines.LowTimeout)[0],
     _both("J3", "votes after the own timeout", engines.VotesAfterTimeout)[0],
+    _both("J4", "order votes for views that were given up", fast_path.OrdersWhatItGaveUp)[0],
+    _both("J5", "an order vote in the view that was given up last", fast_path.OrdersTheViewItGaveUp)[0],
+    _both("J6", "a restart forgets for order votes what was given up", fast_path.ForgetsWhatItGaveUp,
+          scenario=CRASHES)[0],
+    _both("J7", "a restart forgets what an order vote raised", fast_path.ForgetsTheRaise, scenario=CRASHES)[0],
     *_both("N1", "genesis not accepted in timeouts of view 1", engines.NoGenesisInTimeouts,
            scenario="silent-first-leader"),
     *_both("N3", "no entitlement to a view", engines.NoEntitlement, scenario="far-future-proposal"),
@@ -117,7 +122,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
 
 NOT_BUILT: Final = (
     ("D2", "Streamlet"), ("L1", "a two-phase protocol that waits, and a script that nobody has yet"),
-    ("F1-F7", "Casper FFG"), ("J4-J7", "order votes"), ("X1-X3", "Simplex"), ("N2", "HotStuff-2"), ("R4", "Simplex"),
+    ("F1-F7", "Casper FFG"), ("X1-X3", "Simplex"), ("N2", "HotStuff-2"), ("R4", "Simplex"),
 )  # fmt: skip
 CONTROLS: Final = (
     ("D6", "mutated-proposals"), ("D6", "swarm-actors"), ("L3", "deaf-node"), ("L7", "swarm-healing"),

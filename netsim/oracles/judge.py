@@ -14,8 +14,20 @@ from typing import Final, NamedTuple, Protocol
 import msgspec
 
 from consensus.engine import Commit, Event, Record, Recovered, ReportEvidence
-from consensus.protocols.chained_types import Certificates, Proposal, Timeout, TimeoutCertificate
-from consensus.types import BlockHeader, BlockId, Certificate, View, Vote
+from consensus.protocols.chained_types import TimeoutCertificate, TimeoutSubject
+from consensus.types import (
+    NIL_BLOCK,
+    BlockHeader,
+    BlockId,
+    Certificate,
+    Subject,
+    View,
+    Vote,
+    VoteSubject,
+    certificate_subject,
+    vote_subject,
+)
+from netsim.reading import SYNC_MESSAGES, header_in, parts
 from netsim.world import Host, Violation, World
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -34,14 +46,20 @@ class Known(NamedTuple):
 
 
 class SignedFact(NamedTuple):
-    """Somebody sent something that it signed. ``content`` holds the signed fields as a canonical list would."""
+    """Somebody sent something that it signed. ``view`` is the major number of the subject's slot."""
 
     host: Host
     signer: int
     kind: str
     view: View
-    content: list[object]
+    subject: Subject
     signature: bytes
+
+    @property
+    def names(self) -> BlockId | None:
+        """The block that the subject names, if it names one."""
+        block_id = getattr(self.subject, "block_id", None)
+        return block_id if isinstance(block_id, bytes) and block_id != NIL_BLOCK else None
 
 
 class CertifiedFact(NamedTuple):
@@ -50,6 +68,7 @@ class CertifiedFact(NamedTuple):
     view: View
     block_id: BlockId
     height: int
+    kind: str
 
 
 class _Tally:
@@ -76,9 +95,12 @@ class Judge:
     def __init__(self, world: World, oracles: Sequence[Oracle]) -> None:
         self.world = world
         self.blocks: dict[BlockId, Known] = {}
-        self.certified: dict[View, dict[BlockId, CertifiedFact]] = {}
+        self.certified: dict[View, dict[tuple[BlockId, str], CertifiedFact]] = {}
+        self.given_up: dict[View, None] = {}
+        """Views for which a quorum voted in a kind that never names a block."""
         self.on_signed: list[Callable[[SignedFact], None]] = []
         self.on_certified: list[Callable[[CertifiedFact], None]] = []
+        self.on_given_up: list[Callable[[View], None]] = []
         self.on_certificate: list[Callable[[Host, Certificate, bool], None]] = []
         self.on_timeout_certificate: list[Callable[[Host, TimeoutCertificate, bool], None]] = []
         self.on_stored: list[Callable[[Host, Sequence[Record]], None]] = []
@@ -97,7 +119,9 @@ class Judge:
         self._seen: dict[int, msgspec.Struct] = {}
         self._verified: dict[Certificate, bool] = {}
         self._verified_groups: dict[TimeoutCertificate, bool] = {}
-        self._tally: dict[tuple[View, BlockId, int, int], _Tally] = {}
+        self._tally: dict[VoteSubject, _Tally] = {}
+        self.definition = world.definition
+        self.kinds = {kind.name: kind for kind in world.definition.votes}
         genesis = world.committee.epoch.genesis
         self.genesis_id = genesis.block_id
         for oracle in oracles:
@@ -130,8 +154,9 @@ class Judge:
 
     # --- signatures, checked with own bytes ---------------------------------------------------------------------
 
-    def bytes_signed(self, kind: str, content: list[object]) -> bytes:
-        """What a signature of ``kind`` covers, put together here from the wire format's description."""
+    def bytes_signed(self, subject: Subject) -> bytes:
+        """What a signature over ``subject`` covers, put together here from the wire format's description."""
+        kind = subject.kind
         prefix = self._prefixes.get(kind)
         if prefix is None:
             spec = self.world.committee.spec
@@ -139,13 +164,13 @@ class Judge:
             genesis_hash = hashlib.sha256(_encode(spec)).digest()
             prefix = _encode(["shared-sequencer/" + kind, spec.chain_id, genesis_hash, 0, members])
             self._prefixes[kind] = prefix
-        return prefix + _encode(content)
+        return prefix + _encode(subject)
 
-    def verifies(self, signer: int, kind: str, content: list[object], signature: bytes) -> bool:
+    def verifies(self, signer: int, subject: Subject, signature: bytes) -> bool:
         """Whether ``signer`` signed that."""
         if not 0 <= signer < len(self._keys):
             return False
-        return self.world.committee.scheme.verify(self._keys[signer], self.bytes_signed(kind, content), signature)
+        return self.world.committee.scheme.verify(self._keys[signer], self.bytes_signed(subject), signature)
 
     def certificate_verifies(self, certificate: Certificate) -> bool:
         """Whether a quorum signed it (or it is the epoch's own genesis certificate)."""
@@ -157,19 +182,17 @@ class Judge:
     def _certificate_verifies(self, certificate: Certificate) -> bool:
         if certificate.view == 0:
             return certificate.block_id == self.genesis_id and not certificate.signers
-        content = vote_content(certificate)
-        return self._aggregate_verifies(certificate.kind, content, certificate.signers, certificate.signature, True)
+        subject = certificate_subject(certificate)
+        return self._aggregate_verifies(subject, certificate.signers, certificate.signature, True)
 
-    def _aggregate_verifies(
-        self, kind: str, content: list[object], bitmap: bytes, signature: bytes, quorum: bool
-    ) -> bool:
+    def _aggregate_verifies(self, subject: Subject, bitmap: bytes, signature: bytes, quorum: bool) -> bool:
         signers = members(bitmap)
         if not signers or signers[-1] >= len(self._keys):
             return False
         if quorum and not self.is_quorum(sum(self.stakes[signer] for signer in signers)):
             return False
         keys = [self._keys[signer] for signer in signers]
-        return self.world.committee.scheme.verify_aggregate(keys, self.bytes_signed(kind, content), signature)
+        return self.world.committee.scheme.verify_aggregate(keys, self.bytes_signed(subject), signature)
 
     def timeout_certificate_verifies(self, certificate: TimeoutCertificate) -> bool:
         """Whether a quorum gave the view up, each signer once, and the certificate shown is the highest signed."""
@@ -187,8 +210,7 @@ class Judge:
             and self.certificate_verifies(certificate.high_qc)
             and all(
                 self._aggregate_verifies(
-                    "timeout",
-                    [3, certificate.epoch, certificate.view, group.high_qc_view],
+                    TimeoutSubject(epoch=certificate.epoch, view=certificate.view, high_qc_view=group.high_qc_view),
                     group.signers,
                     group.signature,
                     False,
@@ -205,47 +227,47 @@ class Judge:
         if id(message) in self._seen:
             return
         self._seen[id(message)] = message
-        kind = type(message)
-        if kind is Vote:
-            self._voted(host, message)  # type: ignore[arg-type]
-        elif kind is Proposal:
-            self._proposed(host, message)  # type: ignore[arg-type]
-        elif kind is Timeout:
-            self._gave_up(host, message)  # type: ignore[arg-type]
-        elif kind is Certificates:
-            self._showed(host, message.high_qc)  # type: ignore[attr-defined]
-            self._showed_timeouts(host, message.high_tc)  # type: ignore[attr-defined]
+        if type(message) is Vote:
+            self._voted(host, message)
+        elif not isinstance(message, SYNC_MESSAGES):
+            self._said(host, message)
 
-    def _signed(self, host: Host, signer: int, kind: str, content: list[object], view: View, signature: bytes) -> bool:
+    def _signed(self, host: Host, signer: int, subject: Subject, view: View, signature: bytes) -> bool:
         """Tell the oracles, if it really is the signer's."""
-        if host.index != signer or (not host.honest and not self.verifies(signer, kind, content, signature)):
+        if host.index != signer or (not host.honest and not self.verifies(signer, subject, signature)):
             return False
-        fact = SignedFact(host, signer, kind, view, content, signature)
+        fact = SignedFact(host, signer, subject.kind, view, subject, signature)
         for tell in self.on_signed:
             tell(fact)
         return True
 
     def _voted(self, host: Host, vote: Vote) -> None:
-        content = vote_content(vote)
-        if not self._signed(host, vote.signer, vote.kind, content, vote.view, vote.signature):
+        subject = vote_subject(vote)
+        if not self._signed(host, vote.signer, subject, vote.view, vote.signature):
             return
-        key = (vote.view, vote.block_id, vote.height, vote.justify_view)
-        tally = self._tally.get(key)
+        tally = self._tally.get(subject)
         if tally is None:
-            tally = self._tally[key] = _Tally()
+            tally = self._tally[subject] = _Tally()
         if vote.signer not in tally.signers:
             tally.signers[vote.signer] = None
             tally.stake += self.stakes[vote.signer]
         if self.is_quorum(tally.stake):
-            self._certify(vote.view, vote.block_id, vote.height)
+            self._certify(subject)
 
-    def _proposed(self, host: Host, proposal: Proposal) -> None:
-        header = proposal.header
-        block_id = self.learn(header)
-        content: list[object] = [1, proposal.epoch, header.view, block_id]
-        self._signed(host, header.proposer, "proposal", content, header.view, proposal.signature)
-        self._showed(host, header.justify)
-        self._showed_timeouts(host, proposal.entry_proof)
+    def _said(self, host: Host, message: msgspec.Struct) -> None:
+        """Any other message: its block, what it states, and the certificates that it shows."""
+        header = header_in(message)
+        if header is not None:
+            self.learn(header)
+        statement = self.definition.statement(message)
+        if statement is not None and statement.subject.epoch == 0:
+            subject = statement.subject
+            self._signed(host, statement.signer, subject, subject.slot.major, statement.signature)
+        for part in parts(message):
+            if type(part) is Certificate:
+                self._showed(host, part)
+            elif type(part) is TimeoutCertificate:
+                self._showed_timeouts(host, part)
 
     def learn(self, header: BlockHeader) -> BlockId:
         """Remember a block; its id."""
@@ -256,35 +278,35 @@ class Judge:
             )
         return block_id
 
-    def _gave_up(self, host: Host, timeout: Timeout) -> None:
-        signed = None
-        content: list[object] = [3, timeout.epoch, timeout.view, timeout.high_qc.view]
-        if not self.verifies(timeout.signer, "timeout", content, timeout.signature):
-            content = [3, timeout.epoch, timeout.view, signed]
-        self._signed(host, timeout.signer, "timeout", content, timeout.view, timeout.signature)
-        self._showed(host, timeout.high_qc)
-        self._showed_timeouts(host, timeout.entry_proof)
-
     def _showed(self, host: Host, certificate: Certificate) -> None:
         good = self.certificate_verifies(certificate)
         for tell in self.on_certificate:
             tell(host, certificate, good)
         if good and certificate.view > 0:
-            self._certify(certificate.view, certificate.block_id, certificate.height)
+            self._certify(certificate_subject(certificate))
 
-    def _showed_timeouts(self, host: Host, certificate: TimeoutCertificate | None) -> None:
-        if certificate is not None and self.on_timeout_certificate:
+    def _showed_timeouts(self, host: Host, certificate: TimeoutCertificate) -> None:
+        if self.on_timeout_certificate:
             good = self.timeout_certificate_verifies(certificate)
             for tell in self.on_timeout_certificate:
                 tell(host, certificate, good)
 
-    def _certify(self, view: View, block_id: BlockId, height: int) -> None:
-        there = self.certified.get(view)
-        if there is None:
-            there = self.certified[view] = {}
-        if block_id in there:
+    def _certify(self, subject: VoteSubject) -> None:
+        """A quorum voted for that."""
+        kind = self.kinds.get(subject.kind)
+        if subject.block_id == NIL_BLOCK:
+            if kind is not None and not kind.blocks and subject.view not in self.given_up:
+                self.given_up[subject.view] = None
+                for give in self.on_given_up:
+                    give(subject.view)
             return
-        fact = there[block_id] = CertifiedFact(view, block_id, height)
+        there = self.certified.get(subject.view)
+        if there is None:
+            there = self.certified[subject.view] = {}
+        key = (subject.block_id, subject.kind)
+        if key in there:
+            return
+        fact = there[key] = CertifiedFact(subject.view, subject.block_id, subject.height, subject.kind)
         for tell in self.on_certified:
             tell(fact)
 
@@ -329,16 +351,11 @@ class Judge:
     def close(self) -> None:
         """Forget the oracles: they know their judge."""
         for facts in (
-            self.on_signed, self.on_certified, self.on_certificate, self.on_timeout_certificate, self.on_stored,
-            self.on_committed, self.on_entered, self.on_fired, self.on_accused, self.on_started, self.on_broke,
-            self.on_end,
+            self.on_signed, self.on_certified, self.on_given_up, self.on_certificate, self.on_timeout_certificate,
+            self.on_stored, self.on_committed, self.on_entered, self.on_fired, self.on_accused, self.on_started,
+            self.on_broke, self.on_end,
         ):  # fmt: skip
             facts.clear()
-
-
-def vote_content(vote: Vote | Certificate) -> list[object]:
-    """The signed fields of a vote."""
-    return [2, vote.kind, vote.epoch, vote.view, vote.block_id, vote.height, vote.justify_view]
 
 
 def members(bitmap: bytes) -> list[int]:

@@ -13,10 +13,9 @@ from typing import Final
 import msgspec
 
 from consensus.engine import Commit, ReportEvidence
-from consensus.protocols.chained_types import Proposal, Timeout
-from consensus.types import EMPTY_PAYLOAD_ROOT, View, Vote
+from consensus.types import EMPTY_PAYLOAD_ROOT, Slot, View
 from netsim.network import MILLISECOND, nanoseconds
-from netsim.oracles.judge import Judge, vote_content
+from netsim.oracles.judge import Judge
 from netsim.schedule import Constant, Uniform
 from netsim.world import Host
 
@@ -47,7 +46,7 @@ class Retrievable:
 
 
 class Accountable:
-    """A1: evidence of an honest node shows two verified subjects of one signer, kind and view, and never names an
+    """A1: evidence of an honest node shows two verified subjects of one signer, kind and slot, and never names an
     honest signer."""
 
     id = "A1"
@@ -60,28 +59,21 @@ class Accountable:
         if not host.honest:
             return
         first, second = self.read(evidence.first), self.read(evidence.second)
-        valid = first is not None and second is not None and first[:3] == second[:3] and first[3] != second[3]
+        valid = first is not None and second is not None and first[:2] == second[:2] and first[2] != second[2]
         if first is None or not valid:
             self.judge.fire(self.id, host, f"node {host.position} reports evidence that proves nothing")
         elif any(other.honest and other.index == first[0] for other in self.judge.world.hosts):
             self.judge.fire(self.id, host, f"node {host.position} accuses honest validator {first[0]}")
 
-    def read(self, message: msgspec.Struct) -> tuple[int, str, View, bytes] | None:
-        """Signer, kind, view and signature, if the signature verifies."""
-        if isinstance(message, Vote):
-            signer, kind, view, content = message.signer, message.kind, message.view, vote_content(message)
-        elif isinstance(message, Proposal):
-            header = message.header
-            signer, kind, view = header.proposer, "proposal", header.view
-            content = [1, message.epoch, view, self.judge.learn(header)]
-        elif isinstance(message, Timeout):
-            signer, kind, view = message.signer, "timeout", message.view
-            content = [3, message.epoch, view, message.high_qc.view]
-        else:
+    def read(self, message: msgspec.Struct) -> tuple[int, tuple[str, Slot], bytes] | None:
+        """Signer, kind with slot, and signature, if the signature verifies."""
+        statement = self.judge.definition.statement(message)
+        if statement is None:
             return None
-        if not self.judge.verifies(signer, kind, content, message.signature):
+        signer, subject, signature = statement.signer, statement.subject, statement.signature
+        if not self.judge.verifies(signer, subject, signature):
             return None
-        return signer, kind, view, message.signature
+        return signer, (subject.kind, subject.slot), signature
 
 
 class NoFalseBlame:
@@ -276,7 +268,7 @@ class NoTimer:
 
     def attach(self, judge: Judge) -> None:
         self.judge = judge
-        if judge.world.schedule.fault_free:
+        if judge.world.schedule.fault_free and judge.definition.costs.responsive:
             judge.on_fired.append(self.fired)
 
     def fired(self, host: Host, name: str) -> None:
@@ -291,7 +283,7 @@ class Responsive:
 
     def attach(self, judge: Judge) -> None:
         self.judge = judge
-        if judge.world.schedule.fault_free:
+        if judge.world.schedule.fault_free and judge.definition.costs.responsive:
             judge.on_end.append(self.end)
 
     def end(self) -> None:

@@ -24,8 +24,10 @@ from netsim.oracles.safety import (
     CertificatesVerify,
     CertifiedExtendsCommitted,
     DurableFirst,
+    FinalizedOrGivenUp,
     Monotone,
     NoExceptions,
+    NoOrderAfterTimeout,
     OneCertificatePerView,
     OneSubjectPerSlot,
 )
@@ -33,7 +35,8 @@ from netsim.oracles.safety import (
 OracleFactory = Callable[[], Oracle]
 ORACLES: Final[tuple[OracleFactory, ...]] = (
     Agreement, AppendOnly, OneSubjectPerSlot, DurableFirst, Monotone, OneCertificatePerView, CertificatesVerify,
-    CertifiedExtendsCommitted, NoExceptions, Retrievable, ViewsInStep, Progress, NoTimer, Responsive, Accountable,
+    CertifiedExtendsCommitted, FinalizedOrGivenUp, NoOrderAfterTimeout, NoExceptions, Retrievable, ViewsInStep,
+    Progress, NoTimer, Responsive, Accountable,
     OneStream, Bounded, Milestones, NoFalseBlame,
 )  # fmt: skip
 ALSO: Final = {"L3": "L2", "X1": "S12"}

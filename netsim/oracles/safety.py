@@ -1,15 +1,15 @@
-"""Safety: S1 to S8 and S12, and X1, the exception that leaves a step."""
+"""Safety: S1 to S10 and S12, and X1, the exception that leaves a step."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
 from consensus.engine import BlockRecord, Commit, Event, PeerConnected, Record, Recovered, SafetyRecord, TimerFired
-from consensus.protocols.chained_types import TimeoutCertificate
-from consensus.types import BlockId, Certificate
+from consensus.protocols.chained_types import TimeoutCertificate, TimeoutSubject
+from consensus.types import BlockId, Certificate, Slot, Subject, View
 from netsim.oracles.judge import CertifiedFact, Judge, SignedFact
 from netsim.world import Host
 
@@ -74,7 +74,7 @@ class AppendOnly:
 
 
 class OneSubjectPerSlot:
-    """S3: an honest signer signs at most one subject per kind and view, before and after crashes. Schemes are
+    """S3: an honest signer signs at most one subject per kind and slot, before and after crashes. Schemes are
     deterministic: another signature is another subject."""
 
     id = "S3"
@@ -127,15 +127,16 @@ class DurableFirst:
         host = fact.host
         if not host.honest:
             return
-        if self.encode(fact.content) not in self.subjects[host.position]:
+        if self.encode(fact.subject) not in self.subjects[host.position]:
             self.judge.fire(self.id, host, f"the {fact.kind} of view {fact.view} was sent before it was stored")
-        names = fact.content[4] if fact.kind == "vote" else fact.content[3] if fact.kind == "proposal" else None
-        if isinstance(names, bytes) and names not in self.blocks[host.position]:
+        names = fact.names
+        if names is not None and names not in self.blocks[host.position]:
             self.judge.fire(self.id, host, f"the block that the {fact.kind} of view {fact.view} names is not stored")
 
 
 class Monotone:
-    """S5: what an honest node stores as voted view, lock and highest certificate never falls, over all restarts."""
+    """S5: what an honest node stores never falls, over all restarts: the slot of each kind that it signed, and in the
+    HotStuff family the voted view, the lock and the highest certificate."""
 
     id = "S5"
     NAMES: Final = ("voted view", "lock", "highest certificate")
@@ -143,7 +144,22 @@ class Monotone:
     def attach(self, judge: Judge) -> None:
         self.judge = judge
         self.last: list[tuple[int, int, int]] = [(0, 0, 0)] * len(judge.world.hosts)
-        judge.on_stored.append(self.stored)
+        self.slots: dict[tuple[int, str], Slot] = {}
+        self.subjects = judge.definition.subject_codec()
+        chained = TimeoutSubject in judge.definition.subjects
+        judge.on_stored.append(self.stored if chained else self.stored_slots)
+
+    def stored_slots(self, host: Host, records: Sequence[Record]) -> None:
+        """The slots alone: what else the state holds is the protocol's own."""
+        for record in records:
+            if isinstance(record, SafetyRecord) and host.honest:
+                slot = cast("Subject", self.subjects.decode(record.subject)).slot
+                last = self.slots.setdefault((host.position, record.kind), slot)
+                if slot < last:
+                    self.judge.fire(
+                        self.id, host, f"node {host.position}: its {record.kind} falls from {last} to {slot}"
+                    )
+                self.slots[host.position, record.kind] = slot
 
     def stored(self, host: Host, records: Sequence[Record]) -> None:
         if not host.honest:
@@ -163,7 +179,7 @@ class Monotone:
 
 
 class OneCertificatePerView:
-    """S6: votes certify at most one block per view."""
+    """S6: quorums vote for at most one block per view, in whatever kinds."""
 
     id = "S6"
 
@@ -172,7 +188,7 @@ class OneCertificatePerView:
         judge.on_certified.append(self.certified)
 
     def certified(self, fact: CertifiedFact) -> None:
-        if len(self.judge.certified[fact.view]) > 1:
+        if any(block_id != fact.block_id for block_id, _ in self.judge.certified[fact.view]):
             self.judge.fire(self.id, None, f"two blocks are certified in view {fact.view}")
 
 
@@ -214,11 +230,14 @@ class CertifiedExtendsCommitted:
         if header.height in self.heads or commit.proof is None:
             return
         self.judge.learn(header)
-        self.heads[header.height] = (header.view, block_id)
+        committed = header.view
+        if not commit.proof.headers:  # by a quorum of its own, perhaps in a later view than it was made in
+            committed = max(committed, commit.proof.certificate.view)
+        self.heads[header.height] = (committed, block_id)
         self.top = max(self.top, header.height)
-        for view in sorted(view for view in self.judge.certified if view > header.view):
+        for view in sorted(view for view in self.judge.certified if view > committed):
             for certified in self.judge.certified[view].values():
-                self.check(certified, header.view, block_id, header.height)
+                self.check(certified, committed, block_id, header.height)
 
     def certified(self, fact: CertifiedFact) -> None:
         """The highest committed block below the certificate's view is enough: it extends those before."""
@@ -232,6 +251,59 @@ class CertifiedExtendsCommitted:
         if self.judge.extends(fact.block_id, block_id, height) is False:
             text = f"the certificate of view {fact.view} does not extend the block committed in view {view}"
             self.judge.fire(self.id, None, text)
+
+
+class FinalizedOrGivenUp:
+    """S9: no view has both a quorum that commits its block and a quorum that gave it up for good (Simplex: a
+    finalization and a nullification)."""
+
+    id = "S9"
+
+    def attach(self, judge: Judge) -> None:
+        self.judge = judge
+        self.finalized: dict[View, None] = {}
+        if any(kind.nil and not kind.blocks for kind in judge.definition.votes):
+            judge.on_certified.append(self.certified)
+            judge.on_given_up.append(self.given_up)
+
+    def certified(self, fact: CertifiedFact) -> None:
+        if self.judge.kinds[fact.kind].commits:
+            self.finalized[fact.view] = None
+            self.check(fact.view)
+
+    def given_up(self, view: View) -> None:
+        self.check(view)
+
+    def check(self, view: View) -> None:
+        if view in self.finalized and view in self.judge.given_up:
+            self.judge.fire(self.id, None, f"view {view} is finalized and given up")
+
+
+class NoOrderAfterTimeout:
+    """S10: an honest signer sends no order vote for a view once it gave up that view or a later one."""
+
+    id = "S10"
+    ORDER: Final = "order"
+
+    def attach(self, judge: Judge) -> None:
+        self.judge = judge
+        self.given_up: dict[int, View] = {}
+        self.ordered: dict[int, dict[bytes, None]] = {}
+        if self.ORDER in judge.kinds:
+            judge.on_signed.append(self.tell)
+
+    def tell(self, fact: SignedFact) -> None:
+        host = fact.host
+        if not host.honest:
+            return
+        if isinstance(fact.subject, TimeoutSubject):
+            self.given_up[fact.signer] = max(self.given_up.get(fact.signer, 0), fact.view)
+        elif fact.kind == self.ORDER:
+            before = self.ordered.setdefault(fact.signer, {})
+            if fact.signature not in before and fact.view <= self.given_up.get(fact.signer, 0):
+                text = f"validator {fact.signer} orders view {fact.view} after it gave up {self.given_up[fact.signer]}"
+                self.judge.fire(self.id, host, text)
+            before[fact.signature] = None
 
 
 class NoExceptions:

@@ -17,8 +17,8 @@ from consensus.engine import Commit, Event, Record, Recovered, ReportEvidence, T
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.types import View
 from netsim.actors.registry import COPIED
-from netsim.network import view_of
 from netsim.oracles.judge import CertifiedFact, Judge
+from netsim.reading import view_of
 from netsim.schedule import Drop, Schedule, ViewPartition
 from netsim.show.spans import Span, spans_of
 from netsim.simulation import Keep, Result, run_schedule
