@@ -404,7 +404,7 @@ class TendermintEngine:
 
     def _commit(self) -> None:
         """L50-L54."""
-        if self._decisions.commit():
+        while self._decisions.commit():
             self._enter_height(self._blocks.tree.root.height + 1)
 
     def _learn_polka(self, certificate: Certificate, peer: PeerId) -> Refusal | None:

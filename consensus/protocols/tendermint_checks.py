@@ -5,7 +5,7 @@ from __future__ import annotations
 from consensus.codec import digest
 from consensus.epochs import EpochInfo
 from consensus.protocols.proposal_checks import block_fault
-from consensus.protocols.tendermint_types import PRECOMMIT, PREVOTE, Proposal, height_of, turn_of
+from consensus.protocols.tendermint_types import PRECOMMIT, PREVOTE, Proposal, height_of, turn_of, view_name
 from consensus.types import NIL_BLOCK, PeerId, Vote
 
 
@@ -27,7 +27,7 @@ def proposal_fault(proposal: Proposal, peer: PeerId, epoch: EpochInfo, payload_s
         return "its height, its own round and this round do not fit"
     for shown, index in ((view, proposal.proposer), (header.view, header.proposer)):
         if index != epoch.leaders.leader(turn_of(shown)):
-            return f"validator {index} does not lead view {shown}"
+            return f"validator {index} does not lead {view_name(shown)}"
     return _polka_fault(proposal)
 
 

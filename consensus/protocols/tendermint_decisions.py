@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from consensus.block_tree import BlockTree, Entry
 from consensus.certificates import QuorumChecker
 from consensus.commit_proof import linked_headers
-from consensus.engine import Recovered, Refusal, StepBuilder
+from consensus.engine import CommitRecord, Recovered, Refusal, StepBuilder
 from consensus.epochs import EpochInfo
 from consensus.protocols.block_pipeline import BlockPipeline
 from consensus.protocols.tendermint_types import PRECOMMIT, height_of
@@ -21,34 +22,45 @@ class _DecidedByCertificate:
         return None
 
 
+class Decision(NamedTuple):
+    """A block, here or not, and what shows that it is committed."""
+
+    block_id: BlockId
+    height: Height
+    proof: CommitProof
+
+
 class Decisions:
     """The pipeline of blocks, and the proofs that move its head. Adds to the step that ``out`` collects."""
 
-    __slots__ = ("_epoch", "_head", "_highest", "pipeline")
+    __slots__ = ("_epoch", "_head", "_highest", "_out", "pipeline")
 
     def __init__(self, epoch: EpochInfo, checker: QuorumChecker, out: StepBuilder) -> None:
         self._epoch = epoch
+        self._out = out
         self.pipeline = BlockPipeline(epoch, checker, _DecidedByCertificate(), out)
         self._head: CommitProof | None = None
         """Of the committed head; None for genesis."""
-        self._highest: tuple[Height, CommitProof] | None = None
+        self._highest: Decision | None = None
+        """The highest decision that is known; the pipeline may aim at a nearer one first."""
 
     def restore(self, recovered: Recovered) -> None:
         """Take back what the journal holds."""
         self.pipeline.restore(recovered)
         self._head = recovered.head_proof
+        root = self.pipeline.tree.root
         if self._head is not None:
-            self._highest = (self.pipeline.tree.root.height, self._head)
+            self._highest = Decision(root.id, root.height, self._head)
 
     @property
     def height(self) -> Height:
         """The highest height that is known to be decided."""
-        return self.pipeline.tree.root.height if self._highest is None else self._highest[0]
+        return self.pipeline.tree.root.height if self._highest is None else self._highest.height
 
     @property
     def certificate(self) -> Certificate:
         """Shows it: the commit certificate of that height or of one above."""
-        return self._epoch.genesis if self._highest is None else self._highest[1].certificate
+        return self._epoch.genesis if self._highest is None else self._highest.proof.certificate
 
     @property
     def justify(self) -> Certificate:
@@ -75,19 +87,19 @@ class Decisions:
     def _aim(self, block_id: BlockId, height: Height, proof: CommitProof) -> None:
         self.pipeline.aim(block_id, height, proof)
         if height > self.height:
-            self._highest = (height, proof)
+            self._highest = Decision(block_id, height, proof)
 
     def commit(self) -> bool:
         """Commit what is decided, once it and its ancestors are here (L50-L52). True when the head has moved."""
         tree = self.pipeline.tree
         before = tree.root.height
         self.pipeline.try_commit()
-        root = tree.root
-        if root.height == before:
+        if tree.root.height == before:
             return False
-        if self._highest is None or self._highest[0] != root.height:
-            raise RuntimeError(f"height {root.height} was committed without a proof")
-        self._head = self._highest[1]
+        last = next(record for record in reversed(self._out.records) if isinstance(record, CommitRecord))
+        self._head = last.proof
+        if self._highest is not None:
+            self.pipeline.aim(*self._highest)
         return True
 
     def ready(self, block_id: BlockId, *, certified: bool) -> Entry | None:
