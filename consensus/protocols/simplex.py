@@ -676,6 +676,8 @@ class SimplexEngine:
             return
         named = entry.block.header.entry_proof_hash
         proof = next((held for held in state.nullifications if digest(held) == named), None) if named else None
+        if named and proof is None:
+            raise ValueError("the journal lacks the nullification that its own proposal names")
         self._proposing = (entry.block, memoryview(entry.body), proof)
         if entry.view == self._view:
             self._candidate = entry

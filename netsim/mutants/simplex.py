@@ -19,7 +19,8 @@ from consensus.protocols.simplex_definition import simplex
 from consensus.protocols.simplex_state import SafetyState
 from consensus.protocols.simplex_types import FINALIZE, NOTARIZE, NULLIFY, Proposal
 from consensus.safety import Forbidden, Granted, SafetyGuard
-from consensus.types import Certificate, CommitProof, Nanoseconds, PeerId, Subject, ValidatorIndex, View
+from consensus.signing import PROPOSAL
+from consensus.types import NIL_BLOCK, Certificate, CommitProof, Nanoseconds, PeerId, Subject, ValidatorIndex, View
 from netsim.mutants.engines import weak_quorum
 
 NAME: Final = "simplex"
@@ -112,13 +113,12 @@ class CommitsNotarized(SimplexEngine):
 
 
 class NullifiesAfterFinalize(SimplexEngine):
-    """Joins those who nullify the view before, which it has finalized."""
+    """Nullifies the view before together with its own, though it finalized that."""
 
     def _nullify(self) -> None:
-        finalized, self._finalize_view = self._finalize_view, 0
-        view, self._view = self._view, self._view - 1 if finalized == self._view - 1 else self._view
+        if self._finalize_view == self._view - 1 > 0:
+            self._vote(NULLIFY, self._view - 1, NIL_BLOCK, 0, 0)
         super()._nullify()
-        self._view, self._finalize_view = view, finalized
 
 
 # --- restarts ----------------------------------------------------------------------------------------------------
@@ -137,10 +137,12 @@ class _Forgets(SimplexEngine):
 
 
 class ForgetsCertificates(_Forgets):
-    """A restart forgets every certificate that is not a commit's proof."""
+    """A restart forgets every certificate that is not a commit's proof, or named by the last proposal."""
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        state = SafetyState(high_qc=self._epoch.genesis, nullifications=(), let_go_from=0, let_go_to=0)
+        held = msgspec.msgpack.decode(record.state, type=SafetyState)
+        named = held.nullifications[-1:] if record.kind == PROPOSAL else ()
+        state = SafetyState(high_qc=self._epoch.genesis, nullifications=named, let_go_from=0, let_go_to=0)
         return msgspec.structs.replace(record, state=encode(state))
 
 
@@ -169,7 +171,7 @@ class ForgetsProposal(_Forgets):
     """A restart forgets the last proposal."""
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        return None if record.kind == "proposal" else record
+        return None if record.kind == PROPOSAL else record
 
 
 # --- liveness ----------------------------------------------------------------------------------------------------
