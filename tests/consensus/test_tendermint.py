@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from consensus.engine import (
-    BlockRecord,
     Broadcast,
     BuildPayload,
     CancelTimer,
