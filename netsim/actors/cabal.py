@@ -7,7 +7,7 @@ How a puppet's moves become messages is its protocol's *craft* (``crafts/``); al
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -30,6 +30,15 @@ from netsim.world import Host, World
 _encode = msgspec.msgpack.Encoder().encode
 
 
+class Seen(NamedTuple):
+    """A block that somebody proposed, in ``view``: its own, or a later one where a protocol proposes a block again."""
+
+    block_id: BlockId
+    header: BlockHeader
+    view: View
+    message: msgspec.Struct
+
+
 class Member(Protocol):
     """A puppet, as far as the cabal calls it."""
 
@@ -50,14 +59,13 @@ class Cabal:
         self.members: list[int] = []
         self.puppets: list[Member] = []
         self.headers: dict[BlockId, BlockHeader] = {}
-        self.proposals: dict[int, list[tuple[BlockId, BlockHeader]]] = {}
+        self.proposals: dict[int, list[Seen]] = {}
         genesis = self.epoch.genesis
         self.grounds: dict[BlockId, Certificate] = {genesis.block_id: genesis}
         """What blocks can stand on, by the block that it certifies."""
         self.quorums: dict[tuple[str, View, BlockId], Certificate] = {}
         """Every quorum of votes that it can show, those for no block included."""
         self.votes: dict[VoteSubject, dict[int, bytes]] = {}
-        self.heard: list[msgspec.Struct] = []
         self.reached = 0
         world.listeners.append(self.hear)
         world.entering.append(self.reach)
@@ -71,7 +79,7 @@ class Cabal:
             self.learn(certificate)
         header = header_in(message)
         if header is not None:
-            self.hear_block(header)
+            self.hear_block(header, message)
 
     def hear_vote(self, host: Host, vote: Vote) -> None:
         if host.index != vote.signer or (vote.kind, vote.view, vote.block_id) in self.quorums:
@@ -94,16 +102,17 @@ class Cabal:
                 )
             )  # fmt: skip
 
-    def hear_block(self, header: BlockHeader) -> None:
+    def hear_block(self, header: BlockHeader, message: msgspec.Struct) -> None:
         block_id = digest(header)
-        if block_id in self.headers:
+        statement = self.definition.statement(message)
+        view = header.view if statement is None else statement.subject.slot.major
+        there = self.proposals.setdefault(self.definition.turn(view), [])
+        if any(seen.view == view and seen.block_id == block_id for seen in there):
             return
         self.headers[block_id] = header
-        turn = self.definition.turn(header.view)
-        there = self.proposals.setdefault(turn, [])
-        there.append((block_id, header))
+        there.append(Seen(block_id, header, view, message))
         for puppet in self.puppets:
-            puppet.saw(turn, len(there) - 1)
+            puppet.saw(self.definition.turn(view), len(there) - 1)
 
     def learn(self, certificate: Certificate) -> None:
         """A certificate that it can show to whom it likes."""

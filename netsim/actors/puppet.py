@@ -13,7 +13,7 @@ from typing import assert_never
 import msgspec
 
 from consensus.engine import Received
-from consensus.types import EMPTY_PAYLOAD_ROOT, BlockHeader, Vote, VoteSubject
+from consensus.types import EMPTY_PAYLOAD_ROOT, BlockHeader, Vote
 from netsim.actors.cabal import Cabal
 from netsim.actors.crafts.craft import Craft
 from netsim.actors.crafts.registry import craft_of
@@ -108,12 +108,7 @@ class Puppet:
         kinds = [kind for kind in self.cabal.definition.votes if kind.blocks]
         if move.choice >= len(there) or move.kind >= len(kinds):
             return None
-        block_id, header = there[move.choice]
-        subject = VoteSubject(
-            kind=kinds[move.kind].name, epoch=0, view=header.view, block_id=block_id,
-            height=header.height, justify_view=header.justify.view,
-        )  # fmt: skip
-        return self.cabal.vote(self.index, subject)
+        return self.cabal.vote(self.index, self.craft.vote(kinds[move.kind].name, there[move.choice]))
 
     def proposal(self, move: Propose) -> msgspec.Struct | None:
         cabal, epoch, craft = self.cabal, self.cabal.epoch, self.craft

@@ -15,9 +15,9 @@ from consensus.protocols.chained_types import (
     TimeoutGroup,
     TimeoutSubject,
 )
-from consensus.types import BlockHeader, Certificate, ProposalSubject, View, bitmap_of
-from netsim.actors.cabal import Cabal, digest
-from netsim.actors.crafts.craft import Entry
+from consensus.types import BlockHeader, Certificate, ProposalSubject, View, VoteSubject, bitmap_of
+from netsim.actors.cabal import Cabal, Seen, digest
+from netsim.actors.crafts.craft import Entry, vote_for
 from netsim.reading import parts
 from netsim.schedule import Announce, GiveUp
 from netsim.world import Host
@@ -66,6 +66,9 @@ class ChainedCraft:
         proof = entry.proof if isinstance(entry.proof, TimeoutCertificate) else None
         signature = self.sign(member, subject)
         return Proposal(epoch=0, header=header, body=memoryview(b""), entry_proof=proof, signature=signature)
+
+    def vote(self, kind: str, seen: Seen) -> VoteSubject:
+        return vote_for(kind, seen)
 
     def give_up(self, member: int, move: GiveUp, chosen: Certificate) -> Sequence[msgspec.Struct]:
         view = move.view

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from consensus.types import NIL_BLOCK, BlockHeader, Certificate, View, VoteSubject
-from netsim.actors.cabal import Cabal
+from netsim.actors.cabal import Cabal, Seen
 from netsim.schedule import Announce, GiveUp
 
 
@@ -32,12 +32,25 @@ class Craft(Protocol):
 
     def proposal(self, member: int, view: View, header: BlockHeader, entry: Entry) -> msgspec.Struct | None: ...
 
+    def vote(self, kind: str, seen: Seen) -> VoteSubject:
+        """What a vote of that kind for that block signs."""
+        ...
+
     def give_up(self, member: int, move: GiveUp, chosen: Certificate) -> Sequence[msgspec.Struct]: ...
 
     def announce(self, member: int, move: Announce, chosen: Certificate) -> Sequence[msgspec.Struct]: ...
 
 
 CraftFactory = Callable[[Cabal], Craft]
+
+
+def vote_for(kind: str, seen: Seen) -> VoteSubject:
+    """A vote for a block in its own view."""
+    header = seen.header
+    return VoteSubject(
+        kind=kind, epoch=0, view=seen.view, block_id=seen.block_id, height=header.height,
+        justify_view=header.justify.view,
+    )  # fmt: skip
 
 
 def nil_votes(cabal: Cabal, member: int, view: View) -> list[msgspec.Struct]:
@@ -66,6 +79,9 @@ class Voter:
 
     def proposal(self, member: int, view: View, header: BlockHeader, entry: Entry) -> msgspec.Struct | None:
         return None
+
+    def vote(self, kind: str, seen: Seen) -> VoteSubject:
+        return vote_for(kind, seen)
 
     def give_up(self, member: int, move: GiveUp, chosen: Certificate) -> Sequence[msgspec.Struct]:
         return nil_votes(self.cabal, member, move.view)

@@ -7,16 +7,19 @@ from typing import Final
 
 import msgspec
 
-from consensus.protocols import simplex_types, streamlet_types
-from consensus.protocols.chained_types import Proposal
+from consensus.protocols import chained_types, simplex_types, streamlet_types, tendermint_types
 from netsim.actors.cabal import Cabal
 from netsim.actors.crafts.chained import ChainedCraft
 from netsim.actors.crafts.craft import Craft, CraftFactory, Voter
 from netsim.actors.crafts.simplex import SimplexCraft
 from netsim.actors.crafts.streamlet import StreamletCraft
+from netsim.actors.crafts.tendermint import TendermintCraft
 
 CRAFTS: Final[Mapping[type[msgspec.Struct], CraftFactory]] = {
-    Proposal: ChainedCraft,
+    chained_types.Proposal: ChainedCraft,
+    simplex_types.Proposal: SimplexCraft,
+    streamlet_types.Proposal: StreamletCraft,
+    tendermint_types.Proposal: TendermintCraft,
     simplex_types.Proposal: SimplexCraft,
     streamlet_types.Proposal: StreamletCraft,
 }

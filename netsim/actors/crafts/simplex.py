@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import msgspec
 
 from consensus.protocols.simplex_types import NOTARIZE, NULLIFY, Certificates, Proposal
-from consensus.types import NIL_BLOCK, BlockHeader, Certificate, ProposalSubject, View
-from netsim.actors.cabal import Cabal, digest
-from netsim.actors.crafts.craft import Entry, nil_votes
+from consensus.types import NIL_BLOCK, BlockHeader, Certificate, ProposalSubject, View, VoteSubject
+from netsim.actors.cabal import Cabal, Seen, digest
+from netsim.actors.crafts.craft import Entry, nil_votes, vote_for
 from netsim.schedule import Announce, GiveUp
 
 
@@ -41,7 +41,7 @@ class SimplexCraft:
 
     def forged(self, view: View) -> Certificate | None:
         """A notarization, false, of a block of ``view`` that has none."""
-        for block_id, header in self.cabal.proposals.get(view, ()):
+        for block_id, header, _, _ in self.cabal.proposals.get(view, ()):
             if block_id not in self.cabal.grounds:
                 return Certificate(
                     kind=NOTARIZE, epoch=0, view=header.view, block_id=block_id, height=header.height,
@@ -59,6 +59,9 @@ class SimplexCraft:
         subject = ProposalSubject(epoch=0, view=view, block_id=digest(header))
         signature = self.sign(member, subject)
         return Proposal(epoch=0, header=header, body=memoryview(b""), entry_proof=proof, signature=signature)
+
+    def vote(self, kind: str, seen: Seen) -> VoteSubject:
+        return vote_for(kind, seen)
 
     def give_up(self, member: int, move: GiveUp, chosen: Certificate) -> Sequence[msgspec.Struct]:
         return nil_votes(self.cabal, member, move.view)

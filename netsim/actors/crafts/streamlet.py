@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import msgspec
 
 from consensus.protocols.streamlet_types import Certificates, Clock, Proposal
-from consensus.types import BlockHeader, Certificate, ProposalSubject, View
-from netsim.actors.cabal import Cabal, digest
-from netsim.actors.crafts.craft import Entry
+from consensus.types import BlockHeader, Certificate, ProposalSubject, View, VoteSubject
+from netsim.actors.cabal import Cabal, Seen, digest
+from netsim.actors.crafts.craft import Entry, vote_for
 from netsim.schedule import Announce, GiveUp
 
 
@@ -28,6 +28,9 @@ class StreamletCraft:
     def proposal(self, member: int, view: View, header: BlockHeader, entry: Entry) -> msgspec.Struct:
         subject = ProposalSubject(epoch=0, view=view, block_id=digest(header))
         return Proposal(epoch=0, header=header, body=memoryview(b""), signature=self.sign(member, subject))
+
+    def vote(self, kind: str, seen: Seen) -> VoteSubject:
+        return vote_for(kind, seen)
 
     def give_up(self, member: int, move: GiveUp, chosen: Certificate) -> Sequence[msgspec.Struct]:
         return (Clock(epoch=0, view=move.view + 1),)
