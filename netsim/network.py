@@ -116,8 +116,6 @@ class Network:
         self.delay: Sampler = sampler(schedule.link.latency, self._latency_draws)
         self._jitter_ns = nanoseconds(schedule.link.jitter_ms)
         self._overrides: dict[int, tuple[Link, Sampler]] = {}
-        for override in schedule.links:
-            self._override(override.source, override.target, override.link)
         for source, here in enumerate(schedule.regions):
             for target, there in enumerate(schedule.regions):
                 if source != target:
@@ -126,10 +124,15 @@ class Network:
                         schedule.link, latency=Normal(mean_ms=mean, deviation_ms=mean / 20, least_ms=mean * 0.8)
                     )
                     self._override(source, target, link)
+        for override in schedule.links:
+            self._override(override.source, override.target, override.link)
         rate = schedule.bandwidth_mbit
         self._egress = [Flow(rate) for _ in range(count)] if rate else []
         self._ingress = [Flow(rate) for _ in range(count)] if rate else []
         self._partition: tuple[int, ...] | None = None
+        self._groups: Sequence[Sequence[int]] | None = None
+        self.heals = 0
+        """How often the network healed."""
         self._cut: dict[int, int] = {}
         self._held: dict[int, int] = {}
         self._clogged: dict[int, int] = {}
@@ -152,8 +155,14 @@ class Network:
 
     def partition(self, groups: Sequence[Sequence[int]] | None) -> None:
         """Replace the partition; None heals it."""
+        self._groups = groups
         self._partition = None if groups is None else self.group_of(groups)
         self.refresh()
+
+    def rejoin(self, groups: Sequence[Sequence[int]]) -> None:
+        """That partition ends, unless another has replaced it."""
+        if self._groups is groups:
+            self.partition(None)
 
     def group_of(self, groups: Sequence[Sequence[int]]) -> tuple[int, ...]:
         """For each position the number of its group; a node in none has one of its own."""
@@ -187,6 +196,7 @@ class Network:
 
     def heal(self) -> None:
         """Every network fault ends, noise of the links included."""
+        self.heals += 1
         self._partition = None
         for table in (self._cut, self._held, self._clogged):
             table.clear()

@@ -200,7 +200,7 @@ def _begin(world: World, fault: Fault) -> None:
     match fault:
         case Partition():
             network.partition(fault.groups)
-            end = partial(network.partition, None)
+            end = partial(network.rejoin, fault.groups)
         case Cut():
             network.cut(fault.pairs, 1)
             end = partial(network.cut, fault.pairs, -1)
@@ -225,7 +225,13 @@ def _begin(world: World, fault: Fault) -> None:
         case _:
             assert_never(fault)
     if end is not None and isinstance(fault, Timed) and fault.for_ms is not None:
-        world.at(world.now + nanoseconds(fault.for_ms), end)
+        world.at(world.now + nanoseconds(fault.for_ms), partial(_end, world, network.heals, end))
+
+
+def _end(world: World, heals: int, end: Callable[[], None]) -> None:
+    """A fault's time is over, unless a heal has ended it before."""
+    if world.network.heals == heals:
+        end()
 
 
 def _release(world: World, fault: Hold) -> None:

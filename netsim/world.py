@@ -94,6 +94,7 @@ class Recorder(Protocol):
 
     def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None: ...
     def lost(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None: ...
+    def held(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None: ...
     def arrived(self, now: int, sequence: int) -> None: ...
     def handling(self, now: int, sequence: int, host: Host, event: Event) -> None: ...
 
@@ -550,6 +551,8 @@ class World:
         message = event.message
         if self.network.holds(host.position, target.position):
             self._held.append((host, target, message))
+            if self.recorder is not None:
+                self.recorder.held(self.now, host, target, message)
             return
         delays = self.network.delays(host.position, target.position, message, self.now, lambda: len(_encode(message)))
         for delay_ns in delays:
@@ -564,7 +567,10 @@ class World:
         """What was held goes on its way, unless it is still to be held."""
         held, self._held = self._held, []
         for host, target, message in held:
-            self._route(host, target, Received(host.peer, message), 0)
+            if self.network.holds(host.position, target.position):
+                self._held.append((host, target, message))
+            else:
+                self._route(host, target, Received(host.peer, message), 0)
 
     # --- payloads and commits -----------------------------------------------------------------------------------
 

@@ -277,7 +277,10 @@ class Diagram:
         held = ""
         if message.left_ns > message.sent_ns:
             held = f'<path class="kept" d="M{x1 + 5 * toward} {self.axis.y(message.sent_ns):.1f}V{y1:.1f}"/>'
-        if message.due_ns is None:
+        if message.fate == "kept":
+            held = f'<path class="kept" d="M{x1 + 5 * toward} {y1:.1f}V{self.axis.end:.1f}"/>'
+            drawn = ""
+        elif message.due_ns is None:
             reach = min(abs(x2 - x1) * 0.45, 70) * toward
             drawn = f'<path class="gone" d="M{x1:.1f} {y1:.1f}l{reach:.1f} 12"/>{_cross(x1 + reach, y1 + 12, 4)}'
         elif message.fate == "down":
@@ -360,13 +363,16 @@ def _cross(x: float, y: float, size: int) -> str:
 def describe(message: Message) -> str:
     """A message in one line."""
     block = f" for {message.about}" if message.about else ""
+    about = (
+        f"{message.kind} of view {message.view}{block}, {message.source} to {message.target}, "
+        f"sent {message.sent_ns / 1e6:.3f} ms"
+    )
     kept = f", kept until {message.left_ns / 1e6:.3f}" if message.left_ns > message.sent_ns else ""
+    if message.fate == "kept":
+        return f"{about}, kept to the end of the run"
     if message.due_ns is None:
         end = f"lost: {message.why}"
     else:
         word = {"arrived": "arrives", "down": "would arrive"}.get(message.fate, "on its way, due")
         end = f"{word} {message.due_ns / 1e6:.3f} ms" + (f": {message.why}" if message.why else "")
-    return (
-        f"{message.kind} of view {message.view}{block}, {message.source} to {message.target}, "
-        f"sent {message.sent_ns / 1e6:.3f} ms{kept}, {end}"
-    )
+    return f"{about}{kept}, {end}"

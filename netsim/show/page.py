@@ -137,6 +137,7 @@ def _facts(recorded: Recorded) -> str:
         ("deliveries", result.deliveries),
         ("lost", lost),
         ("to nobody", down),
+        ("kept", sum(message.fate == "kept" for message in recorded.messages)),
         ("view timers fired", len([mark for mark in recorded.marks("timer") if not mark.text.startswith("sync:")])),
         ("links", _link(result.schedule.link)),
         ("trace", result.trace_hash[:16]),

@@ -155,7 +155,7 @@ def _flow(message: Message) -> Sequence[Row]:
         return ({**begin, **both}, {**end, **both})
     if message.fate == "on its way":
         return ()
-    word = f"{name} to {message.target} lost: {message.why}"
+    word = f"{name} to {message.target} " + ("kept" if message.fate == "kept" else f"lost: {message.why}")
     lost: Row = {"ph": "i", "s": "t", "pid": pid_of(message.source), "tid": SENDS, "ts": message.left_ns / 1e3}
     return ({**lost, "cat": "lost", "name": word},)
 

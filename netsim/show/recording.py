@@ -28,7 +28,7 @@ from netsim.world import Host, World
 HAPPENINGS_MAX: Final = 400_000
 """Kept of one run; the oldest go first: what went wrong is at the end."""
 
-Fate: TypeAlias = Literal["arrived", "lost", "down", "on its way"]
+Fate: TypeAlias = Literal["arrived", "lost", "kept", "down", "on its way"]
 Doing: TypeAlias = Literal["view", "commit", "timer", "crash", "restart", "evidence", "exception"]
 
 
@@ -36,8 +36,9 @@ Doing: TypeAlias = Literal["view", "commit", "timer", "crash", "restart", "evide
 class Message:
     """One copy of a message from one position to another; times are virtual nanoseconds.
 
-    ``left_ns`` is later than ``sent_ns`` when a hold kept it. ``due_ns`` is when it arrives or would have; None for a
-    lost one. ``down``: nobody was there to hear it. ``about`` names the block, for people."""
+    ``left_ns`` is later than ``sent_ns`` when a hold kept it; ``kept``: to the end. ``due_ns`` is when it arrives or
+    would have; None for a lost or a kept one. ``down``: nobody was there to hear it. ``about`` names the block, for
+    people."""
 
     number: int
     kind: str
@@ -180,6 +181,8 @@ class Tape:
         self.views_began: dict[View, int] = {}
         self.heights_began: dict[int, int] = {}
         self._flying: dict[int, Message] = {}
+        self._kept: dict[tuple[int, int, int], list[Message]] = {}
+        """Copies that a hold keeps, by sender, recipient and message: first in, first out."""
         self._said: dict[tuple[int, int], tuple[msgspec.Struct, Sent]] = {}
         self._top_view: View = 0
         self._top_height = 0
@@ -244,6 +247,12 @@ class Tape:
 
     def _copy(self, now: int, source: Host, target: Host, message: msgspec.Struct, due_ns: int | None) -> Message:
         _, sent = self._said[source.position, id(message)]
+        kept = self._kept.get((source.position, target.position, id(message)))
+        if kept:
+            released = kept.pop(0)
+            released.left_ns, released.due_ns = now, due_ns
+            released.fate = "lost" if due_ns is None else "on its way"
+            return released
         copy = Message(
             number=self._numbers,
             kind=sent.kind,
@@ -270,6 +279,11 @@ class Tape:
         while heap[at][1] != sequence:
             at = (at - 1) >> 1
         return heap[at][0]
+
+    def held(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None:
+        copy = self._copy(now, source, target, message, None)
+        copy.fate = "kept"
+        self._kept.setdefault((source.position, target.position, id(message)), []).append(copy)
 
     def lost(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None:
         copy = self._copy(now, source, target, message, None)

@@ -59,5 +59,7 @@ def _targets(sent: Sent) -> str:
         return ", ".join(str(copy.target) for copy in copies)
 
     lost = [copy for copy in sent.copies if copy.fate == "lost"]
-    gone = [copy for copy in sent.copies if copy.fate != "lost"]
-    return (f" to {named(gone)}" if gone else "") + (f", lost to {named(lost)}" if lost else "")
+    kept = [copy for copy in sent.copies if copy.fate == "kept"]
+    gone = [copy for copy in sent.copies if copy.fate not in ("lost", "kept")]
+    ends = ((" to ", gone), (", lost to ", lost), (", kept from ", kept))
+    return "".join(f"{word}{named(copies)}" for word, copies in ends if copies)

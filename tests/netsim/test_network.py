@@ -78,6 +78,13 @@ def test_partitions_cuts_clogs_and_healing() -> None:
     assert delays(network, 0, 1) == [MILLISECOND]
 
 
+def test_a_link_of_its_own_stands_above_the_regions() -> None:
+    own = LinkOverride(source=0, target=1, link=Link(latency=Constant(ms=3)))
+    network = Network(Schedule(nodes=2, regions=("us-east-1", "sa-east-1"), links=(own,)))
+    assert delays(network, 0, 1) == [3 * MILLISECOND]
+    assert delays(network, 1, 0)[0] > 40 * MILLISECOND
+
+
 def test_messages_of_one_view_are_dropped_or_parted() -> None:
     network = Network(Schedule(link=Link(latency=Constant(ms=1))))
     network.drops[3] = [("Vote", 0, frozenset({1}))]

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from netsim.checks import scenario_path
 from netsim.cli import app
 from netsim.scenario import load
-from netsim.schedule import Actor, Crash, Cut, Drop, Heal, Hold, Partition, Schedule, Stop, Submit
+from netsim.schedule import Actor, Clog, Constant, Crash, Cut, Drop, Heal, Hold, Link, Partition, Schedule, Stop, Submit
 from netsim.show.charts import block_tree, histogram, percentile, rows_of
 from netsim.show.diagram import Diagram, TimeAxis, window_of
 from netsim.show.page import Shortened, meaning, page
-from netsim.show.recording import BlockSeen, Recorded, record
+from netsim.show.recording import BlockSeen, Recorded, Sent, record
 from netsim.show.spans import spans_of
 from netsim.simulation import run_schedule
 
@@ -103,6 +103,33 @@ def test_a_held_message_leaves_when_it_is_released(trouble: Recorded) -> None:
         assert message.sent_ns >= 10 * MILLISECOND
 
 
+def test_what_a_hold_never_releases_is_kept_and_shown() -> None:
+    """A hold begins: each message that it keeps is marked at once, not only when it is let go."""
+    schedule = Schedule(faults=(Hold(at_ms=10, pairs=((0, 1), (2, 1))),), stop=Stop(view=6))
+    kept = [message for message in record(schedule).messages if message.fate == "kept"]
+    assert {(message.source, message.target) for message in kept} == {(0, 1), (2, 1)}
+    assert all(message.due_ns is None and message.sent_ns >= 10 * MILLISECOND for message in kept)
+    text, reader = read(record(schedule))
+    assert f"kept{len(kept)}" in reader.text.replace(" ", "")
+    assert text.count(", kept to the end of the run") == len(kept)
+
+
+def test_a_message_that_two_holds_keep_is_one_message() -> None:
+    schedule = Schedule(
+        link=Link(latency=Constant(ms=2)),
+        faults=(Hold(at_ms=5, pairs=((0, 1),), for_ms=10), Hold(at_ms=8, pairs=((0, 1),), for_ms=30)),
+        stop=Stop(view=8),
+    )
+    recorded = record(schedule)
+    held = [message for message in recorded.messages if message.left_ns > message.sent_ns]
+    assert held
+    assert {message.left_ns for message in held} == {38 * MILLISECOND}
+    sent = [each for each in recorded.happenings if isinstance(each, Sent)]
+    assert sum(len(each.copies) for each in sent) == len(recorded.messages)
+    votes = [each for each in sent if each.kind == "Vote"]
+    assert all(len({copy.target for copy in each.copies}) == len(each.copies) for each in votes)
+
+
 def test_a_message_to_a_dead_node_is_heard_by_nobody(trouble: Recorded) -> None:
     down = [message for message in trouble.messages if message.fate == "down"]
     assert down
@@ -119,6 +146,32 @@ def test_faults_hold_from_when_to_when(trouble: Recorded) -> None:
     assert (spans["partition"].from_ns, spans["partition"].to_ns) == (105 * MILLISECOND, 115 * MILLISECOND)
     third = min(mark.at_ns for mark in trouble.marks("view") if mark.view == 3)
     assert (spans["cut"].from_ns, spans["cut"].to_ns) == (third, third + 15 * MILLISECOND)
+
+
+def test_a_partition_that_another_replaced_does_not_end_it() -> None:
+    alone = ((0,), (1,), (2,), (3,))
+    faults = (Partition(at_ms=5, groups=((0, 1), (2, 3)), for_ms=50), Partition(at_ms=20, groups=alone, for_ms=300))
+    recorded = record(Schedule(faults=faults, stop=Stop(view=8)))
+    apart = [each for each in recorded.messages if 20 * MILLISECOND < each.sent_ns < 320 * MILLISECOND]
+    assert max(each.sent_ns for each in apart) > 55 * MILLISECOND
+    assert {each.fate for each in apart} == {"lost"}
+    assert [span.to_ns // MILLISECOND for span in recorded.spans] == [20, 320]
+
+
+def test_what_a_heal_ended_does_not_end_what_began_after() -> None:
+    faults = (
+        Cut(at_ms=5, pairs=((0, 1),), for_ms=50),
+        Heal(at_ms=20),
+        Cut(at_ms=30, pairs=((0, 1),), for_ms=300),
+        Clog(at_ms=5, pairs=((1, 2),), extra_ms=40, for_ms=50),
+        Clog(at_ms=30, pairs=((1, 2),), extra_ms=30, for_ms=300),
+    )
+    schedule = Schedule(link=Link(latency=Constant(ms=2)), faults=faults, stop=Stop(view=1000, time_ms=400))
+    messages = record(schedule).messages
+    apart = [each for each in messages if 30 * MILLISECOND < each.sent_ns < 330 * MILLISECOND]
+    assert {each.fate for each in apart if (each.source, each.target) == (0, 1)} == {"lost"}
+    slow = [each for each in apart if (each.source, each.target) == (1, 2) and each.due_ns is not None]
+    assert {each.due_ns - each.sent_ns for each in slow if each.due_ns is not None} == {32 * MILLISECOND}
 
 
 def test_a_heal_ends_faults_and_stops_those_to_come() -> None:
