@@ -46,10 +46,12 @@ class Retrievable:
 
 
 class Accountable:
-    """A1: evidence of an honest node shows two verified subjects of one signer, kind and slot, and never names an
-    honest signer."""
+    """A1: evidence of an honest node shows two verified subjects of one signer, kind and slot, or of two kinds that
+    exclude each other in a slot, and never names an honest signer."""
 
     id = "A1"
+    EXCLUSIVE: Final = (frozenset(("finalize", "nullify")),)
+    """Kinds of which an honest signer signs one at most in a slot (Simplex)."""
 
     def attach(self, judge: Judge) -> None:
         self.judge = judge
@@ -59,21 +61,28 @@ class Accountable:
         if not host.honest:
             return
         first, second = self.read(evidence.first), self.read(evidence.second)
-        valid = first is not None and second is not None and first[:2] == second[:2] and first[2] != second[2]
-        if first is None or not valid:
+        if first is None or second is None or not self.contradict(first, second):
             self.judge.fire(self.id, host, f"node {host.position} reports evidence that proves nothing")
         elif any(other.honest and other.index == first[0] for other in self.judge.world.hosts):
             self.judge.fire(self.id, host, f"node {host.position} accuses honest validator {first[0]}")
 
-    def read(self, message: msgspec.Struct) -> tuple[int, tuple[str, Slot], bytes] | None:
-        """Signer, kind with slot, and signature, if the signature verifies."""
+    def contradict(self, first: tuple[int, Slot, str, bytes], second: tuple[int, Slot, str, bytes]) -> bool:
+        """Whether no honest signer would have signed both."""
+        if first[:2] != second[:2]:
+            return False
+        if first[2] == second[2]:
+            return first[3] != second[3]
+        return frozenset((first[2], second[2])) in self.EXCLUSIVE
+
+    def read(self, message: msgspec.Struct) -> tuple[int, Slot, str, bytes] | None:
+        """Signer, slot, kind and signature, if the signature verifies."""
         statement = self.judge.definition.statement(message)
         if statement is None:
             return None
         signer, subject, signature = statement.signer, statement.subject, statement.signature
         if not self.judge.verifies(signer, subject, signature):
             return None
-        return signer, (subject.kind, subject.slot), signature
+        return signer, subject.slot, subject.kind, signature
 
 
 class NoFalseBlame:
