@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -402,6 +403,21 @@ def test_two_openings_share_one_history_and_an_exclusive_one_waits_for_neither(p
         assert alone.genesis_validators_root == CHAIN
         with pytest.raises(InUseError):
             SlashingProtection.open(path, CHAIN)
+
+
+def test_many_threads_share_one_opening(path: Path) -> None:
+    with SlashingProtection.open(path, CHAIN) as protection, ThreadPoolExecutor(8) as threads:
+
+        def attempt(number: int) -> bool:
+            try:
+                protection.check_and_record_block(ANNA, number // 8, root(number))
+            except SlashingRefusal:
+                return False
+            return True
+
+        permitted = [slot // 8 for slot, given in enumerate(threads.map(attempt, range(160))) if given]
+        assert len(permitted) == len(set(permitted)), "never two for one slot"
+        assert 19 in permitted
 
 
 def test_a_damaged_number_is_not_read_as_another(path: Path, tmp_path: Path) -> None:
