@@ -11,14 +11,13 @@ from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
 from consensus.protocols.simplex_definition import SIMPLEX
-from consensus.protocols.streamlet import StreamletEngine, streamlet
+from consensus.protocols.streamlet_definition import STREAMLET
 from consensus.protocols.tendermint_definition import tendermint
 
 ENTRY_POINT_GROUP: Final = "shared_sequencer.protocols"
 
 JOLTEON: Final = chained("jolteon", Jolteon())
 HOTSTUFF: Final = chained("hotstuff", HotStuff())
-STREAMLET: Final = streamlet("streamlet", StreamletEngine)
 TENDERMINT: Final = tendermint("tendermint")
 DEFAULT_PROTOCOL: Final = JOLTEON.name
 _OURS: Final = {definition.name: definition for definition in (JOLTEON, HOTSTUFF, STREAMLET, SIMPLEX, TENDERMINT)}

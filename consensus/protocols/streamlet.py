@@ -61,15 +61,13 @@ and show it at the worst moment, three when faulty leaders are merely silent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar, Final, assert_never
 
 import msgspec
 
-from consensus.block_tree import BlockTree, Entry
+from consensus.block_tree import Entry
 from consensus.certificates import QuorumChecker
 from consensus.codec import block_of
-from consensus.commit_proof import linked_headers
 from consensus.crypto.scheme import Scheme
 from consensus.engine import (
     BlocksFetched,
@@ -98,16 +96,9 @@ from consensus.genesis import ChainSpec
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND, view_duration
 from consensus.protocols.block_pipeline import BlockPipeline
 from consensus.protocols.chained_checks import vote_fault
-from consensus.protocols.definition import (
-    Costs,
-    ProtocolDefinition,
-    Statement,
-    VoteKind,
-    proposal_statement,
-    vote_statement,
-)
 from consensus.protocols.proposal_checks import FirstProposals, block_fault, without_body
 from consensus.protocols.streamlet_clock import ViewClock
+from consensus.protocols.streamlet_finality import COMMIT_VIEWS, Finality
 from consensus.protocols.streamlet_types import Certificates, Clock, Proposal, SafetyState, length, restore
 from consensus.safety import Forbidden, SafetyGuard
 from consensus.signing import VOTE
@@ -133,30 +124,8 @@ from consensus.types import (
 )
 from consensus.vote_tally import VIEWS_AHEAD, BadSignature, Counted, Equivocated, Ignored, VoteTally
 
-COSTS: Final = Costs(commit_delays=4, commit_views=2, responsive=False, messages=lambda n: (n - 1) * (3 * n + 1))
-"""Four delays: a block and its votes, and the next block and its votes, which waits for the next view. Messages: a
-proposal, and of every validator one vote, one certificate and one word about the clock to every other."""
 IDLE_DIVISOR: Final = 4
 VIEW_TIMER: Final = "view"
-
-
-class Finality:
-    """Finalize: of three adjacent notarized blocks of consecutive views, the second."""
-
-    def finalizes(self, second: BlockHeader, third: BlockHeader) -> bool:
-        """``third`` is certified and stands on ``second``, whose justify names the first and so its view."""
-        return second.justify.view + 2 == second.view + 1 == third.view
-
-    def commit_target(self, certificate: Certificate, tree: BlockTree) -> Entry | None:
-        third = tree.get(certificate.block_id)
-        second = None if third is None else tree.get(third.parent)
-        if third is None or second is None or not self.finalizes(second.block.header, third.block.header):
-            return None
-        return second
-
-    def is_committed(self, chain: Sequence[BlockHeader]) -> bool:
-        """``chain`` is hash-linked, oldest first, and its last block is certified: is its first block final by that?"""
-        return len(chain) >= 2 and self.finalizes(chain[-2], chain[-1])
 
 
 class StreamletEngine:
@@ -246,14 +215,7 @@ class StreamletEngine:
     def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: Epoch) -> Refusal | None:
         if epoch != self._epoch.epoch:
             return Refusal(f"commit proof: epoch {epoch} is not known here")
-        chain = linked_headers(proof, header, self._epoch)
-        if isinstance(chain, Refusal):
-            return chain
-        if proof.certificate.view != chain[-1].view or proof.confirmation is not None:
-            return Refusal("commit proof: the certificate is not the last header's, or not the only one")
-        if not self._finality.is_committed(chain):
-            return Refusal("commit proof: these views commit nothing")
-        return self._checker.check(proof.certificate)
+        return self._finality.check(proof, header, self._epoch, self._checker)
 
     def status(self) -> Status:
         root = self._blocks.tree.root
@@ -343,7 +305,7 @@ class StreamletEngine:
 
     def _arm(self) -> None:
         pacing, committed_view = self._spec.pacing, self._blocks.tree.root.view
-        duration_ns = view_duration(pacing, self._view, committed_view, COSTS.commit_views)
+        duration_ns = view_duration(pacing, self._view, committed_view, COMMIT_VIEWS)
         self._out.effects.append(SetTimer(VIEW_TIMER, self._now + duration_ns))
 
     def _on_view_timer(self) -> None:
@@ -616,25 +578,3 @@ class StreamletEngine:
                 self._out.effects.append(Broadcast(self._last_proposal))
             case _:
                 raise RuntimeError(f"{subject} is no subject of this protocol")
-
-
-def _statement(message: msgspec.Struct) -> Statement | None:
-    if isinstance(message, Vote):
-        return vote_statement(message)
-    if isinstance(message, Proposal):
-        return proposal_statement(message.header, message.signature)
-    return None
-
-
-def streamlet(name: str, engine: type[StreamletEngine]) -> ProtocolDefinition:
-    """The protocol with this engine."""
-    return ProtocolDefinition(
-        name=name,
-        messages=(Proposal, Vote, Clock, Certificates),
-        subjects=(ProposalSubject, VoteSubject),
-        bulk=(Proposal,),
-        statement=_statement,
-        votes=(VoteKind(name=VOTE, certifies=True),),
-        engine=engine,
-        costs=COSTS,
-    )

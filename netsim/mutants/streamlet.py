@@ -13,13 +13,13 @@ from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.proposal_checks import FirstProposals
-from consensus.protocols.streamlet import Finality, StreamletEngine, streamlet
+from consensus.protocols.streamlet import StreamletEngine
+from consensus.protocols.streamlet_definition import streamlet
+from consensus.protocols.streamlet_finality import Finality
 from consensus.protocols.streamlet_types import Proposal, SafetyState
 from consensus.safety import Forbidden, Granted, SafetyGuard
 from consensus.types import BlockHeader, Certificate, Nanoseconds, Subject, ValidatorIndex
 from netsim.mutants.engines import weak_quorum
-
-NAME: Final = "streamlet"
 
 
 class ComparesViews(StreamletEngine):
@@ -195,7 +195,7 @@ class Broken(NamedTuple):
 
 
 def _row(identity: str, change: str, engine: type[StreamletEngine], scenario: str = "swarm") -> Broken:
-    return Broken(identity, change, streamlet(NAME, engine), scenario)
+    return Broken(identity, change, streamlet(engine), scenario)
 
 
 BROKEN: Final = (
