@@ -18,9 +18,10 @@ import msgspec
 
 from netsim.geography import one_way_ms
 from netsim.randomness import stream
-from netsim.reading import view_of
+from netsim.reading import name_of, view_of
 from netsim.schedule import (
     Constant,
+    Drop,
     Empirical,
     Exponential,
     Latency,
@@ -97,6 +98,25 @@ class Flow:
         return end
 
 
+class DropRule:
+    """One ``Drop`` of the schedule, and how often it still takes a message to each target."""
+
+    __slots__ = ("_left", "_name", "_source")
+
+    def __init__(self, drop: Drop) -> None:
+        self._name = drop.message
+        self._source = drop.source
+        self._left: dict[int, int] = dict.fromkeys(drop.to, -1 if drop.times is None else drop.times)
+
+    def takes(self, source: int, target: int, message: msgspec.Struct) -> bool:
+        """True when this message is lost, which counts."""
+        left = self._left.get(target, 0)
+        if source != self._source or not left or (self._name and self._name != name_of(message)):
+            return False
+        self._left[target] = left - 1
+        return True
+
+
 class Network:
     """Links and their faults. ``plain`` is true while nothing but ``delay`` decides: the simulator's fast path.
     ``turn`` numbers the protocol's views as the schedule does."""
@@ -136,7 +156,7 @@ class Network:
         self._cut: dict[int, int] = {}
         self._held: dict[int, int] = {}
         self._clogged: dict[int, int] = {}
-        self.drops: dict[int, list[tuple[str, int, frozenset[int]]]] = {}
+        self.drops: dict[int, list[DropRule]] = {}
         self.view_groups: dict[int, tuple[frozenset[int], ...]] = {}
         self.plain = False
         self.refresh()
@@ -254,7 +274,4 @@ class Network:
         sides = self.view_groups.get(view)
         if sides is not None and not any(source in side and target in side for side in sides):
             return True
-        for kind, sender, targets in self.drops.get(view, ()):
-            if sender == source and target in targets and (not kind or kind == type(message).__name__):
-                return True
-        return False
+        return any(rule.takes(source, target, message) for rule in self.drops.get(view, ()))

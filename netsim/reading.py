@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from consensus.types import (
+    NIL_BLOCK,
     AncestorsRequest,
     AncestorsResponse,
     BlockHeader,
@@ -67,3 +68,9 @@ def view_of(message: msgspec.Struct) -> int:
         return 0
     views = [view for part in parts(message) if isinstance(view := getattr(part, "view", None), int)]
     return 1 + max(views) if views else 0
+
+
+def name_of(message: msgspec.Struct) -> str:
+    """What schedules call a message: its type's name; ``Timeout`` for a vote for no block, which gives a view up."""
+    nil = type(message) is Vote and message.block_id == NIL_BLOCK
+    return "Timeout" if nil else type(message).__name__

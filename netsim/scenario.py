@@ -282,7 +282,7 @@ class _Generator:
             if draw() < drop:
                 kind = self.choice(("Proposal", "Vote", "Timeout", "Certificates", ""))
                 source = int(draw() * self.nodes)
-                found.append(Drop(view=view, message=kind, source=source, to=self.some()))
+                found.append(Drop(view=view, message=kind, source=source, to=self.some(), times=self.times()))
             if draw() < hide:
                 found += self.hidden(view)
             if draw() < partition:
@@ -308,9 +308,16 @@ class _Generator:
         """The votes of ``view`` reach one node, and what that node then shows reaches nobody."""
         lucky = int(self.draws.random() * self.nodes)
         others = tuple(node for node in self.everybody if node != lucky)
-        found: list[Fault] = [Drop(view=view, message="Vote", source=node, to=others) for node in self.everybody]
-        found.append(Drop(view=view + 1, message="Certificates", source=lucky, to=others))
+        times = self.times()
+        found: list[Fault] = [
+            Drop(view=view, message="Vote", source=node, to=others, times=times) for node in self.everybody
+        ]
+        found.append(Drop(view=view + 1, message="Certificates", source=lucky, to=others, times=times))
         return found
+
+    def times(self) -> int:
+        """How often a message is lost before it gets through: a protocol may count on saying it again."""
+        return 1 + int(self.draws.random() * 4)
 
     def trouble(self, view: int) -> Fault:
         """One network fault: a partition of some kind, a one-way cut, or a hold."""

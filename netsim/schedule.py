@@ -205,12 +205,14 @@ class Heal(Timed, frozen=True, kw_only=True, tag="heal", tag_field="kind"):
 
 
 class Drop(Part, frozen=True, kw_only=True, tag="drop", tag_field="kind"):
-    """Single messages: those of ``view`` and type ``message`` (any, when empty) from ``source`` to ``to``."""
+    """Single messages: those of ``view`` and type ``message`` (any, when empty) from ``source`` to ``to``; of each
+    direction the first ``times``, or all. A vote for no block goes as a ``Timeout``."""
 
     view: ViewNumber
     message: Name = ""
     source: Position
     to: tuple[Position, ...]
+    times: Positive | None = None
 
 
 class ViewPartition(Part, frozen=True, kw_only=True, tag="view-partition", tag_field="kind"):

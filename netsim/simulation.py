@@ -17,7 +17,7 @@ from consensus.types import PeerId
 from netsim.actors.registry import ACTORS, COPIED, OPTIONS, ActorFactory, actor_kinds
 from netsim.committee import Committee, committee_of
 from netsim.journal import Journal
-from netsim.network import LinkModel, nanoseconds
+from netsim.network import DropRule, LinkModel, nanoseconds
 from netsim.oracles.judge import Judge, Oracle
 from netsim.oracles.registry import NAMEABLE_IDS, oracles_named
 from netsim.scenario import Scenario, expand, load
@@ -165,8 +165,7 @@ def _plan(world: World, fault: Fault) -> None:
     network = world.network
     match fault:
         case Drop():
-            row = (fault.message, fault.source, frozenset(fault.to))
-            network.drops.setdefault(fault.view, []).append(row)
+            network.drops.setdefault(fault.view, []).append(DropRule(fault))
             network.refresh()
         case ViewPartition():
             network.view_groups[fault.view] = tuple(frozenset(group) for group in fault.groups)

@@ -118,7 +118,8 @@ def fault_in_words(fault: Fault) -> str:
     match fault:
         case Drop():
             kind = fault.message or "every"
-            return f"View {fault.view}: {kind} message from node {fault.source} to {nodes(fault.to)} is lost."
+            often = "" if fault.times is None else f", {fault.times} times"
+            return f"View {fault.view}: {kind} message from node {fault.source} to {nodes(fault.to)} is lost{often}."
         case ViewPartition():
             return f"View {fault.view}: messages pass inside {groups(fault.groups)} only."
         case Partition():
