@@ -39,7 +39,8 @@ class Journal:
             if isinstance(record, SafetyRecord):
                 self.safety[record.kind] = record
             elif isinstance(record, BlockRecord):
-                self.blocks[record.block.id] = StoredBlock(header=record.block.header, body=memoryview(record.body))
+                block = record.block
+                self.blocks[block.id] = StoredBlock(header=block.header, body=memoryview(record.body))
             elif isinstance(record, CommitRecord):
                 self.commits[record.height] = (record.block_id, record.proof)
                 if record.height > self.head:

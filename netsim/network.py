@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Final, Protocol, assert_never
 
 import msgspec
@@ -129,9 +130,7 @@ class Network:
         self.count: Final = positions(schedule)
         count = self.count
         self._latency_draws = stream(schedule.seed, "latency")
-        self._draw_loss = stream(schedule.seed, "loss").random
-        self._draw_copy = stream(schedule.seed, "duplication").random
-        self._draw_order = stream(schedule.seed, "reorder").random
+        self._seed = schedule.seed
         self.link = schedule.link
         self.delay: Sampler = sampler(schedule.link.latency, self._latency_draws)
         self._jitter_ns = nanoseconds(schedule.link.jitter_ms)
@@ -160,6 +159,18 @@ class Network:
         self.view_groups: dict[int, tuple[frozenset[int], ...]] = {}
         self.plain = False
         self.refresh()
+
+    @cached_property
+    def _draw_loss(self) -> Callable[[], float]:
+        return stream(self._seed, "loss").random
+
+    @cached_property
+    def _draw_copy(self) -> Callable[[], float]:
+        return stream(self._seed, "duplication").random
+
+    @cached_property
+    def _draw_order(self) -> Callable[[], float]:
+        return stream(self._seed, "reorder").random
 
     def _override(self, source: int, target: int, link: Link) -> None:
         self._overrides[source * self.count + target] = (link, sampler(link.latency, self._latency_draws))

@@ -22,6 +22,7 @@ from consensus.types import (
 )
 
 DEPTH_MAX: Final = 6
+LEAVES: Final = (int, bytes, type(None), str, memoryview)
 SYNC_MESSAGES: Final = (AncestorsRequest, AncestorsResponse, RangeRequest, RangeResponse)
 
 
@@ -31,6 +32,8 @@ def parts(message: msgspec.Struct, depth: int = 0) -> Iterator[msgspec.Struct]:
         return
     for name in message.__struct_fields__:
         value = getattr(message, name)
+        if type(value) in LEAVES:
+            continue
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, msgspec.Struct):
                 yield item

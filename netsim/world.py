@@ -533,19 +533,17 @@ class World:
             listener(host, message)
         network, heap, recorder = self.network, self.heap, self.recorder
         event = Received(host.peer, message)
-        if network.plain:
-            now = self.now + extra_ns
-            delay = network.delay
-            sequence = self.sequence
+        if not network.plain:
             for target in targets:
-                sequence += 1
-                heappush(heap, (now + delay(), sequence, target, target.life, event))
-                if recorder is not None:
-                    recorder.sending(self.now, sequence, host, target, message)
-            self.sequence = sequence
+                self._route(host, target, event, extra_ns)
             return
+        now, delay, sequence = self.now + extra_ns, network.delay, self.sequence
         for target in targets:
-            self._route(host, target, event, extra_ns)
+            sequence += 1
+            heappush(heap, (now + delay(), sequence, target, target.life, event))
+            if recorder is not None:
+                recorder.sending(self.now, sequence, host, target, message)
+        self.sequence = sequence
 
     def _route(self, host: Host, target: Host, event: Received, extra_ns: int) -> None:
         message = event.message

@@ -45,7 +45,7 @@ class Known(NamedTuple):
     payload_root: bytes
 
 
-class SignedFact(NamedTuple):
+class SignedFact(msgspec.Struct, frozen=True):
     """Somebody sent something that it signed. ``view`` is the major number of the subject's slot."""
 
     host: Host

@@ -30,6 +30,7 @@ class _State(msgspec.Struct, array_like=True, gc=False):
     high_qc: _Certificate
 
 
+_encode: Final = msgspec.msgpack.Encoder().encode
 _decode_state: Final = msgspec.msgpack.Decoder(_State).decode
 
 
@@ -105,7 +106,6 @@ class DurableFirst:
         judge.on_stored.append(self.stored)
         judge.on_started.append(self.started)
         judge.on_signed.append(self.tell)
-        self.encode = msgspec.msgpack.Encoder().encode
 
     def started(self, host: Host, recovered: Recovered) -> None:
         """What a start finds is stored: a write that a crash interrupted may have got through."""
@@ -127,7 +127,7 @@ class DurableFirst:
         host = fact.host
         if not host.honest:
             return
-        if self.encode(fact.subject) not in self.subjects[host.position]:
+        if _encode(cast("msgspec.Struct", fact.subject)) not in self.subjects[host.position]:
             self.judge.fire(self.id, host, f"the {fact.kind} of view {fact.view} was sent before it was stored")
         names = fact.names
         if names is not None and names not in self.blocks[host.position]:
@@ -145,9 +145,11 @@ class Monotone:
         self.judge = judge
         self.last: list[tuple[int, int, int]] = [(0, 0, 0)] * len(judge.world.hosts)
         self.slots: dict[tuple[int, str], Slot] = {}
-        self.subjects = judge.definition.subject_codec()
-        chained = TimeoutSubject in judge.definition.subjects
-        judge.on_stored.append(self.stored if chained else self.stored_slots)
+        if TimeoutSubject in judge.definition.subjects:
+            judge.on_stored.append(self.stored)
+        else:
+            self.subjects = judge.definition.subject_codec()
+            judge.on_stored.append(self.stored_slots)
 
     def stored_slots(self, host: Host, records: Sequence[Record]) -> None:
         """The slots alone: what else the state holds is the protocol's own."""
