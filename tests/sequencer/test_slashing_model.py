@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,11 @@ def test_the_database_decides_as_the_model(steps: list[tuple[Any, ...]]) -> None
                         model.forget(slot, epoch)
                 case _:
                     world.restarts()
+        for key, model in models.items():  # from below: what is refused changes nothing
+            for slot in range(11):
+                assert (world.block(slot, 3, key=key) is None) == model.block(slot, 3)
+            for target, source in product(range(11), repeat=2):
+                assert (world.vote(source, target, 3, key=key) is None) == model.vote(source, target, 3)
 
 
 @given(STEPS, st.lists(st.tuples(st.booleans(), st.booleans())))

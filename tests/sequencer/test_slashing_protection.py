@@ -405,6 +405,27 @@ def test_two_openings_share_one_history_and_an_exclusive_one_waits_for_neither(p
             SlashingProtection.open(path, CHAIN)
 
 
+def test_of_two_that_make_the_file_both_get_the_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+    found: list[SlashingProtection] = []
+
+    def link_late(source: str, target: Path) -> None:
+        monkeypatch.setattr(os, "link", link)
+        found.append(SlashingProtection.open(path, CHAIN))
+        found[0].check_and_record_block(ANNA, 1, root(1))
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_late)
+    with SlashingProtection.open(path, CHAIN) as second:
+        [first] = found
+        with pytest.raises(SlashingRefusal):
+            second.check_and_record_block(ANNA, 1, root(2))
+        second.check_and_record_block(ANNA, 2, root(2))
+        with pytest.raises(SlashingRefusal):
+            first.check_and_record_block(ANNA, 2, root(1))
+        first.close()
+
+
 def test_many_threads_share_one_opening(path: Path) -> None:
     with SlashingProtection.open(path, CHAIN) as protection, ThreadPoolExecutor(8) as threads:
 
