@@ -1,7 +1,8 @@
 """What "committed" means to a stranger: a block, and its descendants up to a certified one, in a pattern that commits.
 
 The headers are hash-linked, so one certificate over the last covers them all; honest voters checked every certificate
-on the way. A stranger re-checks the links, the rule's pattern, and the one quorum.
+on the way. A stranger re-checks the links, the rule's pattern, and the one quorum; or, where votes of a second kind
+commit the certified block without a pattern, the links and both quorums.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from consensus.certificates import QuorumChecker
 from consensus.codec import digest
 from consensus.engine import Refusal
 from consensus.epochs import EpochInfo
-from consensus.types import PATH_LENGTH_MAX, BlockHeader, CommitProof
+from consensus.types import PATH_LENGTH_MAX, BlockHeader, CommitProof, certificate_subject
 
 
 def check_commit_proof(
@@ -24,18 +25,26 @@ def check_commit_proof(
     epoch: EpochInfo,
     checker: QuorumChecker,
     is_committed: Callable[[Sequence[BlockHeader]], bool],
+    confirmation_kind: str | None,
 ) -> Refusal | None:
-    """None when ``proof`` shows the block of ``header`` committed by a pattern of views; the reason otherwise."""
+    """None when ``proof`` shows the block of ``header`` committed by a pattern of views or, where the protocol has such
+    votes, by a quorum of ``confirmation_kind`` over the certified block itself; the reason otherwise."""
     chain = linked_headers(proof, header, epoch)
     if isinstance(chain, Refusal):
         return chain
     if proof.certificate.view != chain[-1].view:
         return Refusal("commit proof: the certificate is not the last header's")
-    if proof.confirmation is not None:
+    confirmation = proof.confirmation
+    if confirmation is None:
+        if not is_committed(chain):
+            return Refusal("commit proof: these views commit nothing")
+        return checker.check(proof.certificate)
+    if confirmation_kind is None:
         return Refusal("commit proof: a confirmation where none belongs")
-    if not is_committed(chain):
-        return Refusal("commit proof: these views commit nothing")
-    return checker.check(proof.certificate)
+    confirmed = msgspec.structs.replace(certificate_subject(proof.certificate), kind=confirmation_kind)
+    if certificate_subject(confirmation) != confirmed:
+        return Refusal("commit proof: the confirmation is not of the certificate")
+    return checker.check(proof.certificate) or checker.check(confirmation, confirmation_kind)
 
 
 def linked_headers(proof: CommitProof, header: BlockHeader, epoch: EpochInfo) -> tuple[BlockHeader, ...] | Refusal:

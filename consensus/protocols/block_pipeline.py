@@ -141,8 +141,8 @@ class BlockPipeline:
     def consider(self, certificate: Certificate) -> None:
         """A verified certificate may commit something."""
         target = self._rule.commit_target(certificate, self.tree)
-        if target is not None and (self._goal is None or target.height > self._goal.height):
-            self._goal = Goal(block_id=target.block.id, height=target.height, shown_by=certificate)
+        if target is not None:
+            self._prefer(Goal(block_id=target.block.id, height=target.height, shown_by=certificate))
 
     def reconsider(self, high_qc: Certificate) -> None:
         """Blocks arrived after the certificates that commit them: look down the chain of the highest one once more."""
@@ -168,8 +168,19 @@ class BlockPipeline:
 
     def aim(self, block_id: BlockId, height: Height, proof: CommitProof) -> None:
         """``proof``, which verified, shows that block committed; it may not be here yet."""
-        if height > self.tree.root.height and (self._goal is None or height > self._goal.height):
-            self._goal = Goal(block_id=block_id, height=height, shown_by=proof)
+        if height > self.tree.root.height:
+            self._prefer(Goal(block_id=block_id, height=height, shown_by=proof))
+
+    def _prefer(self, goal: Goal) -> None:
+        """The higher goal, but one whose ancestors are all here before one that is still far: a replica that is behind
+        hears of new commits faster than it can fetch, and must commit what it fetched."""
+        known = self._goal
+        if known is not None:
+            is_near = self.tree.path(goal.block_id) is not None
+            was_near = self.tree.path(known.block_id) is not None
+            if (goal.height <= known.height) if is_near == was_near else was_near:
+                return
+        self._goal = goal
 
     def try_commit(self) -> None:
         """Commit the goal once everything up to it is here and checked."""

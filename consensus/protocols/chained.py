@@ -11,10 +11,12 @@ message itself.
 
     propose(v)   the leader, once: a block on high_qc, with TC(v-1) when high_qc.view != v-1
     vote(v)      iff v is the current view, v > last_voted_view, the block stands on QC(v-1) or carries TC(v-1), all
-    ancestors and the payload are here and checked, and the rules agree: record {vote, lock, certificates, blocks},
-    sign, broadcast QC(v)        a quorum of votes over one subject: enter v+1; commit what the rules say timeout(v)
-    on the timer, or when stake A gave v up: stop voting in v, record, sign (v, high_qc); again until v ends TC(v)
-    a quorum of timeouts: broadcast it, enter v+1
+                 ancestors and the payload are here and checked, and the rules agree: record {vote, lock, certificates,
+                 blocks}, sign, broadcast
+    QC(v)        a quorum of votes over one subject: enter v+1; commit what the rules say
+    timeout(v)   on the timer, or when stake A gave v up: stop voting in v, record, sign (v, high_qc); again until v
+                 ends
+    TC(v)        a quorum of timeouts: broadcast it, enter v+1
 
 Blocks are committed oldest first, from just above the committed head up to the target, once all of them are here and
 checked.
@@ -63,17 +65,19 @@ from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
 from consensus.pacemaker import TimeoutTally, view_duration
 from consensus.protocols.block_pipeline import BlockPipeline
-from consensus.protocols.chained_checks import proposal_fault, timeout_fault, vote_fault
+from consensus.protocols.chained_checks import order_vote_fault, proposal_fault, timeout_fault, vote_fault
 from consensus.protocols.chained_leader import Candidate, Leader, entry_proof
 from consensus.protocols.chained_outbox import Outbox
 from consensus.protocols.chained_state import Restored, SafetyState, restore
 from consensus.protocols.chained_types import (
     Certificates,
+    OrderVote,
     Proposal,
     Timeout,
     TimeoutCertificate,
     TimeoutSubject,
 )
+from consensus.protocols.order_votes import OrderVotes, order_subject, vote_in
 from consensus.protocols.proposal_checks import FirstProposals, without_body
 from consensus.protocols.rules import ChainedRules
 from consensus.protocols.timeout_certificates import TimeoutCertifier
@@ -126,6 +130,7 @@ class ChainedEngine:
         self._blocks = BlockPipeline(epoch, self._checker, rules, self._out)
         self._leader = Leader(spec, epoch, self._blocks, self._out, me)
         broadcast_votes = len(epoch.validators) <= BROADCAST_VOTES_MAX
+        self._orders = OrderVotes() if broadcast_votes and rules.confirmation_kind is not None else None
         self._outbox = Outbox(epoch, self._out, me, broadcast_votes=broadcast_votes)
         self._guard = SafetyGuard()
         self._votes = VoteTally(epoch.validators, self._checker)
@@ -177,9 +182,14 @@ class ChainedEngine:
         self._now = now
         match event:
             case Received(peer, message):
-                if type(message) is not Vote:
+                if type(message) is Vote:
+                    matters = self._on_vote(peer, message)
+                elif type(message) is OrderVote:
+                    matters = self._on_order_vote(peer, message)
+                else:
                     self._on_message(peer, message)
-                elif not self._on_vote(peer, message):
+                    matters = True
+                if not matters:
                     return self._out.finish()  # nothing that the rest of a step looks at has changed
             case Signed(subject, signature):
                 if not self._on_signed(subject, signature):
@@ -198,7 +208,9 @@ class ChainedEngine:
     def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: Epoch) -> Refusal | None:
         if epoch != self._epoch.epoch:
             return Refusal(f"commit proof: epoch {epoch} is not known here")
-        return check_commit_proof(proof, header, self._epoch, self._checker, self._rules.is_committed)
+        return check_commit_proof(
+            proof, header, self._epoch, self._checker, self._rules.is_committed, self._rules.confirmation_kind
+        )
 
     def status(self) -> Status:
         return Status(
@@ -257,6 +269,7 @@ class ChainedEngine:
     def _finish(self) -> Step:
         self._update_view()
         self._blocks.try_commit()
+        self._try_order()
         self._try_vote()
         self._try_propose()
         wanted = [(self._high_qc.block_id, self._high_qc.height)]
@@ -290,6 +303,8 @@ class ChainedEngine:
     def _adopt_certificate(self, certificate: Certificate) -> None:
         if certificate.view > self._high_qc.view:
             self._high_qc = certificate
+        if self._orders is not None:
+            self._orders.saw(certificate)
         self._blocks.consider(certificate)
 
     def _adopt_timeout_certificate(self, certificate: TimeoutCertificate) -> None:
@@ -308,6 +323,8 @@ class ChainedEngine:
         self._votes.advance(view)
         self._timeouts.advance(view)
         self._first_proposals.advance(view)
+        if self._orders is not None:
+            self._orders.advance(view)
         self._arm_view_timer()
 
     def _arm_view_timer(self) -> None:
@@ -413,9 +430,7 @@ class ChainedEngine:
                 if spoiled:
                     self._reject_signers(spoiled, "vote")
                 if certificate is not None:
-                    self._adopt_certificate(certificate)
-                    if not self._outbox.broadcast_votes:
-                        self._out.effects.append(Broadcast(self._certificates()))
+                    self._on_quorum(certificate)
                     return True
             case Ignored():
                 pass
@@ -426,6 +441,63 @@ class ChainedEngine:
             case _:
                 assert_never(result)
         return False
+
+    def _on_quorum(self, certificate: Certificate) -> None:
+        if certificate.kind == VOTE:
+            self._adopt_certificate(certificate)
+            if not self._outbox.broadcast_votes:
+                self._out.effects.append(Broadcast(self._certificates()))
+            return
+        proof = None if self._orders is None else self._orders.proof(certificate)
+        if proof is not None:
+            self._blocks.aim(certificate.block_id, certificate.height, proof)
+
+    # --- order votes --------------------------------------------------------------------------------------------
+
+    def _try_order(self) -> None:
+        """Say that the highest certificate was seen, and never deny it from then on."""
+        certificate = self._high_qc
+        if self._orders is None or self._me is None or certificate.view <= self._order_floor():
+            return
+        path = self._blocks.tree.path(certificate.block_id)
+        if path is None or any(entry.check_pending for entry in path):
+            return
+        if not self._blocks.all_checked(path, full_check_of_last=False):
+            return
+        self._orders.last = certificate
+        self._lock = max(self._lock, certificate, key=lambda known: known.view)
+        self._blocks.record(path)
+        self._sign(order_subject(certificate))
+
+    def _order_floor(self) -> View:
+        """Only above this view an order vote may be cast."""
+        last = None if self._orders is None else self._orders.last
+        return max(self._timeout_view, 0 if last is None else last.view)
+
+    def _on_order_vote(self, peer: PeerId, vote: OrderVote) -> bool:
+        """True when it committed something, or its certificate was news."""
+        if self._orders is None or vote.qc.height <= self._blocks.tree.root.height:
+            return False
+        fault = order_vote_fault(vote, peer, self._epoch)
+        if fault is not None:
+            self._out.reject(peer, f"order vote: {fault}")
+            return False
+        known = self._orders.knows(vote.qc)
+        if not known:
+            refusal = self._learn(vote.epoch, vote.qc, None, peer)
+            if refusal is not None:
+                self._out.reject(peer, f"order vote: {refusal.reason}")
+                return False
+        return self._count_vote(vote_in(vote)) or not known
+
+    def _send_order_vote(self, subject: VoteSubject, signature: bytes) -> bool:
+        """True when it committed something."""
+        certificate = None if self._orders is None else self._orders.last
+        if certificate is None or order_subject(certificate) != subject or self._me is None:
+            return False  # another was cast since
+        vote = OrderVote(epoch=subject.epoch, qc=certificate, signer=self._me, signature=signature)
+        self._outbox.send_order_vote(vote)
+        return self._count_vote(vote_in(vote))
 
     # --- timeouts -----------------------------------------------------------------------------------------------
 
@@ -501,7 +573,9 @@ class ChainedEngine:
         if self._me is None:
             raise RuntimeError("an observer signs nothing")
         match subject:
-            case VoteSubject():
+            case VoteSubject(kind=kind):
+                if kind != VOTE:
+                    return self._send_order_vote(subject, signature)
                 vote = vote_of(subject, self._me, signature)
                 self._outbox.send_vote(vote)
                 return self._outbox.collects(vote) and self._count_vote(vote)
@@ -541,6 +615,10 @@ class ChainedEngine:
                 self._timeout_view = subject.view
                 proof = None if state.high_qc.view == subject.view - 1 else state.high_tc
                 self._timeout_parts = (state.high_qc, proof)
+            elif isinstance(subject, VoteSubject):
+                if self._orders is not None and subject.kind != VOTE:
+                    self._orders.last = state.high_qc
+                    self._orders.saw(state.high_qc)
             elif isinstance(subject, ProposalSubject):
                 candidate = self._leader.restore(subject, state.high_tc)
                 if candidate is not None and subject.view == self._view:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from consensus.codec import digest
 from consensus.epochs import EpochInfo
-from consensus.protocols.chained_types import Proposal, Timeout
+from consensus.protocols.chained_types import OrderVote, Proposal, Timeout
 from consensus.protocols.proposal_checks import block_fault
 from consensus.signing import VOTE
 from consensus.types import PeerId, Vote
@@ -39,6 +39,17 @@ def vote_fault(vote: Vote, peer: PeerId, epoch: EpochInfo) -> str | None:
         return f"of validator {vote.signer}, who is not this peer"
     if vote.block_id == epoch.genesis.block_id or vote.justify_view >= vote.view:
         return "for a block that cannot be"
+    return None
+
+
+def order_vote_fault(vote: OrderVote, peer: PeerId, epoch: EpochInfo) -> str | None:
+    """None when the sender votes for itself, on a certificate of this epoch."""
+    if not vote.epoch == vote.qc.epoch == epoch.epoch:
+        return "of another epoch"
+    if epoch.validators.index_of(peer) != vote.signer:
+        return f"of validator {vote.signer}, who is not this peer"
+    if vote.qc == epoch.genesis:
+        return "on the genesis certificate"
     return None
 
 

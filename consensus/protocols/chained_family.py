@@ -9,8 +9,9 @@ from consensus.engine import Engine
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
 from consensus.protocols.chained import ChainedEngine
-from consensus.protocols.chained_types import Certificates, Proposal, Timeout, TimeoutSubject
+from consensus.protocols.chained_types import Certificates, OrderVote, Proposal, Timeout, TimeoutSubject
 from consensus.protocols.definition import ProtocolDefinition, Statement, VoteKind, proposal_statement, vote_statement
+from consensus.protocols.order_votes import vote_in
 from consensus.protocols.rules import ChainedRules
 from consensus.signing import VOTE
 from consensus.types import ProposalSubject, ValidatorIndex, Vote, VoteSubject
@@ -31,15 +32,18 @@ def chained(name: str, rules: ChainedRules) -> ProtocolDefinition:
             signed = rules.signed_high_qc_view(message.high_qc)
             subject = TimeoutSubject(epoch=message.epoch, view=message.view, high_qc_view=signed)
             return Statement(signer=message.signer, subject=subject, signature=message.signature)
+        if isinstance(message, OrderVote):
+            return vote_statement(vote_in(message))
         return None
 
+    confirmation = rules.confirmation_kind
     return ProtocolDefinition(
         name=name,
-        messages=(Proposal, Vote, Timeout, Certificates),
+        messages=(Proposal, Vote, Timeout, Certificates, *(() if confirmation is None else (OrderVote,))),
         subjects=(ProposalSubject, VoteSubject, TimeoutSubject),
         bulk=(Proposal,),
         statement=statement,
-        votes=(VoteKind(name=VOTE, certifies=True),),
+        votes=(VoteKind(name=VOTE, certifies=True), *(() if confirmation is None else (VoteKind(name=confirmation),))),
         engine=engine,
         costs=rules.costs,
     )

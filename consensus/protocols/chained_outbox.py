@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from consensus.engine import Broadcast, Send, StepBuilder
 from consensus.epochs import EpochInfo
-from consensus.protocols.chained_types import Certificates, Proposal, Timeout
+from consensus.protocols.chained_types import Certificates, OrderVote, Proposal, Timeout
 from consensus.types import PeerId, ValidatorIndex, View, Vote
 
 
@@ -12,7 +12,7 @@ class Outbox:
     """Remembers the last message of each kind. Adds to the step that ``out`` collects. Votes go to everybody while
     ``broadcast_votes``, else to the next leader."""
 
-    __slots__ = ("_epoch", "_me", "_out", "broadcast_votes", "proposal", "timeout", "vote")
+    __slots__ = ("_epoch", "_me", "_out", "broadcast_votes", "order_vote", "proposal", "timeout", "vote")
 
     def __init__(self, epoch: EpochInfo, out: StepBuilder, me: ValidatorIndex | None, *, broadcast_votes: bool) -> None:
         self._epoch = epoch
@@ -22,6 +22,7 @@ class Outbox:
         self.proposal: Proposal | None = None
         self.vote: Vote | None = None
         self.timeout: Timeout | None = None
+        self.order_vote: OrderVote | None = None
 
     def send_proposal(self, proposal: Proposal) -> None:
         self.proposal = proposal
@@ -40,6 +41,10 @@ class Outbox:
         self.timeout = timeout
         self._out.effects.append(Broadcast(timeout))
 
+    def send_order_vote(self, vote: OrderVote) -> None:
+        self.order_vote = vote
+        self._out.effects.append(Broadcast(vote))
+
     def collects(self, vote: Vote) -> bool:
         """True when the own vote counts here."""
         return self.broadcast_votes or self._collector(vote) == self._me
@@ -56,7 +61,9 @@ class Outbox:
         that was broadcast, as nobody is at a restart."""
         if view > 1:
             self._out.effects.append(Send(peer, certificates))
-        proposal, vote, timeout = self.proposal, self.vote, self.timeout
+        proposal, vote, timeout, order_vote = self.proposal, self.vote, self.timeout, self.order_vote
+        if order_vote is not None and order_vote.qc.view == view - 1:
+            self._out.effects.append(Send(peer, order_vote))
         if proposal is not None and proposal.header.view == view:
             self._out.effects.append(Send(peer, proposal))
         if vote is not None and vote.view == view and self._is_collector(peer, vote):

@@ -95,5 +95,17 @@ class Certificates(
     high_tc: TimeoutCertificate | None
 
 
-ChainedMessage: TypeAlias = Proposal | Vote | Timeout | Certificates
+class OrderVote(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=5
+):
+    """One validator saw ``qc`` before it gave up its view (``order_votes.py``). The signature covers the certificate's
+    subject with kind ``order``."""
+
+    epoch: Integer
+    qc: Certificate
+    signer: Index
+    signature: Signature
+
+
+ChainedMessage: TypeAlias = Proposal | Vote | Timeout | Certificates | OrderVote
 ChainedSubject: TypeAlias = ProposalSubject | VoteSubject | TimeoutSubject

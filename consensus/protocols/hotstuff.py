@@ -30,6 +30,7 @@ class HotStuff:
 
     name = "hotstuff"
     costs = Costs(commit_delays=6, commit_views=3, responsive=True, messages=lambda n: (n - 1) * (n + 1))
+    confirmation_kind: str | None = None
 
     def may_vote(
         self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree

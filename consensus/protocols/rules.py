@@ -18,6 +18,9 @@ class ChainedRules(Protocol):
 
     name: str
     costs: Costs
+    confirmation_kind: str | None
+    """The kind of votes of which a quorum commits a certified block at once (``order_votes.py``); None where there is
+    no such fast path."""
 
     def may_vote(
         self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree

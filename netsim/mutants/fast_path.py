@@ -48,3 +48,13 @@ class ForgetsTheRaise(_ForgetsState):
         if record.kind != ORDER:
             return record
         return _changed(record, lock=self._epoch.genesis, high_qc=self._epoch.genesis)
+
+    _ordered: View = 0
+
+    def _restore_subjects(self, restored: Restored) -> None:
+        super()._restore_subjects(restored)
+        last = restored.by_kind.get(ORDER)
+        self._ordered = 0 if last is None else last[0].slot.major
+
+    def _order_floor(self) -> View:
+        return max(self._ordered, super()._order_floor())

@@ -11,6 +11,7 @@ from consensus.commit_proof import check_commit_proof, extend
 from consensus.engine import Refusal
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
+from consensus.protocols.order_votes import order_subject
 from consensus.types import PATH_LENGTH_MAX, Block, BlockHeader, Certificate, CommitProof
 from tests.support.chain import Alone, Chain
 from tests.support.committee import committee
@@ -25,7 +26,8 @@ def proof(certificate: Certificate, *blocks: Block) -> CommitProof:
 def judge(chain: Chain, given: CommitProof, header: BlockHeader, rules: Jolteon | HotStuff | None = None) -> str | None:
     """The reason of the refusal, None when the proof convinces."""
     checker = QuorumChecker(chain.epoch, chain.committee.scheme, ("vote",))
-    refusal = check_commit_proof(given, header, chain.epoch, checker, (rules or Jolteon()).is_committed)
+    judging = rules or Jolteon()
+    refusal = check_commit_proof(given, header, chain.epoch, checker, judging.is_committed, judging.confirmation_kind)
     assert refusal is None or isinstance(refusal, Refusal)
     return None if refusal is None else refusal.reason
 
@@ -148,6 +150,59 @@ def test_a_proof_is_extended_up_to_the_cap() -> None:
     assert longest.headers[0] == header
     assert longest.headers[-1] == base.headers[0]
     assert extend(base, [header] * PATH_LENGTH_MAX) is None
+
+
+def test_a_confirmation_commits_the_certified_block_itself() -> None:
+    """::
+
+    b1 <- b2 <-QC- and a quorum of order votes: b2 is committed, and b1 with it
+    """
+    chain = Chain(committee())
+    b1 = chain.block(1)
+    b2 = chain.block(2, on=b1)
+    qc = chain.qc(b2)
+    given = CommitProof(epoch=0, headers=(), certificate=qc, confirmation=chain.confirmation(qc))
+    assert judge(chain, given, b2.header) is None
+    longer = extend(given, [b2.header])
+    assert longer is not None
+    assert judge(chain, longer, b1.header) is None
+    assert judge(chain, given, b2.header, HotStuff()) == "commit proof: a confirmation where none belongs"
+
+
+def test_a_confirmation_is_of_the_same_certificate_and_of_a_quorum() -> None:
+    """Two quorums over one block of one view: anything else confirms nothing."""
+    chain = Chain(committee())
+    b1 = chain.block(1)
+    b2 = chain.block(2, on=b1)
+    b4 = chain.block(4, on=b2)
+    qc = chain.qc(b2)
+
+    def reason(certificate: Certificate, confirmation: Certificate, *above: Block) -> str | None:
+        headers = tuple(block.header for block in above)
+        given = CommitProof(epoch=0, headers=headers, certificate=certificate, confirmation=confirmation)
+        return judge(chain, given, b2.header)
+
+    other = "commit proof: the confirmation is not of the certificate"
+    good = chain.confirmation(qc)
+    assert reason(qc, good) is None
+    for changes in (
+        {"kind": "vote"},
+        {"view": 3},
+        {"block_id": b1.id},
+        {"height": 3},
+        {"justify_view": 0},
+        {"epoch": 1},
+    ):
+        assert reason(qc, replace(good, **changes)) == other
+    assert reason(qc, qc) == other
+    assert reason(qc, chain.genesis) == other
+    assert reason(chain.qc(b4), good, b4) == other
+    few = chain.certificate(order_subject(qc), (0, 1))
+    assert reason(qc, few) == "signers: stake 2 is below the quorum of 3"
+    assert reason(qc, replace(good, signature=qc.signature)) == "certificate: the signatures do not verify"
+    assert reason(replace(qc, signature=good.signature), good) == "certificate: the signatures do not verify"
+    few_votes = chain.qc(b2, (0, 1))
+    assert reason(few_votes, good) == "signers: stake 2 is below the quorum of 3"
 
 
 @pytest.mark.parametrize("protocol", ["jolteon", "hotstuff"])

@@ -307,11 +307,12 @@ def test_14_lying_peers_are_named_and_passed_over(protocol: str) -> None:
         match message:
             case AncestorsResponse(blocks=blocks) if blocks:
                 lies += 1
-                forged = msgspec.structs.replace(blocks[0].header, timestamp_ms=1)
-                return msgspec.structs.replace(message, blocks=(StoredBlock(header=forged, body=blocks[0].body),))
+                other = msgspec.structs.replace(blocks[0].header, timestamp_ms=1)
+                return msgspec.structs.replace(message, blocks=(StoredBlock(header=other, body=blocks[0].body),))
             case RangeResponse(blocks=blocks, proof=proof) if blocks and proof is not None:
                 lies += 1
-                return msgspec.structs.replace(message, proof=msgspec.structs.replace(proof, headers=()))
+                forged = msgspec.structs.replace(proof.certificate, signature=b"")
+                return msgspec.structs.replace(message, proof=msgspec.structs.replace(proof, certificate=forged))
         return message
 
     transmit = cluster._transmit

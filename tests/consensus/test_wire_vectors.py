@@ -15,6 +15,7 @@ from consensus.codec import WIRE_VERSION, block_of, encode
 from consensus.protocols.chained_state import SafetyState
 from consensus.protocols.chained_types import (
     Certificates,
+    OrderVote,
     Proposal,
     Timeout,
     TimeoutCertificate,
@@ -80,6 +81,7 @@ HEADER = BlockHeader(
 )
 STORED = StoredBlock(header=HEADER, body=memoryview(b"bytes"))
 PROOF = CommitProof(epoch=0, headers=(HEADER,), certificate=CERTIFICATE)
+CONFIRMED = msgspec.structs.replace(PROOF, confirmation=msgspec.structs.replace(CERTIFICATE, kind="order"))
 VOTE_SUBJECT = VoteSubject(kind="vote", epoch=0, view=300, block_id=filled(1), height=70_000, justify_view=299)
 MESSAGES: tuple[msgspec.Struct, ...] = (
     Proposal(epoch=0, header=HEADER, body=STORED.body, entry_proof=TIMEOUT_CERTIFICATE, signature=filled(8, 64)),
@@ -102,6 +104,7 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
         signature=filled(10, 64),
     ),
     Certificates(epoch=0, high_qc=CERTIFICATE, high_tc=None),
+    OrderVote(epoch=0, qc=CERTIFICATE, signer=2, signature=filled(11, 64)),
     AncestorsRequest(epoch=0, request_id=1, block_id=filled(1), above_height=2),
     AncestorsResponse(epoch=0, request_id=1, blocks=(STORED,)),
     RangeRequest(epoch=0, request_id=2, from_height=3),
@@ -110,6 +113,7 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
 SUBJECTS: tuple[Subject, ...] = (
     ProposalSubject(epoch=0, view=302, block_id=filled(1)),
     VOTE_SUBJECT,
+    msgspec.structs.replace(VOTE_SUBJECT, kind="order"),
     TimeoutSubject(epoch=0, view=302, high_qc_view=300),
     TimeoutSubject(epoch=0, view=302, high_qc_view=None),
 )
@@ -123,6 +127,7 @@ def vectors() -> dict[str, str]:
     result |= {
         "block id": block_of(HEADER).id.hex(),
         "commit proof": encode(PROOF).hex(),
+        "commit proof with a confirmation": encode(CONFIRMED).hex(),
         "safety state": encode(
             SafetyState(last_voted_view=300, lock=CERTIFICATE, high_qc=CERTIFICATE, high_tc=TIMEOUT_CERTIFICATE)
         ).hex(),

@@ -38,12 +38,14 @@ from consensus.engine import (
 )
 from consensus.protocols.chained_types import (
     Certificates,
+    OrderVote,
     Proposal,
     Timeout,
     TimeoutCertificate,
     TimeoutGroup,
     TimeoutSubject,
 )
+from consensus.protocols.order_votes import ORDER, order_subject
 from consensus.protocols.registry import protocol_named
 from consensus.replica import Replica
 from consensus.types import (
@@ -165,6 +167,14 @@ class Chain:
             signature=self._sign(signer, subject),
         )
 
+    def order_vote(self, qc: Certificate, signer: int) -> OrderVote:
+        """``signer`` saw ``qc``."""
+        return OrderVote(epoch=0, qc=qc, signer=signer, signature=self._sign(signer, order_subject(qc)))
+
+    def confirmation(self, qc: Certificate) -> Certificate:
+        """The first validators that are a quorum saw ``qc``."""
+        return self.certificate(order_subject(qc), range(self.quorum))
+
     def qc(self, block: Block, signers: Sequence[int] | None = None) -> Certificate:
         """The certificate of a block, by the first validators that are a quorum, or by ``signers``."""
         subject = self.vote_subject(block)
@@ -256,7 +266,13 @@ class Happened:
 
     @property
     def signed(self) -> list[Subject]:
-        return [effect.subject for effect in self.of(Sign)]
+        """What was signed, without order votes."""
+        return [effect.subject for effect in self.of(Sign) if effect.subject.kind != ORDER]
+
+    @property
+    def ordered(self) -> list[Subject]:
+        """The order votes that were signed."""
+        return [effect.subject for effect in self.of(Sign) if effect.subject.kind == ORDER]
 
     @property
     def reasons(self) -> list[str]:
@@ -387,7 +403,7 @@ def tampered(vote: Vote) -> Vote:
 
 def _author(message: msgspec.Struct) -> int:
     match message:
-        case Vote() | Timeout():
+        case Vote() | Timeout() | OrderVote():
             return message.signer
         case Proposal():
             return message.header.proposer
