@@ -45,11 +45,11 @@ Deviations from the paper
 * *Views do not answer to the network*: a certificate ends no view. Only a stranger's clock can shorten one.
 * *Echo.* In the paper every player passes on every message it sees: O(n^3) messages in a view. All that a player acts
   on is which chains are notarized, so what is passed on is the certificate, once, when it makes one's longest chain
-  longer (or, of two alike, later), again when a view went by without a better one, and to a peer that connects. Bound:
-  one per certificate taken and one per view. A vote reaches everybody from its signer. A proposal is not passed on: it
-  is taken from its proposer alone (its signature does not cover the body); if it is certified, the certificate leads
-  to it and block sync fetches it, and if it is not, nobody need have it. What is lost: a leader's two blocks are
-  noticed by those who receive both.
+  longer (or, of two alike, later), again when a view went by without a better one, and to a peer that connects or
+  shows a shorter chain. Bound: one per certificate taken and one per view. A vote reaches everybody from its signer. A
+  proposal is not passed on: it is taken from its proposer alone (its signature does not cover the body); if it is
+  certified, the certificate leads to it and block sync fetches it, and if it is not, nobody need have it. What is lost:
+  a leader's two blocks are noticed by those who receive both.
 * *Ties.* Of two longest chains the one whose last view is higher is extended.
 * *Idle.* A leader with nothing to order waits the idle interval, at most a quarter of the view, so that three quarters
   are left for its block and the votes; it does not wait while anything with a payload is uncommitted.
@@ -345,6 +345,8 @@ class StreamletEngine:
         refusal = self._learn(message.epoch, message.longest, peer)
         if refusal is not None:
             self._out.reject(peer, refusal.reason)
+        elif message.longest.height < self._longest.height and self._me is not None:
+            self._out.effects.append(Send(peer, self._certificates()))
 
     def _learn(self, epoch: Epoch, certificate: Certificate, peer: PeerId) -> Refusal | None:
         """Verify and adopt the certificate of a message, before anything else of it is looked at."""

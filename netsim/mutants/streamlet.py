@@ -212,5 +212,5 @@ BROKEN: Final = (
     _row("R1", "a restart loses the last proposal", ForgetsProposal, "swarm-restarts"),
     _row("L2", "a lagging node cannot fetch", NoFetch, "lagging"),
     _row("L7", "says once that a view is due", SaysItOnce, "swarm-healing"),
-    _row("L5", "its own clock alone ends a view", RunsAhead, "swarm-healing"),
+    _row("L5", "its own clock alone ends a view", RunsAhead, "streamlet-clocks-apart"),
 )
