@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, TypeAlias
 
 from consensus.engine import Status
+from consensus.protocols.definition import ProtocolDefinition
 from consensus.types import Height
 from rollup_adapters.base import Admission, JsonValue
 from sequencer.block_summary import BlockSummary
@@ -92,6 +93,13 @@ class Adapter(Protocol):
         ...
 
 
+class NodeGenesis(Genesis, Protocol):
+    """The chain that a node runs, and what its protocol says about itself."""
+
+    @property
+    def protocol(self) -> ProtocolDefinition: ...
+
+
 class NodeView(Protocol):
     """A running node. No method holds anything back for a slow client, and every one may be cancelled."""
 
@@ -102,7 +110,7 @@ class NodeView(Protocol):
     def role(self) -> Role: ...
 
     @property
-    def genesis(self) -> Genesis: ...
+    def genesis(self) -> NodeGenesis: ...
 
     def submit_batch(self, rollup_id: int, transactions: Sequence[tuple[Height, bytes]], /) -> list[Submission]:
         """Take ``(valid_until, data)`` into the mempool, one answer each, in order."""

@@ -111,7 +111,7 @@ class Page:
             row = self._rows.get(height)
             if row is None:
                 try:
-                    row = BlockRow.of(await self._node.block(height))
+                    row = BlockRow.of(await self._node.block(height), self._node.genesis.protocol)
                 except HeightUnavailable:
                     break
             rows[height] = row
@@ -146,7 +146,7 @@ class Page:
                 f"{status.ledger_height:,}",
                 "all that was seen" if behind <= 0 else f"{behind:,} behind what was seen",
             ),
-            ("view", f"{consensus.view:,}", f"epoch {consensus.epoch}"),
+            ("view", self._node.genesis.protocol.view_name(consensus.view), f"epoch {consensus.epoch}"),
             ("leader", leader, f"view timeouts: {consensus.timeouts:,}"),
             ("transactions per second", f"{rate:,.0f}", f"over {RATE_WINDOW_MS // 1000} s"),
             ("block interval", interval, f"over {len(rows)} blocks"),
@@ -184,7 +184,7 @@ class Page:
             when = datetime.fromtimestamp(row.timestamp_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
             lines.append(
                 f'<tr><td class="number"><a href="/v1/blocks/{row.height}">{row.height:,}</a></td>'
-                f'<td class="number">{row.view:,}</td><td><i class="dot c{row.proposer % 8}"></i>{name}</td>'
+                f'<td class="number">{row.view_name}</td><td><i class="dot c{row.proposer % 8}"></i>{name}</td>'
                 f'<td class="mono">{when}</td><td>{chips or "<small>empty</small>"}</td>'
                 f'<td class="mono" title="{row.block_id.hex()}">{short(row.block_id)}</td></tr>'
             )

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-from consensus.types import BlockId, Height, View
+from consensus.protocols.definition import ProtocolDefinition
+from consensus.types import BlockId, Height
 from sequencer.api.node_view import NodeStatus, NodeView
 from sequencer.block_summary import BlockSummary
 
@@ -20,24 +21,25 @@ SPARK_HEIGHT: Final = 20
 
 @dataclass(frozen=True)
 class BlockRow:
-    """A block as the page shows it. ``counts`` are transactions by rollup."""
+    """A block as the page shows it. ``late`` when its view came after views without a block; ``counts`` are
+    transactions by rollup."""
 
     height: Height
-    view: View
-    justify_view: View
+    view_name: str
+    late: bool
     proposer: int
     timestamp_ms: int
     block_id: BlockId
     counts: Mapping[int, int]
 
     @classmethod
-    def of(cls, block: BlockSummary) -> BlockRow:
+    def of(cls, block: BlockSummary, protocol: ProtocolDefinition) -> BlockRow:
         """What the page keeps of a block."""
         header = block.header
         return cls(
             height=header.height,
-            view=header.view,
-            justify_view=header.justify.view,
+            view_name=protocol.view_name(header.view),
+            late=protocol.turn(header.view) > protocol.turn(header.justify.view) + 1,
             proposer=header.proposer,
             timestamp_ms=header.timestamp_ms,
             block_id=block.block_id,
@@ -67,10 +69,10 @@ def blocks_strip(rows: Sequence[BlockRow], count: int) -> str:
         x = (count - len(rows) + place) * BAR_WIDTH
         bars.append(
             f'<rect class="c{row.proposer % 8}" x="{x}" y="{STRIP_HEIGHT - 6 - high:.1f}" width="{BAR_WIDTH - 2}" '
-            f'height="{high:.1f}" rx="1.5"><title>height {row.height}, view {row.view}: {transactions} transactions'
-            "</title></rect>"
+            f'height="{high:.1f}" rx="1.5"><title>height {row.height}, view {row.view_name}: '
+            f"{transactions} transactions</title></rect>"
         )
-        if row.view > row.justify_view + 1:
+        if row.late:
             bars.append(f'<rect class="skipped" x="{x}" y="{STRIP_HEIGHT - 4}" width="{BAR_WIDTH - 2}" height="3"/>')
     box = f"0 0 {count * BAR_WIDTH} {STRIP_HEIGHT}"
     return f'<svg class="strip" viewBox="{box}" preserveAspectRatio="none" role="img">{"".join(bars)}</svg>'

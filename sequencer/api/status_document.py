@@ -27,6 +27,7 @@ def status_document(node: NodeView) -> dict[str, object]:
         "scheme": spec.scheme,
         "epoch": consensus.epoch,
         "view": consensus.view,
+        "view_name": node.genesis.protocol.view_name(consensus.view),
         "leader": consensus.leader,
         "committed_height": consensus.committed_height,
         "committed_view": consensus.committed_view,

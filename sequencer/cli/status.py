@@ -38,7 +38,7 @@ class _Adapter(msgspec.Struct, frozen=True):
 class _Status(msgspec.Struct, frozen=True):
     name: str
     role: str
-    view: int
+    view_name: str
     ledger_height: int
     seen_height: int
     timeouts: int
@@ -102,7 +102,7 @@ def _show(statuses: dict[str, _Status], silent: dict[str, str], console: Console
             "[green]ready[/]" if status.ready else "[yellow]not ready[/]",
             f"{status.ledger_height}"
             + (f" of {status.seen_height}" if status.seen_height > status.ledger_height + 1 else ""),
-            str(status.view),
+            status.view_name,
             str(status.timeouts),
             f"{reached} of {len(status.validators)}",
             "  ".join(f"{each.rollup_id}: {each.transactions}" for each in status.mempool),

@@ -34,7 +34,7 @@ class NodeState(msgspec.Struct, frozen=True):
     """The part of ``/v1/status`` that is looked at here."""
 
     role: str
-    view: int
+    view_name: str
     ledger_height: int
     timeouts: int
     adapters: tuple[AdapterState, ...]
@@ -117,7 +117,7 @@ class Screen:
                 continue
             executed = "  ".join(f"{each.rollup_id}: {each.delivered_height}" for each in state.adapters)
             nodes.add_row(
-                node.name, "[green]up[/]", str(state.ledger_height), str(state.view), str(state.timeouts), executed
+                node.name, "[green]up[/]", str(state.ledger_height), state.view_name, str(state.timeouts), executed
             )
         return Group(nodes, *self._counts())
 
