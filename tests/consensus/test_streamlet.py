@@ -11,7 +11,7 @@ import pytest
 
 from consensus.engine import BuildPayload, Commit, FetchBlocks, PayloadVerdict, PeerConnected, ReportEvidence, Send
 from consensus.genesis import Pacing
-from consensus.protocols.registry import STREAMLET
+from consensus.protocols.streamlet_definition import STREAMLET
 from consensus.protocols.streamlet_types import Certificates, Clock, Proposal
 from consensus.types import Block, BlockHeader, CommitProof, Vote
 from consensus.vote_tally import VIEWS_AHEAD

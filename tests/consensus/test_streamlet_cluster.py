@@ -16,7 +16,7 @@ import pytest
 from consensus.codec import Malformed
 from consensus.engine import Commit, Event, Received, Recovered, Reject, ReportEvidence, Sign, Step
 from consensus.genesis import Pacing
-from consensus.protocols.registry import STREAMLET
+from consensus.protocols.streamlet_definition import STREAMLET
 from consensus.replica import Replica
 from consensus.types import Vote
 from tests.support.cluster import MILLISECOND, SECOND, Cluster, Crash, Node
