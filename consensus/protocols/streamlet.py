@@ -42,7 +42,7 @@ Deviations from the paper
   ``view_timeout`` by it, grown while nothing commits as everywhere in this house (D need not be known), and ends when
   the others' clocks agree: ``streamlet_clock.py``. A certificate or vote of view v says that v is due by its signers'
   clocks, so who was away joins the others with the first certificate that it hears.
-* *Views do not answer to the network*: a certificate ends no view. Only a stranger's clock can shorten one.
+* *Views do not answer to the network*: one that notarized its block at once lasts as long as one that failed.
 * *Echo.* In the paper every player passes on every message it sees: O(n^3) messages in a view. All that a player acts
   on is which chains are notarized, so what is passed on is the certificate, once, when it makes one's longest chain
   longer (or, of two alike, later), again when a view went by without a better one, and to a peer that connects or
