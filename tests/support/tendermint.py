@@ -18,7 +18,8 @@ from collections.abc import Sequence
 import msgspec
 
 from consensus.codec import block_of
-from consensus.engine import TimerFired
+from consensus.engine import SetTimer, TimerFired
+from consensus.genesis import Pacing
 from consensus.protocols.tendermint_types import Proposal, Standing
 from consensus.types import (
     NIL_BLOCK,
@@ -32,8 +33,9 @@ from consensus.types import (
 )
 from tests.support.chain import Alone, Happened
 from tests.support.cluster import root_of
-from tests.support.committee import Committee
+from tests.support.committee import Committee, committee
 
+PACING = Pacing(view_timeout_ms=100, idle_interval_ms=50, growth_numerator=2, growth_denominator=1, exponent_max=2)
 LONG_NS = 1_000_000_000_000
 
 
@@ -226,3 +228,33 @@ def fire(alone: Alone, name: str) -> Happened:
     """That timer fires, long after now."""
     alone.now += LONG_NS
     return alone.feed(TimerFired(name))
+
+
+def setting(me: int | None = 3, count: int = 4) -> tuple[Rounds, Alone]:
+    members = committee(count, protocol="tendermint", pacing=PACING)
+    return Rounds(members), Alone(members, me=me)
+
+
+def voted(happened: Happened) -> list[VoteSubject]:
+    return [subject for subject in happened.signed if isinstance(subject, VoteSubject)]
+
+
+def deadline_ns(happened: Happened, name: str) -> int:
+    return [effect.deadline_ns for effect in happened.of(SetTimer) if effect.name == name][-1]
+
+
+def locked(round_: int = 0) -> tuple[Rounds, Alone, Block]:
+    """::
+
+    h1 r0   b   prevote b, Q: locked on b, precommit b; the others precommit nil: r1
+    """
+    book, alone = setting()
+    for failed in range(round_):
+        book.fail(alone, failed)
+    b = book.block(1, round_)
+    book.propose(alone, b)
+    happened = book.prevotes(alone, b)
+    assert voted(happened)[-1] == book.subject("precommit", b)
+    book.fail(alone, round_)
+    assert alone.view == at(1, round_ + 1)
+    return book, alone, b
