@@ -225,7 +225,7 @@ BROKEN: Final = (
     _row("R5", "a restart loses the last nullify", ForgetsNullify, "swarm-restarts"),
     _row("R6", "a restart loses the last finalize", ForgetsFinalize, "swarm-restarts"),
     _row("R7", "a restart loses the last notarize", ForgetsNotarize, "swarm-restarts"),
-    _row("L2", "never asks for a missing nullification", NeverAsks, "swarm-healing"),
+    _row("L2", "never asks for a missing nullification", NeverAsks, "simplex-missing-nullification"),
     _row("L4", "stops notarizing for good after a nullify", StopsVoting, "short-outage"),
     _row("L7", "nullifies once and never again", SaysItOnce, "swarm-healing"),
 )
