@@ -224,6 +224,13 @@ def test_two_certificates_prove_the_guilt_of_their_common_signers() -> None:
         assert reason in refused.reason
 
 
+def test_a_surround_lies_strictly_inside() -> None:
+    outer = Link(line(2), line(8))
+    assert rules.surrounds(outer, Link(line(4), line(6)))
+    for source, target in ((2, 6), (4, 8), (2, 8), (4, 10), (0, 4), (6, 4), (0, 10)):
+        assert not rules.surrounds(outer, Link(line(source), line(target)))
+
+
 def test_certificates_of_impossible_form_are_refused() -> None:
     fork = Fork()
     good = fork.certificate(0, 2, "left", (0, 1, 2, 3, 4))
@@ -397,6 +404,7 @@ def test_the_index_knows_branches_and_refuses_false_heights() -> None:
         (fork.at(2), fork.at(4)),
         (Checkpoint(height=8, id=fork.at(6).id), fork.at(2)),
         (fork.at(6), Checkpoint(height=3, id=fork.at(2).id)),
+        (Checkpoint(height=8, id=fork.at(6).id), Checkpoint(height=4, id=fork.at(2).id)),
         (Checkpoint(height=4, id=bytes(32)), fork.root),
     ):
         assert not fork.index.descends(descendant, ancestor)
