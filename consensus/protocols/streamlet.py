@@ -17,7 +17,7 @@ of this code is the reign of one validator set.
     Finalize     three adjacent notarized blocks of three consecutive views: the second and all before it are final
 
         genesis(0) <- b1(1) <- b2(2) <- b4(4) <- b5(5) <- b6(6) <-certificate
-                      final, by 0 1 2            final, by 4 5 6: b1, b2, b4 and b5 before b6
+        0 1 2 make b1 final; 4 5 6 make b5 final, and b2 and b4 before it
 
 Why it is safe (paper, "Consistency"): say the second of the three has height h and view v. It has no notarized rival of
 height h. A rival of a view below v-1 would have a quorum that voted at h and later, for the first of the three, at
@@ -138,6 +138,7 @@ class StreamletEngine:
         self._epoch = epoch
         self._me = me
         self._validators = epoch.validators
+        self._delay_ns = spec.pacing.view_timeout_ms * NANOSECONDS_PER_MILLISECOND // 2  # the paper's D
         self._checker = QuorumChecker(epoch, scheme, (VOTE,))
         self._out = StepBuilder()
         self._blocks = BlockPipeline(epoch, self._checker, self._finality, self._out)
@@ -154,6 +155,7 @@ class StreamletEngine:
         self._view: View = 0
         self._entered_ns: Nanoseconds = 0
         self._due: View = 0
+        self._said_ns: Nanoseconds = 0
         self._candidates: dict[View, BlockId] = {}  # of the current view and VIEWS_AHEAD more
         self._building: tuple[View, Certificate] | None = None
         self._proposed_view: View = 0
@@ -311,7 +313,7 @@ class StreamletEngine:
     def _on_view_timer(self) -> None:
         """The view is over by my clock. Until the others' clocks agree, say it again each time."""
         if self._me is not None and not self._say_due(self._view + 1):
-            self._out.effects.append(Broadcast(Clock(epoch=self._epoch.epoch, view=self._due)))
+            self._tell_time()
         self._arm()
 
     def _on_clock(self, peer: PeerId, message: Clock) -> None:
@@ -326,14 +328,20 @@ class StreamletEngine:
         if self._me is None or not self._clock.hear(self._me, view):
             return False
         self._due = view
-        self._out.effects.append(Broadcast(Clock(epoch=self._epoch.epoch, view=view)))
+        self._tell_time()
         return True
+
+    def _tell_time(self) -> None:
+        self._said_ns = self._now
+        self._out.effects.append(Broadcast(Clock(epoch=self._epoch.epoch, view=self._due)))
 
     def _follow_clock(self) -> None:
         self._say_due(self._clock.due(self._validators.amplification))
         due = self._clock.due(self._validators.quorum)
         if due > self._view:
             self._timeouts += self._longest.view < self._view
+            if self._me is not None and self._now - self._said_ns > self._delay_ns:
+                self._tell_time()  # said so long ago that others may not have heard it
             self._enter(due)
 
     # --- certificates -------------------------------------------------------------------------------------------

@@ -5,6 +5,8 @@
     my timer of view v rings, or stake A says that v+1 is due  ->  I say so too, to everybody, once
     stake Q says that v+1 is due                               ->  v+1 begins
 
+Words get lost, so it is said again whenever the timer rings, and when v+1 begins more than D after it was said.
+
 The first line cannot start without an honest timer, and the second cannot be missed: of the stake Q that lets one
 replica enter a view, stake A is honest and told everybody, who then all say the same. So after GST all enter within
 two message delays of the first, however far clocks and starting times lie apart. (Bracha's reliable broadcast, PODC

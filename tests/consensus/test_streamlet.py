@@ -337,6 +337,20 @@ def test_stake_a_makes_me_say_it_and_a_quorum_begins_the_view() -> None:
     assert alone.view == 3
 
 
+def test_what_was_said_long_ago_is_said_again_when_it_comes_true() -> None:
+    """A word that was lost must not keep the others out of a view that begins here."""
+    notary, alone = setting()
+    alone.now = 100 * MILLISECOND
+    alone.time_out()
+    alone.now = 120 * MILLISECOND
+    assert not notary.due(alone, 2).sent(Clock)
+    alone.now = 250 * MILLISECOND
+    alone.time_out()
+    alone.now = 301 * MILLISECOND
+    assert notary.due(alone, 3).sent(Clock) == [Clock(epoch=0, view=3)]
+    assert alone.view == 3
+
+
 def test_a_certificate_and_votes_tell_the_time_too() -> None:
     notary, alone = setting()
     notary.notarize(alone, notary.block(7))
