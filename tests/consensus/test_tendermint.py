@@ -4,7 +4,10 @@ validators 0, 1, 2 propose in rounds 0, 1, 2. Line numbers are those of the pape
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
+import pytest
 
 from consensus.engine import (
     BuildPayload,
@@ -15,6 +18,8 @@ from consensus.engine import (
     TimerFired,
 )
 from consensus.protocols.tendermint_types import Proposal, Standing
+from netsim.mutants.tendermint import BROKEN
+from tests.support import chain
 from tests.support.chain import refused, tampered
 from tests.support.tendermint import at, deadline_ns, fire, locked, setting, voted
 
@@ -201,12 +206,25 @@ def test_a_lock_is_of_its_height() -> None:
     assert voted(book.propose(alone, d)) == [book.subject("prevote", d)]
 
 
+def test_a_precommit_for_nil_keeps_the_lock() -> None:
+    """::
+
+    r0   b   locked on b
+    r1   nil prevoted, nil precommitted
+    r2   c   new: nil
+    """
+    book, alone, _ = locked()
+    fire(alone, "propose")
+    assert voted(book.prevotes(alone, None, 1)) == [book.subject("precommit", None, 1)]
+    book.fail(alone, 1)
+    assert voted(book.propose(alone, book.block(1, 2))) == [book.subject("prevote", None, 2)]
+
+
 def test_nothing_is_precommitted_without_a_polka() -> None:
     book, alone = setting()
     b = book.block(1)
-    book.propose(alone, b)
-    book.hear(alone, book.prevote(b, 0), book.prevote(None, 1), book.prevote(None, 2))
-    assert not [subject for subject in alone.journal.safety if subject == "precommit"]
+    assert [subject.kind for subject in voted(book.propose(alone, b))] == ["prevote"]
+    assert not voted(book.hear(alone, book.prevote(b, 0), book.prevote(None, 1), book.prevote(None, 2)))
 
 
 def test_a_polka_of_a_block_that_is_not_here_is_waited_for() -> None:
@@ -451,3 +469,27 @@ def test_a_timer_that_was_set_anew_on_its_way_is_no_timeout() -> None:
     happened = alone.feed(TimerFired("propose"))
     assert not voted(happened)
     assert [effect.name for effect in happened.of(SetTimer)] == ["propose"]
+
+
+# --- the stories can fail ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("broken", "story"),
+    [
+        ("S4", test_a_lock_refuses_what_is_new),
+        ("V1", test_an_earlier_polka_for_another_block_does_not),
+        ("V2", test_a_precommit_for_nil_keeps_the_lock),
+        ("V3", test_nothing_is_precommitted_without_a_polka),
+        ("S5", test_prevotes_decide_nothing_and_neither_does_less_than_a_quorum),
+        ("S1", test_proposal_prevotes_precommits_decision),
+        ("L9", test_stake_a_in_higher_rounds_is_followed),
+    ],
+)
+def test_a_broken_variant_breaks_its_story(
+    broken: str, story: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = next(row.definition for row in BROKEN if row.id == broken)
+    monkeypatch.setattr(chain, "protocol_named", lambda name: definition)
+    with pytest.raises(AssertionError):
+        story()

@@ -4,6 +4,8 @@ stranger. The replica under test is validator 3 of four.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
@@ -20,6 +22,8 @@ from consensus.engine import (
 from consensus.protocols.registry import protocol_named
 from consensus.protocols.tendermint_types import Proposal, Standing
 from consensus.types import Block, CommitProof, ProposalSubject, Vote
+from netsim.mutants.tendermint import BROKEN
+from tests.support import chain
 from tests.support.chain import refused
 from tests.support.tendermint import LONG_NS, Rounds, at, deadline_ns, fire, locked, setting, voted
 
@@ -367,3 +371,27 @@ def test_views_count_turns_and_have_names() -> None:
     definition = protocol_named("tendermint")
     assert [definition.turn(at(5, round_)) for round_ in (0, 1, 7)] == [5, 6, 12]
     assert definition.view_name(at(5, 7)) == "height 5, round 7"
+
+
+# --- the stories can fail ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("broken", "story"),
+    [
+        ("S2", test_two_blocks_in_one_round_are_evidence_once),
+        ("S9", test_a_prevote_that_was_stored_and_not_sent_is_the_prevote_of_the_round),
+        ("S10", test_a_lock_survives),
+        ("R1", test_a_proposal_is_the_same_after_a_restart),
+        ("V4", test_a_polka_that_is_not_the_blocks_brings_nothing_back),
+        ("S5", test_what_is_no_proof),
+        ("L7", test_what_others_may_wait_for_is_said_again),
+    ],
+)
+def test_a_broken_variant_breaks_its_story(
+    broken: str, story: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    definition = next(row.definition for row in BROKEN if row.id == broken)
+    monkeypatch.setattr(chain, "protocol_named", lambda name: definition)
+    with pytest.raises((AssertionError, IndexError)):
+        story()
