@@ -17,6 +17,7 @@ from consensus.types import Block, BlockId, Height, PeerId, View
 ENTRIES_MAX: Final = 8192
 BODIES_SIZE_MAX: Final = 512 * 1024 * 1024
 
+PATHS_KEPT: Final = 8
 _HEIGHT: Final = attrgetter("height")
 
 Body: TypeAlias = "bytes | memoryview"
@@ -59,12 +60,14 @@ class BlockTree:
     """Uncommitted blocks by id. Bounded in entries and in bytes of bodies: ``insert`` refuses beyond them, until
     ``make_room`` drops what failed views left behind."""
 
-    __slots__ = ("_bodies_size", "_entries", "root")
+    __slots__ = ("_bodies_size", "_entries", "_paths", "root")
 
     def __init__(self, root: Root) -> None:
         self.root = root
         self._entries: dict[BlockId, Entry] = {}
         self._bodies_size = 0
+        self._paths: dict[BlockId, tuple[Entry, ...]] = {}
+        """Paths found since the tree last lost a block: an engine asks for the same few in every step."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -103,6 +106,7 @@ class BlockTree:
                 kept[entry.block.id] = entry
                 entry = self._entries.get(entry.parent)
         self._entries = kept
+        self._paths.clear()
         self._bodies_size = sum(len(entry.body) for entry in kept.values())
 
     def discard(self, block_id: BlockId) -> None:
@@ -110,23 +114,33 @@ class BlockTree:
         entry = self._entries.pop(block_id, None)
         if entry is not None:
             self._bodies_size -= len(entry.body)
+            self._paths.clear()
 
     def path(self, block_id: BlockId) -> tuple[Entry, ...] | None:
         """The blocks from just above the committed head down to ``block_id``, oldest first. Empty for the head
         itself, None when an ancestor is missing or the block is not a descendant of the head."""
+        known = self._paths.get(block_id)
+        if known is not None:
+            return known
         reversed_path: list[Entry] = []
-        while block_id != self.root.id:
-            entry = self._entries.get(block_id)
+        ancestor_id = block_id
+        while ancestor_id != self.root.id:
+            entry = self._entries.get(ancestor_id)
             if entry is None:
                 return None
             reversed_path.append(entry)
-            block_id = entry.parent
+            ancestor_id = entry.parent
         reversed_path.reverse()
-        return tuple(reversed_path)
+        if len(self._paths) >= PATHS_KEPT:
+            self._paths.clear()
+        path = self._paths[block_id] = tuple(reversed_path)
+        return path
 
     def missing_ancestor(self, block_id: BlockId, height: Height) -> tuple[BlockId, Height] | None:
         """The nearest ancestor of ``block_id`` (itself included) that is not here, with its height; None when the
         chain reaches the head or can never reach it."""
+        if self.path(block_id) is not None:
+            return None
         while block_id != self.root.id:
             if height <= self.root.height:
                 return None
@@ -158,6 +172,7 @@ class BlockTree:
     def commit(self, head: Entry) -> None:
         """Make ``head`` the committed head and drop every block that does not descend from it."""
         header = head.block.header
+        self._paths.clear()
         self.root = Root(id=head.block.id, height=header.height, view=header.view, timestamp_ms=header.timestamp_ms)
         kept: dict[BlockId, Entry] = {}
         orphans: dict[BlockId, Entry] = {}

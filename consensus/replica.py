@@ -11,6 +11,7 @@ from typing import Final
 
 from consensus.block_sync import BlockSync
 from consensus.engine import (
+    NOTHING,
     BlocksLoaded,
     Engine,
     Event,
@@ -76,6 +77,8 @@ class Replica:
         """Everything that one event causes, in one step."""
         if type(event.message) not in SYNC_MESSAGES if isinstance(event, Received) else type(event) in ANSWERS:
             step = self._engine.handle(event, now)
+            if step is NOTHING:
+                return step
             for effect in step.effects:
                 if type(effect) is FetchBlocks:
                     self._merge(step, now)

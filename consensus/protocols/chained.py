@@ -275,7 +275,8 @@ class ChainedEngine:
         wanted = [(self._high_qc.block_id, self._high_qc.height)]
         if self._candidate is not None:
             header = self._candidate.entry.block.header
-            wanted.append((header.parent, header.height - 1))
+            if header.parent != self._high_qc.block_id:
+                wanted.append((header.parent, header.height - 1))
         self._blocks.fetch_missing(wanted, self._source)
         return self._out.finish()
 

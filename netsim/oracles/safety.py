@@ -172,7 +172,8 @@ class Monotone:
             state = _decode_state(record.state)
             views = (state.voted_view, state.lock.view, state.high_qc.view)
             before = self.last[host.position]
-            if before == views:
+            if views[0] >= before[0] and views[1] >= before[1] and views[2] >= before[2]:
+                self.last[host.position] = views
                 continue
             for name, old, new in zip(self.NAMES, before, views, strict=True):
                 if new < old:

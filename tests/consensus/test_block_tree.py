@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from consensus import block_tree
-from consensus.block_tree import BlockTree, Root
+from consensus.block_tree import PATHS_KEPT, BlockTree, Root
 from consensus.types import Block
 from tests.support.chain import Chain
 from tests.support.committee import committee
@@ -63,6 +63,44 @@ def test_no_path_over_a_gap_or_beside_the_head() -> None:
     assert tree.path(c1.id) is None
     tree.insert(b2, b"")
     assert path_of(tree, b3) == ids(b2, b3)
+
+
+def test_a_path_that_was_found_is_not_found_again_once_it_is_gone() -> None:
+    """::
+
+    genesis <- b1 <- b2 <- b3
+                  \\- c2
+    """
+    chain = Chain(committee())
+    b1 = chain.block(1)
+    b2 = chain.block(2, on=b1)
+    b3 = chain.block(3, on=b2)
+    c2 = chain.block(3, on=b1)
+    tree = chain.tree(b1, b2, b3, c2)
+    assert path_of(tree, b3) == ids(b1, b2, b3)
+    assert path_of(tree, c2) == ids(b1, c2)
+    tree.make_room(b3.id)
+    assert tree.path(c2.id) is None
+    tree.insert(c2, b"")
+    assert path_of(tree, c2) == ids(b1, c2)
+    head = tree.get(b1.id)
+    assert head is not None
+    tree.commit(head)
+    assert path_of(tree, b3) == ids(b2, b3)
+    assert tree.path(b1.id) == ()
+    tree.discard(b2.id)
+    assert tree.path(b3.id) is None
+    assert tree.missing_ancestor(b3.id, 3) == (b2.id, 2)
+
+
+def test_paths_of_many_tips() -> None:
+    chain = Chain(committee())
+    b1 = chain.block(1)
+    tips = [chain.block(2 + number, on=b1) for number in range(2 * PATHS_KEPT)]
+    tree = chain.tree(b1, *tips)
+    for _ in range(2):
+        assert [path_of(tree, tip) for tip in tips] == [ids(b1, tip) for tip in tips]
+        assert len(tree._paths) <= PATHS_KEPT
 
 
 def test_the_nearest_missing_ancestor() -> None:
