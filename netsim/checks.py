@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from netsim.mutants.registry import Mutant
+from netsim.mutants.mutant import Mutant
 from netsim.scenario import expand, load
 from netsim.schedule import BadSchedule
 from netsim.shrink import shrink

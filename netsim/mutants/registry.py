@@ -6,7 +6,6 @@ for, and in :data:`CONTROLS` those that are scenarios which a correct protocol m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from consensus.protocols.chained import ChainedEngine
@@ -14,31 +13,14 @@ from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
 from consensus.protocols.registry import HOTSTUFF, JOLTEON
-from netsim.mutants import engines, fast_hotstuff, fast_path
+from netsim.mutants import engines, fast_hotstuff, fast_path, simplex, streamlet, tendermint
 from netsim.mutants.engines import broken
+from netsim.mutants.mutant import Mutant
 from netsim.schedule import BadSchedule
-from netsim.simulation import Keep
 
 SEARCH: Final = "swarm"
 CRASHES: Final = "swarm-restarts"
 HEALING: Final = "swarm-healing"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mutant:
-    """A protocol broken in one place. ``scenario`` is the named scenario that must catch it."""
-
-    id: str
-    protocol: str
-    change: str
-    definition: ProtocolDefinition
-    scenario: str = SEARCH
-    keep: Keep | None = None
-
-    @property
-    def name(self) -> str:
-        """Names it on the command line: ``S7-jolteon``."""
-        return f"{self.id}-{self.protocol}"
 
 
 def _both(
@@ -51,7 +33,6 @@ def _both(
     two, three = (
         Mutant(
             id=identity,
-            protocol=name,
             change=change,
             definition=broken(name, rules, engine, adjust),
             scenario=scenario,
@@ -63,7 +44,7 @@ def _both(
 
 def _rules(identity: str, change: str, rules: Jolteon | HotStuff, scenario: str = SEARCH) -> Mutant:
     definition = broken(rules.name, rules)
-    return Mutant(id=identity, protocol=rules.name, change=change, definition=definition, scenario=scenario)
+    return Mutant(id=identity, change=change, definition=definition, scenario=scenario)
 
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
@@ -81,17 +62,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     _both("S10", "a restart forgets the lock", engines.ForgetsLock, scenario=CRASHES)[1],
     *_both("S11", "a restart forgets all", engines.ForgetsAll, scenario=CRASHES),
     Mutant(
-        id="D1", protocol=fast_hotstuff.NAME, change="Fast-HotStuff's published fork",
+        id="D1", change="Fast-HotStuff's published fork",
         definition=fast_hotstuff.AS_PUBLISHED, scenario="fast-hotstuff-fork",
     ),
     _rules("D3", "commits over a gap in views", engines.ThreeChainAnyViews(), "view-gap"),
     *_both("D4", "a twin's votes counted twice", engines.CountsTwice, scenario="twin-minority"),
     Mutant(
-        id="D5", protocol=JOLTEON.name, change="F+1 twins: the oracle itself must fire", definition=JOLTEON,
+        id="D5", change="F+1 twins: the oracle itself must fire", definition=JOLTEON,
         scenario="too-many-twins",
     ),
     Mutant(
-        id="D5", protocol=HOTSTUFF.name, change="F+1 twins: the oracle itself must fire", definition=HOTSTUFF,
+        id="D5", change="F+1 twins: the oracle itself must fire", definition=HOTSTUFF,
         scenario="too-many-twins",
     ),
     *_both("D6", "a proposal is not checked", engines.UncheckedProposals, scenario="swarm-actors"),
@@ -118,11 +99,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *_both("R1", "a restart loses the last proposal", engines.ForgetsProposal, scenario=CRASHES),
     *_both("R2", "a restart loses the last timeout", engines.ForgetsTimeout, scenario=CRASHES),
     *_both("R3", "a restart loses the highest certificates", engines.ForgetsHighCertificate, scenario=CRASHES),
+    *simplex.BROKEN,
+    *streamlet.BROKEN,
+    *tendermint.BROKEN,
 )  # fmt: skip
 
 NOT_BUILT: Final = (
-    ("D2", "Streamlet"), ("L1", "a two-phase protocol that waits, and a script that nobody has yet"),
-    ("F1-F7", "Casper FFG"), ("X1-X3", "Simplex"), ("N2", "HotStuff-2"), ("R4", "Simplex"),
+    ("L1", "a two-phase protocol that waits, and a script that nobody has yet"),
+    ("F1-F7", "Casper FFG"), ("N2", "HotStuff-2"),
 )  # fmt: skip
 CONTROLS: Final = (
     ("D6", "mutated-proposals"), ("D6", "swarm-actors"), ("L3", "deaf-node"), ("L7", "swarm-healing"),

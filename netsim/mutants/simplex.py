@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -22,6 +22,8 @@ from consensus.safety import Forbidden, Granted, SafetyGuard
 from consensus.signing import PROPOSAL
 from consensus.types import NIL_BLOCK, Certificate, CommitProof, Nanoseconds, PeerId, Subject, ValidatorIndex, View
 from netsim.mutants.engines import weak_quorum
+
+from netsim.mutants.mutant import Mutant
 
 NAME: Final = "simplex"
 
@@ -199,17 +201,8 @@ class StopsVoting(SimplexEngine):
             super()._try_notarize()
 
 
-class Broken(NamedTuple):
-    """A row of the table of mutants. ``scenario`` is the named scenario that must catch it."""
-
-    id: str
-    change: str
-    definition: ProtocolDefinition
-    scenario: str
-
-
-def _row(identity: str, change: str, engine: type[SimplexEngine], scenario: str = "swarm") -> Broken:
-    return Broken(identity, change, simplex(NAME, engine), scenario)
+def _row(identity: str, change: str, engine: type[SimplexEngine], scenario: str = "swarm") -> Mutant:
+    return Mutant(id=identity, change=change, definition=simplex(NAME, engine), scenario=scenario)
 
 
 BROKEN: Final = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, NamedTuple
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -20,6 +20,7 @@ from consensus.protocols.streamlet_types import Proposal, SafetyState
 from consensus.safety import Forbidden, Granted, SafetyGuard
 from consensus.types import BlockHeader, Certificate, Nanoseconds, Subject, ValidatorIndex
 from netsim.mutants.engines import weak_quorum
+from netsim.mutants.mutant import Mutant
 
 
 class ComparesViews(StreamletEngine):
@@ -185,17 +186,8 @@ class ForgetsProposal(_Forgets):
         return None if record.kind == "proposal" else record
 
 
-class Broken(NamedTuple):
-    """A row of the table of mutants. ``scenario`` is the named scenario that must catch it."""
-
-    id: str
-    change: str
-    definition: ProtocolDefinition
-    scenario: str
-
-
-def _row(identity: str, change: str, engine: type[StreamletEngine], scenario: str = "swarm") -> Broken:
-    return Broken(identity, change, streamlet(engine), scenario)
+def _row(identity: str, change: str, engine: type[StreamletEngine], scenario: str = "swarm") -> Mutant:
+    return Mutant(id=identity, change=change, definition=streamlet(engine), scenario=scenario)
 
 
 BROKEN: Final = (

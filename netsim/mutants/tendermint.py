@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -33,6 +33,8 @@ from consensus.types import (
     ValidatorIndex,
 )
 from netsim.mutants.engines import no_join, weak_quorum
+
+from netsim.mutants.mutant import Mutant
 
 NAME: Final = "tendermint"
 
@@ -230,17 +232,8 @@ class StopsVoting(TendermintEngine):
         self._stopped = self._stopped or getattr(subject, "block_id", None) == NIL_BLOCK
 
 
-class Broken(NamedTuple):
-    """A row of the table of mutants. ``scenario`` is the named scenario that must catch it."""
-
-    id: str
-    change: str
-    definition: ProtocolDefinition
-    scenario: str
-
-
-def _row(identity: str, change: str, engine: type[TendermintEngine], scenario: str = "swarm") -> Broken:
-    return Broken(identity, change, tendermint(NAME, engine), scenario)
+def _row(identity: str, change: str, engine: type[TendermintEngine], scenario: str = "swarm") -> Mutant:
+    return Mutant(id=identity, change=change, definition=tendermint(NAME, engine), scenario=scenario)
 
 
 BROKEN: Final = (

@@ -9,12 +9,23 @@ import msgspec
 import pytest
 
 from consensus.engine import CommitRecord, SafetyRecord
-from consensus.types import Vote
+from consensus.types import NIL_BLOCK, Vote
 from netsim.geography import REGIONS, one_way_ms
 from netsim.journal import DiskFull, Journal
-from netsim.network import MILLISECOND, Flow, Network, sampler
+from netsim.network import MILLISECOND, DropRule, Flow, Network, sampler
 from netsim.randomness import stream
-from netsim.schedule import Constant, Empirical, Exponential, Latency, Link, LinkOverride, Normal, Schedule, Uniform
+from netsim.schedule import (
+    Constant,
+    Drop,
+    Empirical,
+    Exponential,
+    Latency,
+    Link,
+    LinkOverride,
+    Normal,
+    Schedule,
+    Uniform,
+)
 
 VOTE = Vote(
     kind="vote", epoch=0, view=3, block_id=bytes(32), height=1, justify_view=0, signer=0, signature=b""
@@ -87,8 +98,14 @@ def test_a_link_of_its_own_stands_above_the_regions() -> None:
 
 def test_messages_of_one_view_are_dropped_or_parted() -> None:
     network = Network(Schedule(link=Link(latency=Constant(ms=1))))
-    network.drops[3] = [("Vote", 0, frozenset({1}))]
+    network.drops[3] = [DropRule(Drop(view=3, message="Vote", source=0, to=(1,), times=2))]
     assert delays(network, 0, 1) == []
+    assert delays(network, 0, 1) == []
+    assert delays(network, 0, 1) == [MILLISECOND], "the third gets through"
+    network.drops[3] = [DropRule(Drop(view=3, message="Vote", source=0, to=(1,)))]
+    assert [delays(network, 0, 1) for _ in range(9)] == [[]] * 9
+    nil = msgspec.structs.replace(VOTE, block_id=NIL_BLOCK)
+    assert delays(network, 0, 1, nil) == [MILLISECOND], "it goes as a timeout"
     assert delays(network, 0, 2) == [MILLISECOND]
     assert delays(network, 0, 1, msgspec.structs.replace(VOTE, view=4)) == [MILLISECOND]
     network.view_groups[4] = (frozenset({0, 1}), frozenset({1, 2}))

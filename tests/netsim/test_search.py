@@ -16,7 +16,8 @@ from netsim.checks import scenario_path, try_mutant
 from netsim.cli import app, main
 from netsim.imports import import_twins
 from netsim.mutants import fast_hotstuff
-from netsim.mutants.registry import MUTANTS, Mutant, mutant_named
+from netsim.mutants.mutant import Mutant
+from netsim.mutants.registry import MUTANTS, mutant_named
 from netsim.scenario import expand
 from netsim.schedule import BadSchedule, Drop, Stop, ViewPartition
 from netsim.shrink import shrink, without_view

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import netsim
-from netsim.mutants.simplex import BROKEN, Broken
+from netsim.mutants.mutant import Mutant
+from netsim.mutants.simplex import BROKEN
 from netsim.scenario import Scenario, expand, load
 from netsim.simulation import Result, run_schedule
 
@@ -21,13 +22,13 @@ def scenario(name: str) -> Scenario:
     return load(next(SCENARIOS.glob(f"{name}.*")))
 
 
-def run(name: str, seed: int, broken: Broken | None = None) -> Result:
+def run(name: str, seed: int, broken: Mutant | None = None) -> Result:
     schedule = expand(scenario(name), seed).replace(protocol="simplex")
     return run_schedule(schedule, definition=None if broken is None else broken.definition)
 
 
 @pytest.mark.parametrize("broken", [row for row in BROKEN if row.id not in RARE], ids=lambda row: row.id)
-def test_what_is_broken_is_caught(broken: Broken) -> None:
+def test_what_is_broken_is_caught(broken: Mutant) -> None:
     """Most in the first schedules."""
     assert any(not run(broken.scenario, seed, broken).silent for seed in range(SEEDS)), broken.change
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 import netsim
-from netsim.mutants.streamlet import BROKEN, Broken
+from netsim.mutants.mutant import Mutant
+from netsim.mutants.streamlet import BROKEN
 from netsim.scenario import Scenario, expand, load
 from netsim.simulation import run_schedule
 
@@ -41,7 +42,7 @@ def test_views_for_heights() -> None:
 
 
 @pytest.mark.parametrize("broken", [row for row in BROKEN if row.id not in RARE], ids=lambda row: row.id)
-def test_what_is_broken_is_caught(broken: Broken) -> None:
+def test_what_is_broken_is_caught(broken: Mutant) -> None:
     found = (
         run_schedule(
             expand(scenario(broken.scenario), seed).replace(protocol="streamlet"), definition=broken.definition
