@@ -28,7 +28,7 @@ from netsim.schedule import (
 )
 
 VOTE = Vote(
-    kind="vote", epoch=0, view=3, block_id=bytes(32), height=1, justify_view=0, signer=0, signature=b""
+    kind="vote", epoch=0, view=3, block_id=b"b" * 32, height=1, justify_view=0, signer=0, signature=b""
 )  # fmt: skip
 
 
