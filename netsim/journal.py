@@ -15,7 +15,20 @@ class DiskFull(Exception):
 class Journal:
     """Records as they are stored. ``keep`` may drop some, to show what goes wrong without them (mutants)."""
 
-    __slots__ = ("_snapshot", "blocks", "commits", "damaged", "full", "head", "keep", "safety", "torn")
+    __slots__ = (
+        "_kept",
+        "_snapshot",
+        "_swapped",
+        "blocks",
+        "commits",
+        "damaged",
+        "full",
+        "head",
+        "keep",
+        "pruned_below",
+        "safety",
+        "torn",
+    )
 
     def __init__(self, keep: Callable[[Record], bool] | None = None) -> None:
         self.keep = keep
@@ -26,12 +39,17 @@ class Journal:
         self.full = False
         self.torn = False
         self.damaged = ""
+        self.pruned_below: Height = 1
+        self._kept: Height | None = None
+        self._swapped: Journal | None = None
         self._snapshot: tuple[dict[str, SafetyRecord], dict[BlockId, StoredBlock], Height] | None = None
 
     def append(self, records: Sequence[Record]) -> None:
         """Store all of them. Raises :class:`DiskFull`."""
         if self.full:
             raise DiskFull
+        if self._kept is not None:
+            self.prune(self._kept)
         keep = self.keep
         for record in records:
             if keep is not None and not keep(record):
@@ -55,8 +73,24 @@ class Journal:
         """From here on nothing is really synced."""
         self._snapshot = (dict(self.safety), dict(self.blocks), self.head)
 
+    def prune(self, kept: Height) -> None:
+        """From here on only the last ``kept`` committed blocks stay, and those of the last write."""
+        self._kept = kept
+        for height in range(self.pruned_below, self.head - kept + 1):
+            block_id, _ = self.commits.pop(height)
+            del self.blocks[block_id]
+            self.pruned_below = height + 1
+
+    def read_instead(self, other: Journal) -> None:
+        """At the next start, somebody mounts the disk of another host."""
+        self._swapped = other
+
     def crashed(self) -> None:
         """The process died: what was not really synced is gone."""
+        if self._swapped is not None:
+            other, self._swapped = self._swapped, None
+            self.safety, self.blocks, self.commits = dict(other.safety), dict(other.blocks), dict(other.commits)
+            self.head, self.pruned_below = other.head, other.pruned_below
         if self._snapshot is None:
             return
         self.safety, self.blocks, self.head = self._snapshot
@@ -97,12 +131,18 @@ class Journal:
                 stored = self.blocks.get(stored.header.parent)
         else:
             proved = 0
-            for height in range(request.from_height, min(self.head, request.from_height + SYNC_BLOCKS_MAX - 1) + 1):
+            start = request.from_height if request.from_height >= self.pruned_below else self.head + 1
+            for height in range(start, min(self.head, request.from_height + SYNC_BLOCKS_MAX - 1) + 1):
                 block_id, at = self.commits[height]
                 blocks.append(self.blocks[block_id])
                 if at is not None:
                     proof, proved = at, len(blocks)
             del blocks[proved:]
         return BlocksLoaded(
-            peer=wanted.peer, request=request, blocks=tuple(blocks), proof=proof, pruned_below=1, head=self.head
+            peer=wanted.peer,
+            request=request,
+            blocks=tuple(blocks),
+            proof=proof,
+            pruned_below=self.pruned_below,
+            head=self.head,
         )

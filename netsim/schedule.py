@@ -237,14 +237,23 @@ class Crash(Timed, frozen=True, kw_only=True, tag="crash", tag_field="kind"):
 class Disk(Timed, frozen=True, kw_only=True, tag="disk", tag_field="kind"):
     """One node's disk: ``torn`` loses the write that a crash interrupts, ``lost-fsync`` forgets at the next crash
     what was written from now on, ``bit-rot`` and ``misdirected`` damage a stored record (found by its checksum at the
-    next start), ``slow`` delays every write, ``full`` refuses it."""
+    next start), ``wrong-host`` gives it the journal of node ``other`` at the next start, ``slow`` delays every write,
+    ``full`` refuses it."""
 
     node: Position
-    fault: Literal["torn", "lost-fsync", "bit-rot", "misdirected", "slow", "full"]
+    fault: Literal["torn", "lost-fsync", "bit-rot", "misdirected", "wrong-host", "slow", "full"]
     slow_ms: Milliseconds = 0
+    other: Position | None = None
 
 
-Fault: TypeAlias = Partition | Cut | Hold | Clog | Heal | Drop | ViewPartition | Crash | Disk
+class Prune(Timed, frozen=True, kw_only=True, tag="prune", tag_field="kind"):
+    """From then on nodes keep the last ``keep`` committed blocks, and cannot show older ones."""
+
+    nodes: tuple[Position, ...]
+    keep: Positive
+
+
+Fault: TypeAlias = Partition | Cut | Hold | Clog | Heal | Drop | ViewPartition | Crash | Disk | Prune
 
 
 # --- the whole ---------------------------------------------------------------------------------------------------

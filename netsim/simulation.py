@@ -33,6 +33,7 @@ from netsim.schedule import (
     Heal,
     Hold,
     Partition,
+    Prune,
     Schedule,
     Timed,
     ViewPartition,
@@ -218,7 +219,10 @@ def _begin(world: World, fault: Fault) -> None:
         case Crash():
             _crash(world, fault)
         case Disk():
-            _spoil(world.hosts[fault.node], fault)
+            _spoil(world, fault)
+        case Prune():
+            for node in fault.nodes:
+                world.hosts[node].journal.prune(fault.keep)
         case Drop() | ViewPartition():
             raise AssertionError("is there from the start")
         case _:
@@ -246,7 +250,8 @@ def _crash(world: World, fault: Crash) -> None:
         world.crash(world.hosts[node], None if fault.restart_ms is None else nanoseconds(fault.restart_ms))
 
 
-def _spoil(host: Host, fault: Disk) -> None:
+def _spoil(world: World, fault: Disk) -> None:
+    host = world.hosts[fault.node]
     journal = host.journal
     match fault.fault:
         case "torn":
@@ -255,6 +260,9 @@ def _spoil(host: Host, fault: Disk) -> None:
             journal.lose_from_now()
         case "bit-rot" | "misdirected":
             journal.damaged = fault.fault
+        case "wrong-host":
+            assert fault.other is not None  # checked
+            journal.read_instead(world.hosts[fault.other].journal)
         case "slow":
             host.slow_ns = nanoseconds(fault.slow_ms)
         case "full":

@@ -36,6 +36,7 @@ from netsim.schedule import (
     Part,
     Partition,
     Propose,
+    Prune,
     Schedule,
     Submit,
     Timed,
@@ -45,7 +46,7 @@ from netsim.schedule import (
 
 Problem = tuple[str, str]
 T = TypeVar("T")
-FAULTY_DISKS: Final = ("lost-fsync", "bit-rot", "misdirected", "full")
+FAULTY_DISKS: Final = ("lost-fsync", "bit-rot", "misdirected", "wrong-host", "full")
 _POSITIONS: Final[dict[type[Part], tuple[str, ...]]] = {
     LinkOverride: ("source", "target"),
     Clock: ("node",),
@@ -60,7 +61,8 @@ _POSITIONS: Final[dict[type[Part], tuple[str, ...]]] = {
     Clog: ("pairs",),
     Drop: ("source", "to"),
     Crash: ("nodes",),
-    Disk: ("node",),
+    Disk: ("node", "other"),
+    Prune: ("nodes",),
     Heal: (),
     Submit: ("to",),
     Liveness: ("core",),
@@ -218,7 +220,7 @@ def _inside(value: Any, count: int) -> bool:
 def _flat(value: Any, path: str) -> Iterator[tuple[str, int]]:
     if isinstance(value, int):
         yield path, value
-    else:
+    elif value:
         for number, each in enumerate(value):
             yield from _flat(each, f"{path}[{number}]")
 
@@ -268,7 +270,7 @@ def _bad_faults(schedule: Schedule) -> Iterator[Problem]:
             starts = sum(value is not None for value in (fault.at_ms, fault.at_view, fault.at_height))
             if starts != 1 and not (isinstance(fault, Crash) and fault.boundary and starts == 0):
                 yield path, "needs exactly one of at_ms, at_view, at_height"
-        if isinstance(fault, Crash | Disk | Heal) and fault.for_ms is not None:
+        if isinstance(fault, Crash | Disk | Heal | Prune) and fault.for_ms is not None:
             yield f"{path}.for_ms", "this fault does not last for a time"
         if isinstance(fault, Partition):
             nodes = [node for group in fault.groups for node in dict.fromkeys(group)]
@@ -276,6 +278,8 @@ def _bad_faults(schedule: Schedule) -> Iterator[Problem]:
                 yield f"{path}.groups", f"node {node} is in two groups; only groups of a view-partition may overlap"
         if isinstance(fault, Disk) and (fault.fault == "slow") != (fault.slow_ms > 0):
             yield f"{path}.slow_ms", "a slow disk, and no other, takes longer than 0"
+        if isinstance(fault, Disk) and (fault.fault == "wrong-host") != (fault.other is not None):
+            yield f"{path}.other", "names the host whose journal is read; for wrong-host, and nothing else"
 
 
 def _bad_demands(schedule: Schedule) -> Iterator[Problem]:

@@ -29,6 +29,7 @@ from netsim.schedule import (
     Normal,
     Partition,
     Propose,
+    Prune,
     Schedule,
     Stop,
     Submit,
@@ -135,6 +136,8 @@ def fault_in_words(fault: Fault) -> str:
             return f"{when(fault)}: the network heals, and what was held is released."
         case Crash():
             return _crash_in_words(fault)
+        case Prune():
+            return f"{when(fault)}: {nodes(fault.nodes)} keep only the last {fault.keep} committed blocks from then on."
         case Disk():
             return f"{when(fault)}: the disk of node {fault.node} {_disk(fault)}."
         case _:
@@ -168,6 +171,8 @@ def _disk(fault: Disk) -> str:
             return "forgets at the next crash what is written from now on (lost-fsync)"
         case "bit-rot" | "misdirected":
             return f"damages a record, which its checksum shows at the next start ({fault.fault})"
+        case "wrong-host":
+            return f"is taken for that of node {fault.other} at the next start (wrong-host)"
         case "slow":
             return f"takes {fault.slow_ms:g} ms longer for every write (slow)"
         case "full":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from netsim.network import nanoseconds
-from netsim.schedule import Clog, Cut, Disk, Fault, Heal, Hold, Partition, Schedule, Timed
+from netsim.schedule import Clog, Cut, Disk, Fault, Heal, Hold, Partition, Prune, Schedule, Timed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ def spans_of(
     )
     found: list[Span] = []
     for fault in schedule.faults:
-        if not isinstance(fault, Partition | Cut | Hold | Clog | Disk | Heal):
+        if not isinstance(fault, Partition | Cut | Hold | Clog | Disk | Prune | Heal):
             continue
         began = _began(fault, views_began, heights_began)
         healed = bool(heals) and began is not None and began >= heals[0] and fault.at_ms is None
@@ -52,7 +52,7 @@ def spans_of(
         until = end_ns if fault.for_ms is None else min(end_ns, began + nanoseconds(fault.for_ms))
         if isinstance(fault, Heal):
             until = began
-        elif not isinstance(fault, Disk):
+        elif not isinstance(fault, Disk | Prune):
             until = min((until, *(heal for heal in heals if heal >= began)))
         found.append(_span(fault, began, until))
     found.sort(key=lambda span: (span.from_ns, span.kind))
@@ -81,6 +81,9 @@ def _span(fault: Fault, began: int, until: int) -> Span:
             return Span(kind="clog", text=text, from_ns=began, to_ns=until, pairs=pairs)
         case Disk(node=node, fault=name):
             return Span(kind="disk", text=f"disk of {node}: {name}", from_ns=began, to_ns=until, groups=((node,),))
+        case Prune(nodes=nodes, keep=keep):
+            text = f"{','.join(map(str, nodes))} keep the last {keep} blocks"
+            return Span(kind="disk", text=text, from_ns=began, to_ns=until, groups=(nodes,))
         case _:
             return Span(kind="heal", text="network heals", from_ns=began, to_ns=until)
 

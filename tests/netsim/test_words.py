@@ -30,6 +30,7 @@ from netsim.schedule import (
     Normal,
     Partition,
     Propose,
+    Prune,
     Schedule,
     Stop,
     Submit,
@@ -93,6 +94,8 @@ TOLD: dict[str, list[tuple[object, list[str]]]] = {
          ["From 7 ms on", "node 1 crashes before send, the 1st time"]),
         ((Crash(at_ms=7, nodes=(1,)),), ["At 7 ms: node 1 crashes and stays down"]),
         ((Disk(at_ms=1, node=2, fault="lost-fsync"),), ["disk of node 2", "forgets at the next crash"]),
+        ((Disk(at_ms=1, node=2, fault="wrong-host", other=3),), ["disk of node 2", "that of node 3 at the next start"]),
+        ((Prune(at_ms=6, nodes=(0, 1), keep=8),), ["At 6 ms: nodes 0 and 1 keep only the last 8 committed"]),
         ((Disk(at_ms=1, node=2, fault="slow", slow_ms=6),), ["disk of node 2", "6 ms longer"]),
     ],
     "workload": [((Submit(at_ms=4, payload="hello", to=(1,)),), ["At 4 ms: payload 'hello' is given to node 1"]),
@@ -124,7 +127,7 @@ def test_every_kind_of_fault_and_move_is_in_the_table() -> None:
         parts: list[Any] = [part for value, _ in rows if isinstance(value, tuple) for part in value]
         return {type(part) for part in parts} | {type(move) for part in parts for move in getattr(part, "moves", ())}
 
-    every = {Partition, Cut, Hold, Clog, Heal, Drop, ViewPartition, Crash, Disk}
+    every = {Partition, Cut, Hold, Clog, Heal, Drop, ViewPartition, Crash, Disk, Prune}
     assert kinds(TOLD["faults"]) == every
     assert kinds(TOLD["actors"]) == {Actor, Propose, CastVote, GiveUp, Announce}
 
