@@ -100,7 +100,7 @@ from consensus.types import (
     VoteSubject,
     vote_of,
 )
-from consensus.vote_tally import BadSignature, Counted, Equivocated, Ignored, VoteTally
+from consensus.vote_tally import COUNTED, BadSignature, Counted, Equivocated, Ignored, VoteTally
 
 BROADCAST_VOTES_MAX: Final = 50
 VIEW_TIMER: Final = "view"
@@ -180,30 +180,25 @@ class ChainedEngine:
 
     def handle(self, event: Event, now: Nanoseconds) -> Step:
         self._now = now
-        match event:
-            case Received(peer, message):
-                if type(message) is Vote:
-                    matters = self._on_vote(peer, message)
-                elif type(message) is OrderVote:
-                    matters = self._on_order_vote(peer, message)
-                else:
-                    self._on_message(peer, message)
-                    matters = True
-                if not matters:
-                    return self._out.finish()  # nothing that the rest of a step looks at has changed
-            case Signed(subject, signature):
-                if not self._on_signed(subject, signature):
-                    return self._out.finish()
-            case PayloadVerdict() | PayloadBuilt():
-                self._on_payload(event)
-            case TimerFired(name):
-                if name == VIEW_TIMER:
-                    self._on_view_timer()
-            case BlocksFetched() | BlocksLoaded() | PeerConnected():
-                self._on_outside(event)
-            case _:
-                assert_never(event)
-        return self._finish()
+        matters = True  # False once nothing has changed that the rest of a step looks at
+        if isinstance(event, Received):
+            message = event.message
+            if isinstance(message, Vote):
+                matters = self._on_vote(event.peer, message)
+            elif isinstance(message, OrderVote):
+                matters = self._on_order_vote(event.peer, message)
+            else:
+                self._on_message(event.peer, message)
+        elif isinstance(event, Signed):
+            matters = self._on_signed(event.subject, event.signature)
+        elif isinstance(event, (PayloadVerdict, PayloadBuilt)):
+            self._on_payload(event)
+        elif isinstance(event, TimerFired):
+            if event.name == VIEW_TIMER:
+                self._on_view_timer()
+        else:
+            self._on_outside(event)
+        return self._finish() if matters else self._out.finish()
 
     def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: Epoch) -> Refusal | None:
         if epoch != self._epoch.epoch:
@@ -314,7 +309,9 @@ class ChainedEngine:
         self._adopt_certificate(certificate.high_qc)
 
     def _update_view(self) -> None:
-        view = 1 + max(self._high_qc.view, 0 if self._high_tc is None else self._high_tc.view)
+        view = 1 + self._high_qc.view
+        if self._high_tc is not None and self._high_tc.view >= view:
+            view = 1 + self._high_tc.view
         if view <= self._view:
             return
         self._view = view
@@ -426,6 +423,8 @@ class ChainedEngine:
     def _count_vote(self, vote: Vote) -> bool:
         """True when it made a certificate."""
         result = self._votes.add(vote)
+        if result is COUNTED:
+            return False
         match result:
             case Counted(certificate, spoiled):
                 if spoiled:

@@ -36,8 +36,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import msgspec
-
 from consensus.protocols.chained_types import OrderVote
 from consensus.types import Certificate, CommitProof, View, Vote, VoteSubject, certificate_subject, vote_of
 
@@ -48,7 +46,14 @@ VIEWS_KEPT: Final = 64
 
 def order_subject(certificate: Certificate) -> VoteSubject:
     """What an order vote on that certificate signs."""
-    return msgspec.structs.replace(certificate_subject(certificate), kind=ORDER)
+    return VoteSubject(
+        kind=ORDER,
+        epoch=certificate.epoch,
+        view=certificate.view,
+        block_id=certificate.block_id,
+        height=certificate.height,
+        justify_view=certificate.justify_view,
+    )
 
 
 def vote_in(message: OrderVote) -> Vote:
