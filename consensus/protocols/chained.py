@@ -14,6 +14,8 @@ message itself.
                  ancestors and the payload are here and checked, and the rules agree: record {vote, lock, certificates,
                  blocks}, sign, broadcast
     QC(v)        a quorum of votes over one subject: enter v+1; commit what the rules say
+    wait(v)      where the rules ask for it: whoever enters v by TC(v-1) sends high_qc to the leader, which does not
+                 propose before it heard of all or waited long enough
     timeout(v)   on the timer, or when stake A gave v up: stop voting in v, record, sign (v, high_qc); again until v
                  ends
     TC(v)        a quorum of timeouts: broadcast it, enter v+1
@@ -77,6 +79,7 @@ from consensus.protocols.chained_types import (
     TimeoutCertificate,
     TimeoutSubject,
 )
+from consensus.protocols.leader_wait import WAIT_TIMER, LeaderWait
 from consensus.protocols.order_votes import OrderVotes, order_subject, vote_in
 from consensus.protocols.proposal_checks import FirstProposals, without_body
 from consensus.protocols.rules import ChainedRules
@@ -132,6 +135,7 @@ class ChainedEngine:
         broadcast_votes = len(epoch.validators) <= BROADCAST_VOTES_MAX
         self._orders = OrderVotes() if broadcast_votes and rules.confirmation_kind is not None else None
         self._outbox = Outbox(epoch, self._out, me, broadcast_votes=broadcast_votes)
+        self._wait = LeaderWait(epoch.validators) if rules.leader_waits and me is not None else None
         self._guard = SafetyGuard()
         self._votes = VoteTally(epoch.validators, self._checker)
         self._timeouts: TimeoutTally[Timeout] = TimeoutTally(epoch.validators)
@@ -236,6 +240,8 @@ class ChainedEngine:
                 refusal = self._learn(message.epoch, message.high_qc, message.high_tc, peer)
                 if refusal is not None:
                     self._out.reject(peer, refusal.reason)
+                elif message.high_tc is not None and message.high_tc.view == self._view - 1:
+                    self._on_report(self._validators.index_of(peer))
             case _:
                 self._out.reject(peer, f"{type(message).__name__} is no message of this protocol")
 
@@ -324,12 +330,32 @@ class ChainedEngine:
         if self._orders is not None:
             self._orders.advance(view)
         self._arm_view_timer()
+        if self._wait is not None and self._high_qc.view != view - 1:
+            self._begin_wait(self._wait)
+
+    def _duration_ns(self) -> Nanoseconds:
+        committed_view = self._blocks.tree.root.view
+        return view_duration(self._spec.pacing, self._view, committed_view, self._rules.costs.commit_views)
 
     def _arm_view_timer(self) -> None:
-        duration = view_duration(
-            self._spec.pacing, self._view, self._blocks.tree.root.view, self._rules.costs.commit_views
-        )
-        self._out.effects.append(SetTimer(VIEW_TIMER, self._now + duration))
+        self._out.effects.append(SetTimer(VIEW_TIMER, self._now + self._duration_ns()))
+
+    def _begin_wait(self, wait: LeaderWait) -> None:
+        """The view was entered by a timeout certificate: tell its leader the highest certificate, or wait as it."""
+        leader = self._epoch.leaders.leader(self._view)
+        if leader == self._me:
+            self._out.effects.append(SetTimer(WAIT_TIMER, wait.begin(self._now, self._duration_ns())))
+            wait.report(leader)
+        else:
+            self._out.effects.append(Send(self._validators.peer_of(leader), self._certificates()))
+
+    def _on_report(self, validator: ValidatorIndex | None) -> None:
+        """A replica entered the current view by its timeout certificate, and showed its highest certificate."""
+        if self._wait is not None and validator is not None:
+            self._wait.report(validator)
+
+    def _may_propose_now(self) -> bool:
+        return self._wait is None or self._high_qc.view == self._view - 1 or self._wait.is_over(self._now)
 
     def _certificates(self) -> Certificates:
         return Certificates(epoch=self._epoch.epoch, high_qc=self._high_qc, high_tc=self._high_tc)
@@ -365,7 +391,7 @@ class ChainedEngine:
             self._blocks.reconsider(self._high_qc)
 
     def _try_propose(self) -> None:
-        if self._leader.leads(self._view) and self._timeout_view < self._view:
+        if self._leader.leads(self._view) and self._timeout_view < self._view and self._may_propose_now():
             self._leader.ask(self._view, self._high_qc, self._entered_ns)
 
     def _on_payload_built(self, built: PayloadBuilt) -> None:

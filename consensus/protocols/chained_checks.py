@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from consensus.codec import digest
+from consensus.engine import Refusal
 from consensus.epochs import EpochInfo
-from consensus.protocols.chained_types import OrderVote, Proposal, Timeout
+from consensus.protocols.chained_types import OrderVote, Proposal, Timeout, TimeoutCertificate
 from consensus.protocols.proposal_checks import block_fault
 from consensus.signing import VOTE
 from consensus.types import PeerId, Vote
@@ -64,4 +65,14 @@ def timeout_fault(timeout: Timeout, peer: PeerId, epoch: EpochInfo) -> str | Non
         return None if proof is None else "carries an entry proof that it does not need"
     if proof is None or proof.view != timeout.view - 1:
         return "carries no proof that the view before was given up"
+    return None
+
+
+def plain_timeout_certificate_fault(certificate: TimeoutCertificate) -> Refusal | None:
+    """None when all signed the same, (epoch, view), and the certificate shown is below the view: the shape where a
+    timeout signs nothing of its high certificate."""
+    if len(certificate.groups) != 1 or certificate.groups[0].high_qc_view is not None:
+        return Refusal("timeout certificate: one group over (epoch, view) expected")
+    if certificate.high_qc.view >= certificate.view:
+        return Refusal("timeout certificate: its high certificate is not below its view")
     return None

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 from consensus.block_tree import BlockTree, Entry
 from consensus.engine import Refusal
+from consensus.protocols.chained_checks import plain_timeout_certificate_fault
 from consensus.protocols.chained_types import TimeoutCertificate
 from consensus.protocols.definition import Costs
 from consensus.types import BlockHeader, Certificate, View
@@ -31,6 +32,7 @@ class HotStuff:
     name = "hotstuff"
     costs = Costs(commit_delays=6, commit_views=3, responsive=True, messages=lambda n: (n - 1) * (n + 1))
     confirmation_kind: str | None = None
+    leader_waits = False
 
     def may_vote(
         self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree
@@ -51,11 +53,7 @@ class HotStuff:
         return None
 
     def check_timeout_certificate(self, certificate: TimeoutCertificate) -> Refusal | None:
-        if len(certificate.groups) != 1 or certificate.groups[0].high_qc_view is not None:
-            return Refusal("timeout certificate: one group over (epoch, view) expected")
-        if certificate.high_qc.view >= certificate.view:
-            return Refusal("timeout certificate: its high certificate is not below its view")
-        return None
+        return plain_timeout_certificate_fault(certificate)
 
     def commit_target(self, certificate: Certificate, tree: BlockTree) -> Entry | None:
         grandchild = tree.get(certificate.block_id)

@@ -25,6 +25,7 @@ from consensus.engine import Refusal
 from consensus.protocols.chained_types import TimeoutCertificate
 from consensus.protocols.definition import Costs
 from consensus.protocols.order_votes import ORDER
+from consensus.protocols.two_chain import is_two_chain, two_chain_target
 from consensus.types import BlockHeader, Certificate, View
 
 
@@ -34,6 +35,7 @@ class Jolteon:
     name = "jolteon"
     costs = Costs(commit_delays=3, commit_views=2, responsive=True, messages=lambda n: (n - 1) * (n + 1) + n * (n - 1))
     confirmation_kind: str | None = ORDER
+    leader_waits = False
 
     def may_vote(
         self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree
@@ -63,11 +65,7 @@ class Jolteon:
         return None
 
     def commit_target(self, certificate: Certificate, tree: BlockTree) -> Entry | None:
-        child = tree.get(certificate.block_id)
-        if child is None:
-            return None
-        parent = tree.get(child.parent)
-        return parent if parent is not None and child.view == parent.view + 1 else None
+        return two_chain_target(certificate, tree)
 
     def is_committed(self, chain: Sequence[BlockHeader]) -> bool:
-        return len(chain) >= 2 and chain[-1].view == chain[-2].view + 1
+        return is_two_chain(chain)

@@ -9,6 +9,7 @@ from typing import Final
 from consensus.protocols.chained_family import chained
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.hotstuff import HotStuff
+from consensus.protocols.hotstuff2 import HotStuff2
 from consensus.protocols.jolteon import Jolteon
 from consensus.protocols.simplex_definition import SIMPLEX
 from consensus.protocols.streamlet_definition import STREAMLET
@@ -18,9 +19,12 @@ ENTRY_POINT_GROUP: Final = "shared_sequencer.protocols"
 
 JOLTEON: Final = chained("jolteon", Jolteon())
 HOTSTUFF: Final = chained("hotstuff", HotStuff())
+HOTSTUFF2: Final = chained("hotstuff2", HotStuff2())
 TENDERMINT: Final = tendermint("tendermint")
 DEFAULT_PROTOCOL: Final = JOLTEON.name
-_OURS: Final = {definition.name: definition for definition in (JOLTEON, HOTSTUFF, STREAMLET, SIMPLEX, TENDERMINT)}
+_OURS: Final = {
+    definition.name: definition for definition in (JOLTEON, HOTSTUFF, HOTSTUFF2, STREAMLET, SIMPLEX, TENDERMINT)
+}
 
 
 def protocol_names() -> tuple[str, ...]:

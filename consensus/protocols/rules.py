@@ -21,6 +21,9 @@ class ChainedRules(Protocol):
     confirmation_kind: str | None
     """The kind of votes of which a quorum commits a certified block at once (``order_votes.py``); None where there is
     no such fast path."""
+    leader_waits: bool
+    """Whether a leader whose view was entered by a timeout certificate waits for the highest certificates of the
+    others, who send them to it (``leader_wait.py``)."""
 
     def may_vote(
         self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree

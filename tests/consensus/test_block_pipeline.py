@@ -52,7 +52,7 @@ def heights(happened: Happened) -> list[int]:
 
 def depth(protocol: str) -> int:
     """How many certified blocks in a row commit the first."""
-    return {"jolteon": 2, "hotstuff": 3}[protocol]
+    return {"jolteon": 2, "hotstuff": 3, "hotstuff2": 2}[protocol]
 
 
 # --- commits ---------------------------------------------------------------------------------------------------------

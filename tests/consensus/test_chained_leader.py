@@ -95,6 +95,7 @@ def test_a_leader_after_a_failed_view_carries_its_certificate(protocol: str) -> 
     grow(chain, alone, b1)
     tc = chain.tc(2, [chain.qc(b1)] * 3)
     alone.hear(Certificates(epoch=0, high_qc=chain.qc(b1), high_tc=tc))
+    alone.end_wait()
     happened = alone.build(3, b1.id)
     expected = chain.block(3, on=b1, tc=tc)
     assert happened.sent(Proposal) == [chain.proposal(expected)]
@@ -116,6 +117,7 @@ def test_a_certificate_that_rises_within_the_view_does_not_spoil_the_proposal(pr
     alone.hear(chain.proposal(b2))
     tc = chain.tc(2, [chain.qc(b1)] * 3)
     alone.hear(Certificates(epoch=0, high_qc=chain.qc(b1), high_tc=tc))
+    alone.end_wait()
     alone.hear(Certificates(epoch=0, high_qc=chain.qc(b2), high_tc=None))
     assert alone.view == 3
     (proposal,) = alone.build(3, b1.id).sent(Proposal)

@@ -88,7 +88,7 @@ def test_a_vote_records_its_view_its_lock_and_the_highest_certificates(protocol:
     tc = chain.tc(4, [chain.qc(b2)] * 3)
     b5 = chain.block(5, on=b2, tc=tc)
     state = state_of(alone.hear(chain.proposal(b5)), "vote")
-    lock = chain.qc(b2) if protocol == "jolteon" else chain.qc(b1)
+    lock = chain.qc(b1) if protocol == "hotstuff" else chain.qc(b2)
     assert state == SafetyState(last_voted_view=5, lock=lock, high_qc=chain.qc(b2), high_tc=tc)
 
 
@@ -192,6 +192,7 @@ def test_a_proposal_after_a_failed_view_is_sent_again_with_its_timeout_certifica
     grow(chain, alone, b1)
     tc = chain.tc(2, [chain.qc(b1)] * 3)
     alone.hear(Certificates(epoch=0, high_qc=chain.qc(b1), high_tc=tc))
+    alone.end_wait()
     (before,) = alone.build(3, b1.id, b"three").sent(Proposal)
     (after,) = alone.restart().started.sent(Proposal)
     assert before == after
@@ -225,6 +226,7 @@ def test_a_proposal_after_a_failed_view_may_be_voted_for_after_the_restart(proto
     grow(chain, alone, b1)
     tc = chain.tc(2, [chain.qc(b1)] * 3)
     alone.hear(Certificates(epoch=0, high_qc=chain.qc(b1), high_tc=tc))
+    alone.end_wait()
     alone.build(3, b1.id, b"three")
     del alone.journal.safety["vote"]
     b3 = chain.block(3, on=b1, tc=tc, body=b"three")
@@ -253,6 +255,7 @@ def test_a_timeout_is_sent_again_with_what_it_carried(protocol: str) -> None:
     grow(chain, alone, b1)
     tc = chain.tc(2, [chain.qc(b1)] * 3)
     alone.hear(Certificates(epoch=0, high_qc=chain.qc(b1), high_tc=tc))
+    alone.end_wait()
     (before,) = alone.time_out().sent(Timeout)
     assert before == chain.timeout(3, 3, chain.qc(b1), tc)
     again = alone.restart()
@@ -396,6 +399,7 @@ def test_an_answer_of_the_signer_for_a_view_that_is_over(protocol: str) -> None:
     proposal, vote = (sign.subject for sign in alone.build(1, chain.genesis.block_id).of(Sign))
     (timeout,) = (sign.subject for sign in alone.time_out().of(Sign))
     alone.hear(Certificates(epoch=0, high_qc=chain.genesis, high_tc=chain.tc(4, [chain.genesis] * 3)))
+    alone.end_wait()
     alone.build(5, chain.genesis.block_id)
     alone.time_out()
     answered = [alone.feed(Signed(subject, chain.committee.sign(0, subject))) for subject in (proposal, vote, timeout)]
@@ -464,7 +468,7 @@ def committed_history(protocol: str) -> tuple[Chain, Alone, list[Commit]]:
 @every_protocol
 def test_commits_above_the_ledger_are_emitted_again(protocol: str) -> None:
     _, alone, commits = committed_history(protocol)
-    count = {"jolteon": 3, "hotstuff": 2}[protocol]
+    count = {"jolteon": 3, "hotstuff": 2, "hotstuff2": 3}[protocol]
     assert [commit.block.header.height for commit in commits] == list(range(1, count + 1))
     for height in range(count + 1):
         again = alone.restart(ledger_height=height)

@@ -9,6 +9,7 @@ from consensus.certificates import QuorumChecker
 from consensus.engine import Refusal
 from consensus.protocols.chained_types import TimeoutCertificate, TimeoutGroup, TimeoutSubject
 from consensus.protocols.hotstuff import HotStuff
+from consensus.protocols.hotstuff2 import HotStuff2
 from consensus.protocols.jolteon import Jolteon
 from consensus.protocols.rules import ChainedRules
 from consensus.protocols.timeout_certificates import VERIFIED_MAX, TimeoutCertifier
@@ -18,7 +19,11 @@ from tests.support.chain import Chain
 from tests.support.committee import Committee, committee
 
 replace = msgspec.structs.replace
-RULES: dict[str, ChainedRules] = {"jolteon": Jolteon(), "hotstuff": HotStuff()}
+RULES: dict[str, ChainedRules] = {
+    "jolteon": Jolteon(),
+    "hotstuff": HotStuff(),
+    "hotstuff2": HotStuff2(),
+}
 every_protocol = pytest.mark.parametrize("protocol", list(RULES))
 
 

@@ -45,6 +45,7 @@ from consensus.protocols.chained_types import (
     TimeoutGroup,
     TimeoutSubject,
 )
+from consensus.protocols.leader_wait import WAIT_TIMER
 from consensus.protocols.order_votes import ORDER, order_subject
 from consensus.protocols.registry import protocol_named
 from consensus.replica import Replica
@@ -61,7 +62,7 @@ from consensus.types import (
 from tests.support.cluster import MemoryJournal, root_of
 from tests.support.committee import Committee
 
-CHAINED_NAMES = ("jolteon", "hotstuff")
+CHAINED_NAMES = ("jolteon", "hotstuff", "hotstuff2")
 """The members of the HotStuff family, for tests of their engine. What every protocol must do is tested by its suite."""
 
 E = TypeVar("E")
@@ -302,6 +303,7 @@ class Alone:
         self.now = 0
         self.judge = judge
         self.signs = True
+        self.timers: dict[str, int] = {}
         self.journal = MemoryJournal() if journal is None else journal
         engine = protocol_named(committee.spec.protocol).engine(
             spec=committee.spec, epoch=committee.epoch, scheme=committee.scheme, me=me
@@ -335,6 +337,11 @@ class Alone:
         """The view timer fires."""
         return self.feed(TimerFired("view"))
 
+    def end_wait(self) -> Happened:
+        """Where a leader waits after a failed view, that wait ends."""
+        self.now = max(self.now, self.timers.get(WAIT_TIMER, 0))
+        return self.feed(TimerFired(WAIT_TIMER))
+
     def build(self, view: int, parent: bytes, body: bytes = b"", timestamp_ms: int | None = None) -> Happened:
         """The payload source answers."""
         return self.feed(
@@ -363,6 +370,9 @@ class Alone:
 
     def _answer(self, effect: Effect) -> Event | None:
         match effect:
+            case SetTimer(name, deadline_ns):
+                self.timers[name] = deadline_ns
+                return None
             case Sign(subject) if self.signs:
                 assert self.me is not None
                 return Signed(subject, self.committee.sign(self.me, subject))

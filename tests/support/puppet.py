@@ -421,7 +421,7 @@ def run_puppet(
         puppet.hear(message)
         transmit(node, other, message)
 
-    depth = {"jolteon": 1, "hotstuff": 2}[protocol]
+    depth = {"jolteon": 1, "hotstuff": 2, "hotstuff2": 1}[protocol]
 
     def judging(node: Node, effect: Commit) -> None:
         commit(node, effect)
