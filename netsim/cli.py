@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from consensus.protocols.registry import protocol_names
 from netsim import cli_findings
 from netsim.actors.registry import actor_kinds
 from netsim.checks import Caught, check_determinism, scenario_paths, try_mutants
@@ -182,18 +183,24 @@ def report_sweep(total: Sweep, as_json: bool) -> None:
 def mutants(
     json: Json = False,
     budget: Annotated[int, typer.Option(min=1, help="schedules per mutant")] = 20_000,
-    only: Annotated[str, typer.Option(help="one mutant, e.g. S7-jolteon, or one id")] = "",
+    only: Annotated[str, typer.Option(help="one mutant, e.g. S7-jolteon, one id, or one protocol")] = "",
+    jobs: Annotated[int, typer.Option(min=1, help="workers")] = os.cpu_count() or 1,
 ) -> None:
     """Show that each mutant is caught."""
-    chosen = [mutant for mutant in MUTANTS if not only or only in (mutant.id, mutant.name)]
+    chosen = [mutant for mutant in MUTANTS if not only or only in (mutant.id, mutant.name, mutant.protocol)]
     if not chosen:
         raise BadSchedule(f"--only: there is no mutant {only!r}")
     found: list[Caught] = []
-    for caught in try_mutants(chosen, budget):
-        found.append(caught)
-        if not json:
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[last]}"))
+    with Progress(*columns, console=_errors, disable=json) as progress, executor_named("process", jobs) as workers:
+        task = progress.add_task("", total=len(chosen), last="")
+        for caught in try_mutants(chosen, budget, workers):
+            found.append(caught)
             word = f"{caught.oracle} after {caught.schedules}, seed {caught.seed}, {caught.minimal_views} views"
-            typer.echo(f"{caught.id:4} {caught.protocol:9} {word if caught.caught else 'NOT CAUGHT'}")
+            text = f"{caught.id:4} {caught.protocol:13} {word if caught.caught else 'NOT CAUGHT'}"
+            progress.update(task, advance=1, last=f"{sum(not one.caught for one in found)} not caught")
+            if not json:
+                typer.echo(text)
     if json:
         say(found)
     else:
@@ -215,7 +222,9 @@ def determinism(json: Json = False) -> None:
 
 @app.command("list")
 def list_all() -> None:
-    """What there is: scenarios, actors, oracles, mutants."""
+    """What there is: protocols, scenarios, actors, oracles, mutants."""
+    for name in protocol_names():
+        typer.echo(f"protocol {name}")
     for path in scenario_paths():
         typer.echo(f"scenario {path.stem:24} {load(path).text}")
     for kind in actor_kinds():
