@@ -194,6 +194,16 @@ def test_a_malformed_block_is_refused(field: str) -> None:
     assert proposed(chain, alone, b1).signed
 
 
+def test_only_the_leader_of_its_view_proposes_and_in_one_epoch() -> None:
+    chain, alone = setting()
+    b1 = chain.block(1)
+    usurper = chain.like(b1, proposer=1)
+    assert "does not lead view 1" in refused(alone.hear(chain.proposal(usurper), peer=1), alone.committee.peer(1))
+    mixed = replace(chain.proposal(b1), epoch=1)
+    assert "another epoch" in refused(alone.hear(mixed, peer=0), alone.committee.peer(0))
+    assert "not this peer" in refused(alone.hear(chain.proposal(b1), peer=1), alone.committee.peer(1))
+
+
 def test_a_proposal_shows_exactly_the_nullification_that_its_header_names() -> None:
     """::
 
@@ -336,6 +346,16 @@ def test_a_finalization_without_its_block_enters_the_next_view_and_fetches() -> 
     assert alone.view == 2
     assert alone.committed == 0
     assert [commit.block.id for commit in proposed(chain, alone, b1).of(Commit)] == [b1.id]
+
+
+def test_what_is_committed_needs_no_finalize_of_mine() -> None:
+    chain, alone = setting()
+    b1 = chain.block(1)
+    told(alone, chain.notarization(b1))
+    told(alone, chain.finalization(b1))
+    happened = proposed(chain, alone, b1)
+    assert [commit.block.id for commit in happened.of(Commit)] == [b1.id]
+    assert not happened.signed
 
 
 def test_a_notarization_commits_nothing() -> None:
@@ -490,6 +510,49 @@ def test_a_leader_proposes_once() -> None:
     chain, alone = setting(me=0)
     assert alone.build(1, chain.genesis.block_id, b"one").sent(Proposal)
     assert not alone.build(1, chain.genesis.block_id, b"two").effects
+
+
+def test_a_leader_that_gave_its_view_up_proposes_nothing() -> None:
+    chain, alone = setting(me=0)
+    alone.time_out()
+    assert not alone.build(1, chain.genesis.block_id).effects
+    chain, alone = setting(me=3)
+    told(alone, chain.nullification(3))
+    alone.time_out()
+    assert not told(alone, chain.nullification(1), chain.nullification(2)).of(BuildPayload)
+
+
+def test_a_leader_whose_ground_turns_out_final_higher_up_builds_anew() -> None:
+    """::
+
+    genesis <- b1 <- .          being built in view 4, over nullifications 2 and 3
+           \\- c3 <-F-          more than F are faulty: view 3 is final after all
+    """
+    chain, alone = setting(me=3)
+    b1, c3 = chain.block(1), chain.block(3)
+    proposed(chain, alone, b1)
+    told(alone, chain.notarization(b1), chain.nullification(2), chain.nullification(3))
+    proposed(chain, alone, c3)
+    told(alone, chain.finalization(c3))
+    happened = alone.build(4, b1.id)
+    assert not happened.signed
+    assert not happened.sent(Proposal)
+
+
+def test_a_leader_records_every_block_that_its_proposal_stands_on() -> None:
+    """::
+
+    genesis <- b1 <-N- b2        I nullified view 1: no vote of mine recorded b1
+    """
+    chain, alone = setting(me=1)
+    b1 = chain.block(1)
+    alone.time_out()
+    proposed(chain, alone, b1)
+    told(alone, chain.notarization(b1))
+    happened = alone.build(2, b1.id)
+    (b2,) = happened.sent(Proposal)
+    recorded = [record.block.header for record in happened.records if isinstance(record, BlockRecord)]
+    assert recorded == [b1.header, b2.header]
 
 
 def test_an_idle_leader_waits_and_so_it_does_while_its_parents_commit_is_on_its_way() -> None:

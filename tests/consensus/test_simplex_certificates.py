@@ -11,11 +11,16 @@ import pytest
 from consensus.engine import (
     Broadcast,
     CancelTimer,
+    ReportEvidence,
     Send,
     SetTimer,
+    StepBuilder,
     TimerFired,
 )
 from consensus.genesis import Pacing
+from consensus.protocols.simplex import SimplexEngine
+from consensus.protocols.simplex_exchange import ASKERS_MAX, CertificateExchange
+from consensus.protocols.simplex_state import HeldCertificates
 from consensus.protocols.simplex_types import (
     FINALIZE,
     NOTARIZE,
@@ -24,7 +29,8 @@ from consensus.protocols.simplex_types import (
     Certificates,
     CertificatesRequest,
 )
-from consensus.types import Certificate
+from consensus.types import Certificate, CommitProof
+from consensus.vote_tally import VIEWS_AHEAD, VIEWS_BEHIND
 from tests.support.chain import Alone, Happened, refused, tampered, view_deadline_ns
 from tests.support.committee import committee
 from tests.support.simplex import SimplexChain, proposed, told
@@ -176,6 +182,7 @@ def test_a_request_must_ascend() -> None:
 def test_who_nullifies_an_old_view_is_told_what_ended_it() -> None:
     chain, alone = setting()
     told(alone, chain.nullification(1))
+    assert not alone.hear(chain.notarize(chain.block(1), 2)).sent(Certificates), "a late notarize is nothing special"
     happened = alone.hear(chain.nullify(1, 2))
     assert happened.sent(Certificates) == [Certificates(epoch=0, certificates=(chain.nullification(1),))]
     assert not alone.hear(chain.nullify(1, 2)).sent(Certificates), "once in a view"
@@ -208,3 +215,79 @@ def test_far_future_messages_move_nothing() -> None:
     for view in range(20, 10_000, 100):
         assert not alone.hear(chain.nullify(view, 1)).effects
     assert alone.view == 1
+
+
+def test_tables_stay_small_over_many_views() -> None:
+    """Votes of every kind and second blocks, in each of 100 views."""
+    chain, alone = setting(me=None)
+    for view in range(1, 101):
+        block = chain.block(view)
+        proposed(chain, alone, block)
+        for vote in (chain.notarize(block, 1), chain.finalize(block, 1), chain.nullify(view, 1)):
+            assert len(alone.hear(vote).of(ReportEvidence)) <= 1
+        told(alone, chain.nullification(view))
+    engine = alone.engine
+    assert isinstance(engine, SimplexEngine)
+    assert alone.view == 101
+    assert len(engine._votes._views) <= VIEWS_AHEAD + VIEWS_BEHIND + 1
+    assert len(engine._nullifies._views) <= VIEWS_AHEAD + 1
+    assert len(engine._exclusion._first) <= VIEWS_AHEAD + VIEWS_BEHIND + 1
+    assert len(engine._exclusion._reported) <= VIEWS_AHEAD + VIEWS_BEHIND + 1
+    assert len(engine._first_proposals._first) <= 65
+
+
+def test_votes_far_from_the_view_are_not_watched() -> None:
+    chain, alone = setting()
+    told(alone, chain.nullification(49))
+    for view in (50 - VIEWS_BEHIND - 1, 50 + VIEWS_AHEAD + 1):
+        block = chain.block(view)
+        alone.hear(chain.finalize(block, 1))
+        assert not alone.hear(chain.nullify(view, 1)).of(ReportEvidence)
+
+
+def test_the_number_of_askers_is_bounded() -> None:
+    chain, _ = setting()
+    held, out = HeldCertificates(chain.genesis), StepBuilder()
+    held.take(chain.nullification(1))
+    exchange = CertificateExchange(0, held, out)
+    for number in range(ASKERS_MAX + 10):
+        exchange.answer(number.to_bytes(32, "big"), CertificatesRequest(epoch=0, views=(1,)))
+    assert len(out.finish().effects) == ASKERS_MAX
+    exchange.renew_budget()
+    exchange.answer(bytes(32), CertificatesRequest(epoch=0, views=(1,)))
+    assert len(out.finish().effects) == 1
+
+
+# --- commit proofs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_finalization_proves_its_block_and_every_ancestor() -> None:
+    """::
+
+    genesis <- b1 <- b2 <- b3 <-F-        for b1 with the headers of b2 and b3
+    """
+    chain, alone = setting(me=None)
+    b1 = chain.block(1)
+    b2 = chain.block(2, on=b1)
+    b3 = chain.block(3, on=b2)
+    good = CommitProof(epoch=0, headers=(b2.header, b3.header), certificate=chain.finalization(b3))
+    assert alone.engine.verify_commit(good, b1.header, 0) is None
+    assert alone.engine.verify_commit(replace(good, headers=()), b3.header, 0) is None
+    other = chain.finalization(b3)
+    for proof, reason in (
+        (replace(good, headers=(b2.header,)), "not the last header's"),
+        (replace(good, headers=(b3.header,)), "do not follow"),
+        (replace(good, certificate=chain.notarization(b3)), "commits nothing"),
+        (replace(good, certificate=chain.finalization(b3, [0, 1])), "below the quorum"),
+        (replace(good, certificate=replace(other, view=4)), "not the last header's"),
+        (replace(good, certificate=replace(other, justify_view=1)), "not the last header's"),
+        (replace(good, certificate=replace(other, signers=b"\x0b")), "do not verify"),
+        (replace(good, confirmation=other), "a confirmation where none belongs"),
+        (replace(good, epoch=1), "another chain or epoch"),
+    ):
+        refusal = alone.engine.verify_commit(proof, b1.header, 0)
+        assert refusal is not None
+        assert reason in refusal.reason
+    unknown = alone.engine.verify_commit(good, b1.header, 1)
+    assert unknown is not None
+    assert "epoch 1 is not known here" in unknown.reason

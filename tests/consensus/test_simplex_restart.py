@@ -259,6 +259,24 @@ def test_peers_are_greeted_with_what_the_view_waits_for() -> None:
     assert [vote.kind for vote in sent[2:] if isinstance(vote, Vote)] == [NOTARIZE, FINALIZE]
 
 
+def test_a_finalize_of_what_is_committed_greets_nobody() -> None:
+    chain, alone = setting()
+    b1 = chain.block(1)
+    proposed(chain, alone, b1)
+    told(alone, chain.finalization(b1), chain.notarization(b1))
+    told(alone, chain.nullification(2))
+    alone.hear(chain.notarize(b1, 0))
+    peer = alone.committee.peer(2)
+    assert not [effect for effect in alone.feed(PeerConnected(peer)).of(Send) if isinstance(effect.message, Vote)]
+    _, other = setting()
+    proposed(chain, other, b1)
+    told(other, chain.notarization(b1))
+    votes = [effect.message for effect in other.feed(PeerConnected(peer)).of(Send) if isinstance(effect.message, Vote)]
+    assert votes == [chain.finalize(b1, 3)]
+    told(other, chain.finalization(b1))
+    assert not [effect for effect in other.feed(PeerConnected(peer)).of(Send) if isinstance(effect.message, Vote)]
+
+
 def test_commits_above_the_ledger_are_emitted_again_with_their_proof() -> None:
     chain, alone = setting()
     b1 = chain.block(1)
