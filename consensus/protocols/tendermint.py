@@ -462,7 +462,7 @@ class TendermintEngine:
             self._leader.ask(self._view, self._round_started_ns)
             return
         entry = self._decisions.ready(valid.block_id, certified=True)
-        if entry is not None:
+        if entry is not None and valid.view < self._view:
             self._propose(entry, valid)
 
     def _on_payload_built(self, built: PayloadBuilt) -> None:
@@ -549,7 +549,7 @@ class TendermintEngine:
             self._next_entry = found.votes
             self._timers.set(PRECOMMIT_TIMER, self._now + self._timeout() // VOTE_TIMEOUT_DIVISOR)
         valid = self._valid
-        if valid is not None and valid.view == self._view and not self._polka_shown:
+        if valid is not None and valid.view == self._view and not self._polka_shown and self._me is not None:
             self._polka_shown = True
             self._out.effects.append(Broadcast(self._standing()))
 

@@ -79,7 +79,11 @@ def test_an_observer_follows_and_signs_nothing() -> None:
     happened = book.propose(alone, b)
     happened.effects += book.prevotes(alone, b).effects
     happened.effects += book.precommits(alone, b).effects
+    d = book.block(2, on=b)
+    happened.effects += book.propose(alone, d).effects
     happened.effects += fire(alone, "propose").effects
+    happened.effects += book.prevotes(alone, d).effects
+    happened.effects += book.precommits(alone, None, height=2).effects
     happened.effects += fire(alone, "again").effects
     assert alone.view == at(2)
     assert not happened.signed
