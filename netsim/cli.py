@@ -1,10 +1,12 @@
-"""The command ``netsim``. Exit status: 0 silent, 1 violations found, 2 bad input (with the path of the bad key)."""
+"""The command ``netsim``. Exit status: 0 silent, 1 violations found, 2 bad input (with the path of the bad key), 3
+an error of ours."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -26,7 +28,7 @@ from netsim.simulation import Result, run_schedule
 from netsim.sweep import Batch, Sweep, Variant, executor_named, explicit, run_seed
 from netsim.sweep import sweep as run_sweep
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 cli_findings.register(app)
 _errors = Console(stderr=True)
 
@@ -247,3 +249,7 @@ def main() -> None:
     except BadSchedule as error:
         _errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
+    except Exception:
+        # With Python's own status, 1, an error of ours would read as a finding.
+        traceback.print_exc()
+        sys.exit(3)

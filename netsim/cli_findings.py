@@ -112,6 +112,8 @@ def twins_command(
     json: Json = False,
 ) -> None:
     """Generate Twins scenarios, one of each symmetry class, and run them."""
+    if twins > nodes:
+        raise BadSchedule(f"--twins: {twins} twins of {nodes} nodes")
     shape = Shape(nodes=nodes, twins=twins, partitions=partitions, views=views)
     steps = islice(scenarios(shape), limit) if seed < 0 else sample(shape, seed, limit)
     made = (schedule_of(shape, chosen, protocol) for chosen in steps)
@@ -134,6 +136,7 @@ def import_command(
     written = folder("--out", out)
     for number, schedule in enumerate(imported):
         write("--out", written / f"{Path(file).stem}-{number}.json", schedule.to_json())
+    sys.stdout.write(f'{{"schedules":{len(imported)}}}\n' if json else f"{len(imported)} schedules in {out}\n")
 
 
 def register(app: typer.Typer) -> None:

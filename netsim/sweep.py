@@ -35,6 +35,7 @@ FIRST_BATCH: Final = 8
 TWICE_EVERY: Final = 64
 GARBAGE_THRESHOLD: Final = 100_000
 """A run takes its world apart when it ends, so there is next to nothing to find: to look often costs a sixth."""
+DASK_CONNECT_S: Final = 10
 FINDINGS_MAX: Final = 100
 """Findings kept of one sweep: the seeds of the rest are found again by running it."""
 
@@ -85,8 +86,9 @@ def protocol_from(path: Path) -> ProtocolDefinition:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "unknown"
         raise BadSchedule(f"--protocol-file: {path}, line {line}: {type(error).__name__}: {error}") from None
     definition = getattr(module, "DEFINITION", None)
     if not isinstance(definition, ProtocolDefinition):
@@ -203,7 +205,11 @@ def executor_named(name: str, jobs: int) -> Executor:
             distributed = importlib.import_module("distributed")
         except ImportError:
             raise BadSchedule("--executor: Dask is not installed; pip install 'shared-sequencer[dask]'") from None
-        executor: Executor = distributed.Client(name.replace("dask://", "tcp://")).get_executor()
+        address = name.replace("dask://", "tcp://")
+        try:
+            executor: Executor = distributed.Client(address, timeout=DASK_CONNECT_S).get_executor()
+        except (OSError, ValueError) as error:
+            raise BadSchedule(f"--executor: {name}: {error}") from None
         return executor
     raise BadSchedule(f"--executor: {name!r} is neither 'process' nor 'dask://host:port'")
 

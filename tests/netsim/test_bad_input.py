@@ -310,6 +310,70 @@ def test_bad_input_leaves_with_two_and_the_path_of_the_bad_key(
         assert told.err.startswith(f"{path}: {message}"), told.err
 
 
+def leaves(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    """The exit status of a command line."""
+    monkeypatch.setattr("sys.argv", ["netsim", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sweep", "calm", "--seeds", "0:2", "--executor", "dask://"], "--executor: dask://: "),
+        (["sweep", "calm", "--seeds", "²:5"], "--seeds: '²:5' is not A:B"),
+        (["sweep", "calm", "--seeds", "0:1" + "0" * 30], "--seeds: "),
+        (["sweep", "calm", "--seeds", "0:2", "--out", "no/such/folder"], "--out: no/such/folder: cannot be written"),
+        (["sweep", "calm", "--seeds", "0:2", "--schedules", "file/below"], "--schedules: file/below: cannot be made"),
+        (["run", "x" * 300], "is neither a file nor one of"),
+        (["run", "calm", "--out", "no/such/folder"], "--out: no/such/folder: cannot be written"),
+        (["run", "calm", "--protocol", "paxos"], "--protocol: 'paxos' is unknown"),
+        (["run", "calm", "--protocol-file", "bad.py"], "--protocol-file: bad.py, line 2: ModuleNotFoundError"),
+        (["run", "calm", "--protocol-file", "worse.py"], "--protocol-file: worse.py, line 1: SyntaxError"),
+        (["run", "calm", "--protocol-file", "none.py"], "--protocol-file: none.py: is no Python file"),
+        (["twins", "--nodes", "2", "--twins", "3"], "--twins: 3 twins of 2 nodes"),
+        (["replay", "file"], "file: $: "),
+        (["shrink", "file"], "file: $: "),
+        (["import", "file"], "file: $: "),
+        (["report", "file.toml"], "file.toml: cannot be read"),
+        (["export", "calm", "--out", "no/such/folder"], "--out: no/such/folder: cannot be written"),
+    ],
+)
+def test_a_bad_command_line_leaves_with_two(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str],
+    message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("?")
+    (tmp_path / "bad.py").write_text("x = 1\nimport nobody_has_this\n")
+    (tmp_path / "worse.py").write_text("x = 1 +\n")
+    assert leaves(monkeypatch, *arguments) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert message in told.err
+
+
+def test_an_error_of_ours_is_no_finding(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr("netsim.cli.run_seed", broken)
+    assert leaves(monkeypatch, "run", "calm") == 3
+    assert "ZeroDivisionError: ours" in capsys.readouterr().err
+
+
+def test_import_says_how_many_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["netsim", "import", str(DATA / "relab.json"), "--out", str(tmp_path), "--json"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0
+    assert json.loads(capsys.readouterr().out) == {"schedules": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["relab-0.json"]
+
+
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.binary(max_size=200) | st.sampled_from([b"[" * 100_000, b'{"a":' * 100_000, b"x = " + b"9" * 5000]))
 def test_bytes_that_are_no_file_of_ours_are_refused(tmp_path: Path, data: bytes) -> None:
