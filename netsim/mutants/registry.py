@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 from consensus.protocols.chained import ChainedEngine
-from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
 from consensus.protocols.registry import HOTSTUFF, JOLTEON
-from netsim.mutants import engines, fast_hotstuff, fast_path, simplex, streamlet, tendermint
+from netsim.mutants import engines, fast_hotstuff, fast_path, hotstuff2, simplex, streamlet, tendermint
 from netsim.mutants.engines import broken
 from netsim.mutants.mutant import Mutant
 from netsim.schedule import BadSchedule
@@ -99,15 +98,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *_both("R1", "a restart loses the last proposal", engines.ForgetsProposal, scenario=CRASHES),
     *_both("R2", "a restart loses the last timeout", engines.ForgetsTimeout, scenario=CRASHES),
     *_both("R3", "a restart loses the highest certificates", engines.ForgetsHighCertificate, scenario=CRASHES),
+    *hotstuff2.BROKEN,
     *simplex.BROKEN,
     *streamlet.BROKEN,
     *tendermint.BROKEN,
 )  # fmt: skip
 
-NOT_BUILT: Final = (
-    ("L1", "a two-phase protocol that waits, and a script that nobody has yet"),
-    ("F1-F7", "Casper FFG"), ("N2", "HotStuff-2"),
-)  # fmt: skip
+NOT_BUILT: Final = (("F1-F7", "Casper FFG"),)
 CONTROLS: Final = (
     ("D6", "mutated-proposals"), ("D6", "swarm-actors"), ("L3", "deaf-node"), ("L7", "swarm-healing"),
     ("swarm", SEARCH),

@@ -130,7 +130,9 @@ _SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
             | {"justify": {"type": "object"}, "entry_proof_hash": HEX, "payload_root": HASH, "payload_size": _number()}
             | {"next_validators_hash": HEX, "timestamp_ms": _number(), "proposer": _number()}
         ),
-        "CommitProof": _object({"epoch": _number(), "headers": _list(_reference("Header")), "certificate": {}}),
+        "CommitProof": _object(
+            {"epoch": _number(), "headers": _list(_reference("Header")), "certificate": {}, "confirmation": {}}
+        ),
         "Receipt": _object(
             {"transaction_id": HASH, "rollup_id": _number(), "inclusion": {"type": "object"}}
             | {"header": _reference("Header"), "commit_proof": _reference("CommitProof")}

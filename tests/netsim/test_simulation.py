@@ -15,8 +15,8 @@ from netsim.schedule import Actor, BadSchedule, Constant, Crash, Disk, Link, Sto
 from netsim.testing import assert_silent
 from netsim.validation import from_json
 
-PROTOCOLS = ("jolteon", "hotstuff")
-SCRIPTED = {"view-gap": ("hotstuff",)}
+PROTOCOLS = ("jolteon", "hotstuff", "hotstuff2")
+SCRIPTED = {"view-gap": ("hotstuff",), "hidden-lock-alone": ("hotstuff2",)}
 LOUD = {"too-many-twins": "S6"}
 
 
