@@ -201,7 +201,7 @@ class Diagram:
                 last = y
                 found.append(
                     f'<text class="tick" x="{TIME_PX - 12}" y="{y + 3:.1f}">{at_ns / 1e6:.1f} ms</text>'
-                    f'<path class="grid" d="M{TIME_PX - 8} {y:.1f}H{self.width}"/>'
+                    f'<path class="grid" d="M{self.left} {y:.1f}H{self.width}"/>'
                 )
         return found
 

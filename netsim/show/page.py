@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
-import msgspec
-
 from netsim.oracles.registry import ORACLES
-from netsim.schedule import Link, Schedule
+from netsim.schedule import Schedule
 from netsim.show.charts import (
     BLOCKS_DRAWN,
     block_tree,
@@ -22,7 +20,7 @@ from netsim.show.charts import (
 from netsim.show.diagram import KINDS, MESSAGES_DRAWN, Diagram, Window, window_of
 from netsim.show.recording import Recorded
 from netsim.show.style import CHARTS, DIAGRAM, PAGE, SCRIPT, THEMES
-from netsim.words import in_words
+from netsim.words import in_words, link_in_words
 
 SIGNS: Final = (
     "Down a lane time passes; its grey changes with each view (v1, v2, …). "
@@ -129,6 +127,7 @@ def _facts(recorded: Recorded) -> str:
     result = recorded.result
     lost = sum(message.fate == "lost" for message in recorded.messages)
     down = sum(message.fate == "down" for message in recorded.messages)
+    kept = sum(message.fate == "kept" for message in recorded.messages)
     facts = (
         ("nodes", len(recorded.nodes)),
         ("virtual time", f"{result.virtual_ns / 1e6:.1f} ms"),
@@ -137,9 +136,9 @@ def _facts(recorded: Recorded) -> str:
         ("deliveries", result.deliveries),
         ("lost", lost),
         ("to nobody", down),
-        ("kept", sum(message.fate == "kept" for message in recorded.messages)),
+        *((("kept", kept),) if kept else ()),
         ("view timers fired", len([mark for mark in recorded.marks("timer") if not mark.text.startswith("sync:")])),
-        ("links", _link(result.schedule.link)),
+        ("links", _links(result.schedule)),
         ("trace", result.trace_hash[:16]),
     )
     shown = "".join(f"<span>{name} <b>{escape(str(value))}</b></span>" for name, value in facts)
@@ -152,16 +151,9 @@ def _facts(recorded: Recorded) -> str:
     return f'<div class="facts">{shown}</div>{forgotten}'
 
 
-def _link(link: Link) -> str:
-    latency = msgspec.to_builtins(link.latency)
-    kind = latency.pop("kind")
-    numbers = " to ".join(f"{value:g}" for value in latency.values() if isinstance(value, int | float))
-    noise = "".join(
-        f", {share:.0%} {word}"
-        for share, word in ((link.loss, "lost"), (link.duplication, "doubled"), (link.reorder, "late"))
-        if share
-    )
-    return f"{kind} {numbers} ms{noise}" if numbers else f"{kind}{noise}"
+def _links(schedule: Schedule) -> str:
+    own = f", {len(schedule.links)} of their own" if schedule.links else ""
+    return ("between regions" if schedule.regions else link_in_words(schedule.link)) + own
 
 
 def _shortened(shortened: Shortened | None) -> str:

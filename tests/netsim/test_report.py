@@ -13,7 +13,23 @@ from typer.testing import CliRunner
 from netsim.checks import scenario_path
 from netsim.cli import app
 from netsim.scenario import load
-from netsim.schedule import Actor, Clog, Constant, Crash, Cut, Drop, Heal, Hold, Link, Partition, Schedule, Stop, Submit
+from netsim.schedule import (
+    Actor,
+    Clog,
+    Constant,
+    Crash,
+    Cut,
+    Drop,
+    Heal,
+    Hold,
+    Link,
+    Normal,
+    Partition,
+    Schedule,
+    Stop,
+    Submit,
+    Times,
+)
 from netsim.show.charts import block_tree, histogram, percentile, rows_of
 from netsim.show.diagram import Diagram, TimeAxis, window_of
 from netsim.show.page import Shortened, meaning, page
@@ -28,7 +44,7 @@ TROUBLE = Schedule(
     faults=(
         Drop(view=2, message="Vote", source=1, to=(0, 2)),
         Drop(view=2, message="RangeResponse", source=1, to=(0,)),
-        Partition(at_ms=105, groups=((0, 1), (2, 3)), for_ms=10),
+        Partition(at_ms=118, groups=((0, 1), (2, 3)), for_ms=4),
         Hold(at_ms=10, pairs=((0, 1),), for_ms=12),
         Cut(at_view=3, pairs=((1, 2),), for_ms=15),
         Crash(at_ms=120, nodes=(2,), restart_ms=60),
@@ -82,7 +98,7 @@ def test_a_lost_message_says_why(trouble: Recorded) -> None:
     parted = [message for message in trouble.messages if message.why == "partition"]
     assert parted
     for message in parted:
-        assert 105 * MILLISECOND <= message.left_ns <= 115 * MILLISECOND
+        assert 118 * MILLISECOND <= message.left_ns <= 122 * MILLISECOND
         assert (message.source in (0, 1)) != (message.target in (0, 1))
     assert {(m.source, m.target) for m in trouble.messages if m.why == "cut"} <= {(1, 2)}
     assert not [message for message in trouble.messages if message.why == "lost by the link"]
@@ -143,7 +159,7 @@ def test_a_message_to_a_dead_node_is_heard_by_nobody(trouble: Recorded) -> None:
 
 def test_faults_hold_from_when_to_when(trouble: Recorded) -> None:
     spans = {span.kind: span for span in trouble.spans}
-    assert (spans["partition"].from_ns, spans["partition"].to_ns) == (105 * MILLISECOND, 115 * MILLISECOND)
+    assert (spans["partition"].from_ns, spans["partition"].to_ns) == (118 * MILLISECOND, 122 * MILLISECOND)
     third = min(mark.at_ns for mark in trouble.marks("view") if mark.view == 3)
     assert (spans["cut"].from_ns, spans["cut"].to_ns) == (third, third + 15 * MILLISECOND)
 
@@ -279,6 +295,16 @@ def test_its_pictures_are_well_formed(fork: Recorded, trouble: Recorded) -> None
         assert len(pictures) == 7
         for picture in pictures:
             ElementTree.fromstring(picture)
+
+
+def test_the_links_are_told_in_words() -> None:
+    link = Link(latency=Normal(mean_ms=50, deviation_ms=5), loss=0.1)
+    _, reader = read(record(Schedule(link=link, stop=Stop(view=2))))
+    assert "links about 50 ms (normal, deviation 5 ms), at least 0.01 ms; 10% are lost" in reader.text
+    assert "kept 0" not in reader.text
+    regions = ("us-east-1", "us-west-2", "eu-west-1", "sa-east-1")
+    far = Schedule(regions=regions, times=Times(view_timeout_ms=1500), stop=Stop(view=2))
+    assert "links between regions" in read(record(far))[1].text
 
 
 def test_a_violation_is_told_and_drawn(fork: Recorded) -> None:
