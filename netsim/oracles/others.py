@@ -19,10 +19,15 @@ from netsim.oracles.judge import Judge
 from netsim.schedule import Constant, Uniform
 from netsim.world import Host
 
+FLOODERS: Final = ("flooder", "exaggerator")
 REPLICA_BYTES_MAX: Final = 64 * 1024 * 1024
 """What one replica's state may take, whatever a flooder sends."""
 VIEWS_AHEAD_MAX: Final = 200
 """How far a schedule of leaders is looked through for honest ones in a row."""
+LEADERS_IN_A_ROW: Final = 3
+LEADERS_IN_A_ROW_BY_CLOCK: Final = 5
+"""Honest leaders that suffice for a commit. Where views go by the clock, a certificate that was hidden can spoil two
+more (Streamlet, theorem 6)."""
 LEAVES: Final = (bytes, bytearray, str, int, float)
 
 
@@ -196,7 +201,7 @@ class Progress:
         world.at(world.now + payload_ns + 1, self.finish)
 
     def limit_ns(self) -> int:
-        """The time of the views from the lowest one of the core up to three honest leaders in a row, two more, and
+        """The time of the views from the lowest one of the core up to enough honest leaders in a row, two more, and
         the slack; each view as long as its back-off allows, and half as long again for nodes out of step."""
         world = self.judge.world
         pacing = world.committee.spec.pacing
@@ -206,12 +211,13 @@ class Progress:
         base_ns = pacing.view_timeout_ms * MILLISECOND
         total_ns = self.liveness.timeouts * base_ns
         in_a_row, left = 0, 2
+        wanted = LEADERS_IN_A_ROW if self.judge.definition.costs.responsive else LEADERS_IN_A_ROW_BY_CLOCK
         while view <= end and left:
             exponent = max(0, min(pacing.exponent_max, view))
             grown = base_ns * pacing.growth_numerator**exponent // pacing.growth_denominator**exponent
             total_ns += 3 * grown // 2
             in_a_row = in_a_row + 1 if world.committee.epoch.leaders.leader(max(view, 1)) in honest else 0
-            if in_a_row >= 3 and view > world.top_view:
+            if in_a_row >= wanted and view > world.top_view:
                 left -= 1
             view += 1
         return total_ns
@@ -315,7 +321,7 @@ class Bounded:
 
     def attach(self, judge: Judge) -> None:
         self.judge = judge
-        if any(actor.kind == "flooder" for actor in judge.world.schedule.actors):
+        if any(actor.kind in FLOODERS for actor in judge.world.schedule.actors):
             judge.on_end.append(self.end)
 
     def end(self) -> None:
