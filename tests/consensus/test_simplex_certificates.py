@@ -29,7 +29,7 @@ from consensus.protocols.simplex_types import (
     Certificates,
     CertificatesRequest,
 )
-from consensus.types import Certificate, CommitProof
+from consensus.types import Certificate, CommitProof, Vote
 from consensus.vote_tally import VIEWS_AHEAD, VIEWS_BEHIND
 from tests.support.chain import Alone, Happened, refused, tampered, view_deadline_ns
 from tests.support.committee import committee
@@ -234,6 +234,16 @@ def test_tables_stay_small_over_many_views() -> None:
     assert len(engine._exclusion._first) <= VIEWS_AHEAD + VIEWS_BEHIND + 1
     assert len(engine._exclusion._reported) <= VIEWS_AHEAD + VIEWS_BEHIND + 1
     assert len(engine._first_proposals._first) <= 65
+
+
+def test_votes_count_in_late_views_as_in_early_ones() -> None:
+    chain, alone = setting()
+    told(alone, chain.nullification(100))
+    b101 = chain.block(101)
+    assert alone.hear(chain.nullify(101, 0)).sent(Vote) == []
+    assert alone.hear(chain.finalize(b101, 0)).of(ReportEvidence)
+    assert alone.hear(chain.nullify(101, 1)).signed == [chain.subject(NULLIFY, 101)], "joined"
+    assert alone.view == 102, "and counted"
 
 
 def test_votes_far_from_the_view_are_not_watched() -> None:
