@@ -680,7 +680,7 @@ class TendermintEngine:
                 return self._count(vote)
             case ProposalSubject():
                 proposal = self._leader.proposal(subject, signature)
-                if proposal is not None:
+                if proposal is not None and proposal.view == self._view:
                     self._outbox.send_proposal(proposal)
                 return False
             case _:

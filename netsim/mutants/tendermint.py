@@ -12,7 +12,6 @@ from consensus.crypto.scheme import Scheme
 from consensus.engine import FetchBlocks, Recovered, Refusal, SafetyRecord, Step
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
-from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.tendermint import TendermintEngine
 from consensus.protocols.tendermint_definition import tendermint
 from consensus.protocols.tendermint_outbox import AGAIN_TIMER
@@ -33,7 +32,6 @@ from consensus.types import (
     ValidatorIndex,
 )
 from netsim.mutants.engines import no_join, weak_quorum
-
 from netsim.mutants.mutant import Mutant
 
 NAME: Final = "tendermint"
@@ -102,7 +100,7 @@ class NilUnlocks(TendermintEngine):
 
 
 class PrecommitsWithoutPolka(TendermintEngine):
-    """Precommits what it prevoted, and is locked on it."""
+    """Precommits what it prevoted without waiting for a polka, and so without a lock."""
 
     def _try_precommit(self) -> None:
         proposal = self._proposals[self._height].get(self._round)
@@ -110,7 +108,6 @@ class PrecommitsWithoutPolka(TendermintEngine):
             block_id = block_of(proposal.header).id
             entry = self._decisions.ready(block_id, certified=False)
             if entry is not None and self._may_prevote(proposal, block_id):
-                self._locked_view, self._locked_id = self._view, block_id
                 self._precommit(entry)
         super()._try_precommit()
 
@@ -239,19 +236,19 @@ def _row(identity: str, change: str, engine: type[TendermintEngine], scenario: s
 BROKEN: Final = (
     _row("S1", "quorum is F+1", WeakQuorum),
     _row("S2", "prevotes twice in one round", PrevotesTwice),
-    _row("S4", "no lock", NoLock),
+    _row("S4", "no lock", NoLock, "lower-valid-round"),
     _row("S5", "a quorum of prevotes decides", DecidesOnPrevotes),
-    _row("V1", "the valid round is not compared with the lock", AnyValidRound),
+    _row("V1", "the valid round is not compared with the lock", AnyValidRound, "lower-valid-round"),
     _row("V2", "a precommit for nil gives the lock up", NilUnlocks),
     _row("V3", "precommits without a polka", PrecommitsWithoutPolka),
     _row("V4", "the polka of a proposal is not verified", AnyPolka),
     _row("S9", "a restart forgets the last votes", ForgetsVotes, "swarm-restarts"),
-    _row("S10", "a restart forgets the lock", ForgetsLock, "swarm-restarts"),
+    _row("S10", "a restart forgets the lock", ForgetsLock, "forgotten-lock"),
     _row("S11", "a restart forgets all", ForgetsAll, "swarm-restarts"),
     _row("R1", "a restart loses the last proposal", ForgetsProposal, "swarm-restarts"),
     _row("L2", "a lagging node cannot fetch", NoFetch, "lagging"),
     _row("L4", "stops voting for good after a vote for nil", StopsVoting, "short-outage"),
     _row("L5", "nobody follows A votes, timeouts never grow", TimeoutsNeverGrow, "slow-network"),
     _row("L7", "says nothing again", SaysItOnce, "swarm-healing"),
-    _row("L9", "never follows to a higher round", NoRoundSkip, "swarm-healing"),
+    _row("L9", "never follows to a higher round", NoRoundSkip, "rounds-alone"),
 )
