@@ -20,6 +20,7 @@ from consensus.protocols.registry import protocol_named
 from consensus.protocols.simplex_types import NOTARIZE, NULLIFY, Certificates, CertificatesRequest, Proposal
 from consensus.replica import Replica
 from consensus.types import Subject, Vote
+from tests.support.chaos import run_schedule
 from tests.support.cluster import MILLISECOND, SECOND, Cluster, Crash, Node
 from tests.support.committee import committee
 
@@ -265,6 +266,23 @@ def test_a_leader_with_two_bodies_splits_nobody() -> None:
     assert kinds[("proposal", "proposal")]
     assert kinds[("notarize", "notarize")]
     assert kinds[("finalize", "nullify")] + kinds[("nullify", "finalize")], "its bodies exclude each other's quorums"
+
+
+# --- all at once -----------------------------------------------------------------------------------------------------
+
+
+def test_trouble_and_healing() -> None:
+    """Losses, partitions, twins, crashes and kills of all, drawn from seeds; then all is well, and must be."""
+    runs = [run_schedule(seed, "simplex") for seed in range(40)]
+    assert sum(len(cluster.nodes[0].evidence) for cluster in runs) > 0, "no schedule had a twin that was found out"
+    assert all(max(cluster.heights()) >= 5 for cluster in runs)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("block", range(10))
+def test_much_trouble_and_healing(block: int) -> None:
+    for seed in range(1000 + block * 5_000, 1000 + (block + 1) * 5_000):
+        run_schedule(seed, "simplex")
 
 
 # --- kill -9 ---------------------------------------------------------------------------------------------------------

@@ -15,8 +15,6 @@ from functools import partial
 import msgspec
 
 from consensus.genesis import Pacing
-from consensus.protocols.chained_types import Proposal
-from consensus.types import Vote
 from tests.support.cluster import MILLISECOND, SECOND, Cluster, Crash, Node
 from tests.support.committee import Committee, committee
 
@@ -140,7 +138,6 @@ def _judge(cluster: Cluster, twins: tuple[int, ...], seed: int) -> None:
         accused = [reject for reject in node.rejects if reject.peer not in guilty]
         assert not accused, f"seed {seed}: {node.name} accuses an honest node: {accused[0]}"
         for evidence in node.evidence:
-            first = evidence.first
-            assert isinstance(first, Vote | Proposal)
-            signer = first.signer if isinstance(first, Vote) else first.header.proposer
-            assert signer in twins, f"seed {seed}: evidence against honest validator {signer}"
+            statement = cluster.definition.statement(evidence.first)
+            assert statement is not None
+            assert statement.signer in twins, f"seed {seed}: evidence against honest validator {statement.signer}"
