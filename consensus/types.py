@@ -11,6 +11,7 @@ beside its block by reference and is judged by the sequencer alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Final, Protocol, TypeAlias
 
 import msgspec
@@ -25,6 +26,7 @@ CERTIFICATE_SIGNATURE_SIZE_MAX: Final = 64 * VALIDATORS_MAX
 """An Ed25519 certificate is the concatenation of its signatures; a BLS one is 96 bytes."""
 BODY_SIZE_MAX: Final = 32 * 1024 * 1024
 """The hard cap of the wire; a chain's own cap (``ChainSpec.payload_size_max``) is far lower."""
+BITMAPS_REMEMBERED: Final = 256
 PATH_LENGTH_MAX: Final = 4096
 SYNC_BLOCKS_MAX: Final = 256
 SYNC_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -295,15 +297,11 @@ def certificate_subject(certificate: Certificate) -> VoteSubject:
     )
 
 
+@lru_cache(maxsize=BITMAPS_REMEMBERED)
 def signers_of(bitmap: bytes) -> tuple[ValidatorIndex, ...]:
     """The validator indices of a bitmap, ascending."""
     bits = int.from_bytes(bitmap, "little")
-    signers = []
-    while bits:
-        low = bits & -bits
-        signers.append(low.bit_length() - 1)
-        bits ^= low
-    return tuple(signers)
+    return tuple([index for index in range(bits.bit_length()) if bits >> index & 1])
 
 
 def bitmap_of(signers: Sequence[ValidatorIndex]) -> bytes:

@@ -83,7 +83,7 @@ class ValidatorSet:
     def stake_of(self, signers: Iterable[ValidatorIndex]) -> int:
         """The stake of distinct signers, each below ``len(self)``."""
         stakes = self.stakes
-        return sum(stakes[signer] for signer in signers)
+        return sum([stakes[signer] for signer in signers])
 
 
 def quorum(total_stake: int) -> int:

@@ -5,7 +5,6 @@ Nothing here asks the protocol: a message is a struct, and so is what it carries
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -26,19 +25,21 @@ LEAVES: Final = (int, bytes, type(None), str, memoryview)
 SYNC_MESSAGES: Final = (AncestorsRequest, AncestorsResponse, RangeRequest, RangeResponse)
 
 
-def parts(message: msgspec.Struct, depth: int = 0) -> Iterator[msgspec.Struct]:
+def parts(message: msgspec.Struct, depth: int = 0) -> list[msgspec.Struct]:
     """Every struct inside a message, outermost first, the message itself left out."""
+    found: list[msgspec.Struct] = []
     if depth >= DEPTH_MAX:
-        return
+        return found
     for name in message.__struct_fields__:
         value = getattr(message, name)
         if type(value) in LEAVES:
             continue
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, msgspec.Struct):
-                yield item
+                found.append(item)
                 if type(item) is not Certificate:
-                    yield from parts(item, depth + 1)
+                    found += parts(item, depth + 1)
+    return found
 
 
 def certificates_in(message: msgspec.Struct) -> list[Certificate]:

@@ -14,8 +14,9 @@ from hashlib import sha256
 from typing import Final, NoReturn, SupportsIndex
 
 SIZE: Final = 32
-PRIME: Final = 2**255 - 19
-"""The order of the group; public keys and signatures are integers in 1..PRIME-1, 32 bytes big-endian."""
+PRIME: Final = 2**61 - 1
+"""The order of the group: small, for products that cost little, and large enough that no two messages of a search meet.
+Public keys and signatures are integers in 1..PRIME-1, 32 bytes big-endian."""
 REMEMBERED_MAX: Final = 1024
 
 _KEY_DOMAIN: Final = b"shared-sequencer/simulated-key\x00"
@@ -25,7 +26,7 @@ _POSSESSION_DOMAIN: Final = b"shared-sequencer/possession-proof/simulated\x00"
 @lru_cache(maxsize=REMEMBERED_MAX)
 def _point(message: bytes) -> int:
     """H(message). Many sign and check one message."""
-    return int.from_bytes(sha256(message).digest(), "big")
+    return int.from_bytes(sha256(message).digest(), "big") % PRIME
 
 
 def _tag(key: int, message: bytes) -> int:

@@ -67,7 +67,7 @@ class OrderVotes:
     __slots__ = ("_certified", "_oldest", "last")
 
     def __init__(self) -> None:
-        self._certified: dict[View, Certificate] = {}
+        self._certified: dict[View, tuple[Certificate, VoteSubject]] = {}
         self._oldest: View = 1
         self.last: Certificate | None = None
         """What the own last order vote is about."""
@@ -80,17 +80,17 @@ class OrderVotes:
 
     def saw(self, certificate: Certificate) -> None:
         """A verified certificate: the first of its view is kept."""
-        if certificate.view >= self._oldest:
-            self._certified.setdefault(certificate.view, certificate)
+        if certificate.view >= self._oldest and certificate.view not in self._certified:
+            self._certified[certificate.view] = certificate, certificate_subject(certificate)
 
     def knows(self, certificate: Certificate) -> bool:
         """True when a certificate over the same subject was seen, whoever signed that."""
         known = self._certified.get(certificate.view)
-        return known is not None and certificate_subject(known) == certificate_subject(certificate)
+        return known is not None and known[1] == certificate_subject(certificate)
 
     def proof(self, confirmation: Certificate) -> CommitProof | None:
         """That the block of a quorum of order votes is committed, if the certificate that they are about was seen."""
-        known = self._certified.get(confirmation.view)
+        known, _ = self._certified.get(confirmation.view, (None, None))
         if known is None or order_subject(known) != certificate_subject(confirmation):
             return None
         return CommitProof(epoch=confirmation.epoch, headers=(), certificate=known, confirmation=confirmation)

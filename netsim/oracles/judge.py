@@ -229,7 +229,7 @@ class Judge:
         self._seen[id(message)] = message
         if type(message) is Vote:
             self._voted(host, message)
-        elif not isinstance(message, SYNC_MESSAGES):
+        elif type(message) not in SYNC_MESSAGES:
             self._said(host, message)
 
     def _signed(self, host: Host, signer: int, subject: Subject, view: View, signature: bytes) -> bool:

@@ -115,10 +115,10 @@ class DurableFirst:
 
     def stored(self, host: Host, records: Sequence[Record]) -> None:
         for record in records:
-            if isinstance(record, SafetyRecord):
+            if type(record) is SafetyRecord:
                 if record.kind in host.journal.safety:
                     self.subjects[host.position][record.subject] = None
-            elif isinstance(record, BlockRecord):
+            elif type(record) is BlockRecord:
                 block_id = record.block.id
                 if block_id in host.journal.blocks:
                     self.blocks[host.position][block_id] = None
@@ -167,7 +167,7 @@ class Monotone:
         if not host.honest:
             return
         for record in records:
-            if not isinstance(record, SafetyRecord):
+            if type(record) is not SafetyRecord:
                 continue
             state = _decode_state(record.state)
             views = (state.voted_view, state.lock.view, state.high_qc.view)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from consensus.replica import Replica
 from netsim import Schedule, Simulation, load, run_schedule
 from netsim.checks import check_determinism, scenario_path, scenario_paths
+from netsim.oracles.judge import Judge
 from netsim.scenario import Scenario, Swarm, expand
 from netsim.schedule import Actor, BadSchedule, Constant, Crash, Disk, Link, Stop, Submit, Uniform
 from netsim.testing import assert_silent
 from netsim.validation import from_json
+from netsim.world import Host
 
 PROTOCOLS = ("jolteon", "hotstuff", "hotstuff2")
 SCRIPTED = {"view-gap": ("hotstuff",), "hidden-lock-alone": ("hotstuff2",)}
@@ -131,13 +135,29 @@ def test_an_unknown_actor_is_refused() -> None:
         run_schedule(Schedule(actors=(Actor(node=0, kind="ghost"),)))
 
 
+class Witness:
+    """An oracle that judges nothing and remembers the world, without keeping it."""
+
+    id = "W"
+
+    def attach(self, judge: Judge) -> None:
+        self.world = weakref.ref(judge.world)
+        self.replicas: list[weakref.ref[Replica]] = []
+        judge.on_entered.append(self.entered)
+
+    def entered(self, host: Host, view: int) -> None:
+        if host.replica is not None:
+            self.replicas.append(weakref.ref(host.replica))
+
+
 def test_a_run_leaves_no_garbage() -> None:
     schedule = Schedule(actors=(Actor(node=1, kind="slow"),), faults=(Crash(at_ms=20, nodes=(2,), restart_ms=5),))
-    run_schedule(schedule)
-    gc.collect()
+    witness = Witness()
     gc.disable()
     try:
-        run_schedule(schedule)
-        assert gc.collect() == 0
+        run_schedule(schedule, oracles=(witness,))
+        assert witness.world() is None
+        assert witness.replicas
+        assert all(replica() is None for replica in witness.replicas)
     finally:
         gc.enable()
