@@ -187,7 +187,7 @@ class NeverAsks(SimplexEngine):
 
 
 class SaysItOnce(SimplexEngine):
-    """Nullifies once and then waits, and helps nobody who is behind."""
+    """Nullifies once and then waits."""
 
     def _repeat(self) -> None:
         pass
