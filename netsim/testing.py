@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 from consensus.protocols.definition import ProtocolDefinition
@@ -24,10 +26,12 @@ def assert_silent(
     result = run_schedule(schedule, definition=definition)
     if result.silent:
         return result
-    path = Path(folder) / f"{schedule.name or 'schedule'}-{schedule.seed}.json"
+    name = re.sub(r"[^\w.#-]", "_", schedule.name or "schedule")
+    path = Path(folder) / f"{name}-{schedule.seed}.json"
     path.write_bytes(schedule.replace(expect=result.verdict).to_json())
     first = result.violations[0]
     raise AssertionError(
         f"{first.oracle} at {first.at_ns / 1e6:.3f} ms: {first.text}\n"
-        f"seed {schedule.seed}, trace {result.trace_hash}\nreplay: netsim replay {path}"
+        f"seed {schedule.seed}, trace {result.trace_hash}\nreplay: netsim replay {shlex.quote(str(path))}"
+        + ("" if definition is None else " --protocol-file the-file-whose-DEFINITION-it-is.py")
     )

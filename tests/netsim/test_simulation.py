@@ -130,6 +130,14 @@ def test_a_violation_names_seed_and_replay_and_writes_the_schedule(tmp_path: Pat
     assert written.expect == run_schedule(written).verdict == "S6"
 
 
+def test_any_name_of_a_schedule_gives_a_file_that_can_be_written(tmp_path: Path) -> None:
+    schedule = load(scenario_path("too-many-twins")).base.replace(name="../up/and away: <1>")
+    with pytest.raises(AssertionError) as caught:
+        assert_silent(schedule, folder=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".._up_and_away___1_-0.json"]
+    assert f"netsim replay {tmp_path}/.._up_and_away___1_-0.json" in str(caught.value)
+
+
 def test_an_unknown_actor_is_refused() -> None:
     with pytest.raises(BadSchedule, match=r"\$\.actors\[0\]\.kind: 'ghost' is unknown"):
         run_schedule(Schedule(actors=(Actor(node=0, kind="ghost"),)))
