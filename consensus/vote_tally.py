@@ -106,6 +106,12 @@ class VoteTally:
         votes.first[key] = vote
         return self._count(votes, vote)
 
+    def settle(self, subject: VoteSubject) -> None:
+        """A verified certificate of ``subject`` came from elsewhere: its votes need not be checked for another."""
+        if self._current - VIEWS_BEHIND <= subject.view <= self._current + VIEWS_AHEAD:
+            votes = self._views.setdefault(subject.view, _View())
+            votes.subjects.setdefault(subject, _Subject()).certified = True
+
     def _count(self, votes: _View, vote: Vote) -> Counted:
         subject = vote_subject(vote)
         counted = votes.subjects.get(subject)

@@ -80,7 +80,7 @@ from consensus.protocols.chained_types import (
     TimeoutSubject,
 )
 from consensus.protocols.leader_wait import WAIT_TIMER, LeaderWait
-from consensus.protocols.order_votes import OrderVotes, order_subject, vote_in
+from consensus.protocols.order_votes import OrderVotes, order_delay_ns, order_subject, vote_in
 from consensus.protocols.proposal_checks import FirstProposals, without_body
 from consensus.protocols.rules import ChainedRules
 from consensus.protocols.timeout_certificates import TimeoutCertifier
@@ -101,6 +101,7 @@ from consensus.types import (
     View,
     Vote,
     VoteSubject,
+    certificate_subject,
     vote_of,
 )
 from consensus.vote_tally import COUNTED, BadSignature, Counted, Equivocated, Ignored, VoteTally
@@ -131,9 +132,10 @@ class ChainedEngine:
         self._certifier = TimeoutCertifier(epoch, self._checker, rules)
         self._out = StepBuilder()
         self._blocks = BlockPipeline(epoch, self._checker, rules, self._out)
-        self._leader = Leader(spec, epoch, self._blocks, self._out, me)
         broadcast_votes = len(epoch.validators) <= BROADCAST_VOTES_MAX
         self._orders = OrderVotes() if broadcast_votes and rules.confirmation_kind is not None else None
+        patience_ns = 0 if self._orders is None else order_delay_ns(spec.pacing)
+        self._leader = Leader(spec, epoch, self._blocks, self._out, me, patience_ns=patience_ns)
         self._outbox = Outbox(epoch, self._out, me, broadcast_votes=broadcast_votes)
         self._wait = LeaderWait(epoch.validators) if rules.leader_waits and me is not None else None
         self._guard = SafetyGuard()
@@ -305,6 +307,7 @@ class ChainedEngine:
     def _adopt_certificate(self, certificate: Certificate) -> None:
         if certificate.view > self._high_qc.view:
             self._high_qc = certificate
+            self._votes.settle(certificate_subject(certificate))
         if self._orders is not None:
             self._orders.saw(certificate)
         self._blocks.consider(certificate)

@@ -35,9 +35,16 @@ def entry_proof(
 
 
 class Leader:
-    """One replica's proposals, one a view. Adds to the step that ``out`` collects."""
+    """One replica's proposals, one a view. Adds to the step that ``out`` collects.
 
-    __slots__ = ("_building", "_epoch", "_me", "_out", "_pipeline", "_proposing", "_spec", "proposed_view")
+    Without anything to order, a block is made at once if a payload below waits for its commit, but ``patience_ns``
+    later where that payload may be committed without another block, and after the idle interval once it was.
+    """
+
+    __slots__ = (
+        "_building", "_epoch", "_hurries", "_me", "_out", "_patience_ns", "_pipeline", "_proposing", "_spec",
+        "proposed_view",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -46,8 +53,12 @@ class Leader:
         pipeline: BlockPipeline,
         out: StepBuilder,
         me: ValidatorIndex | None,
+        *,
+        patience_ns: Nanoseconds,
     ) -> None:
         self._spec = spec
+        self._patience_ns = patience_ns
+        self._hurries = False
         self._epoch = epoch
         self._pipeline = pipeline
         self._out = out
@@ -66,15 +77,20 @@ class Leader:
         self._building = None
 
     def ask(self, view: View, high_qc: Certificate, entered_ns: Nanoseconds) -> None:
-        """Ask for the payload of a block on ``high_qc``, once a view, when everything that it stands on is here and
-        checked."""
-        if self._building is not None:
+        """Ask for the payload of a block on ``high_qc`` when everything that it stands on is here and checked: once a
+        view, and again when there is no hurry any more."""
+        if self._building is not None and not self._hurries:
             return
         path = self._pipeline.tree.path(high_qc.block_id)
         if path is None or not self._pipeline.all_checked(path, full_check_of_last=False):
             return
-        urgent = any(entry.block.header.payload_size for entry in path)
-        idle_ns = 0 if urgent else self._spec.pacing.idle_interval_ms * NANOSECONDS_PER_MILLISECOND
+        hurries = any(entry.block.header.payload_size for entry in path)
+        if self._building is not None and hurries:
+            return
+        self._hurries = hurries
+        idle_ns = self._spec.pacing.idle_interval_ms * NANOSECONDS_PER_MILLISECOND
+        if hurries:
+            idle_ns = min(idle_ns, self._patience_ns)
         timestamp_ms = path[-1].block.header.timestamp_ms if path else self._pipeline.tree.root.timestamp_ms
         self._building = (view, high_qc)
         self._out.effects.append(

@@ -23,7 +23,9 @@ On seeing QC(v), a validator says once that it saw it, iff v > highest_timeout_v
   subject ignores this one.
 * A quorum of order votes enters no view and is nothing to build on.
 
-The slower commit, by the next view's certificate, goes on beside it and needs no order vote.
+The slower commit, by the next view's certificate, goes on beside it and needs no order vote. A leader with nothing to
+order gives the order votes a fifth of the view before it makes an empty block for that slower commit; once they
+committed what has a payload, it idles as after any commit.
 
 Bounds: one certificate for each of the last ``VIEWS_KEPT`` views; the votes are counted by the window of
 ``VoteTally``.
@@ -36,12 +38,20 @@ from __future__ import annotations
 
 from typing import Final
 
+from consensus.genesis import Pacing
+from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND
 from consensus.protocols.chained_types import OrderVote
-from consensus.types import Certificate, CommitProof, View, Vote, VoteSubject, certificate_subject, vote_of
+from consensus.types import Certificate, CommitProof, Nanoseconds, View, Vote, VoteSubject, certificate_subject, vote_of
 
 ORDER: Final = "order"
 VIEWS_KEPT: Final = 64
 """Views below the current one whose certificate is kept, to confirm it."""
+
+
+def order_delay_ns(pacing: Pacing) -> Nanoseconds:
+    """How long a leader waits for the order votes on its parent before it makes an empty block to commit it: a fifth of
+    a view."""
+    return pacing.view_timeout_ms * NANOSECONDS_PER_MILLISECOND // 5
 
 
 def order_subject(certificate: Certificate) -> VoteSubject:

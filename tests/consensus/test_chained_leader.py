@@ -17,6 +17,7 @@ from consensus.engine import (
 )
 from consensus.genesis import Pacing
 from consensus.protocols.chained_types import Certificates, Proposal
+from consensus.protocols.order_votes import order_delay_ns
 from consensus.types import Vote, VoteSubject
 from tests.support.chain import CHAINED_NAMES, Alone, Chain, Happened, grow
 from tests.support.committee import committee
@@ -45,7 +46,8 @@ def test_the_leader_builds_on_the_highest_certificate_and_votes_for_its_own_bloc
     build = building(grow(chain, alone, b1))
     assert (build.view, build.parent, build.height, build.parent_timestamp_ms) == (2, b1.id, 2, 1_001)
     assert build.path == ((b1, chain.body(b1)),)
-    assert build.deadline_ns == 5, "payloads wait for their commit: no idling"
+    patience_ns = order_delay_ns(PACING) if protocol == "jolteon" else 0
+    assert build.deadline_ns == 5 + min(patience_ns, 50 * MILLISECOND), "payloads wait for their commit: no idling"
     happened = alone.build(2, b1.id, b"two")
     (proposal,) = happened.sent(Proposal)
     expected = chain.block(2, on=b1, body=b"two")

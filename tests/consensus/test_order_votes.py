@@ -5,9 +5,19 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from consensus.engine import Broadcast, Commit, PayloadVerdict, PeerConnected, ReportEvidence, SafetyRecord, Send
+from consensus.engine import (
+    Broadcast,
+    BuildPayload,
+    Commit,
+    PayloadVerdict,
+    PeerConnected,
+    ReportEvidence,
+    SafetyRecord,
+    Send,
+)
+from consensus.genesis import Pacing
 from consensus.protocols.chained_state import SafetyState
-from consensus.protocols.chained_types import Certificates, OrderVote
+from consensus.protocols.chained_types import Certificates, OrderVote, Proposal
 from consensus.protocols.order_votes import ORDER, VIEWS_KEPT, OrderVotes, order_subject
 from consensus.protocols.registry import HOTSTUFF, JOLTEON
 from consensus.types import Block, CommitProof, Vote
@@ -357,6 +367,37 @@ def test_a_peer_that_connects_is_sent_the_order_vote_of_the_view_before() -> Non
     again = alone.restart()
     give_up(chain, again, 2)
     assert not any(isinstance(effect.message, OrderVote) for effect in again.feed(PeerConnected(peer)).of(Send))
+
+
+def test_a_leader_does_not_hurry_where_order_votes_will_do() -> None:
+    """::
+
+    genesis <- b1 <-QC-        b1 has a payload: its commit is waited for a fifth of the view, then the idle interval
+
+    Without that, each transaction at light load would cost an empty block with all its votes.
+    """
+    members = committee(pacing=Pacing(view_timeout_ms=1_000, idle_interval_ms=500))
+    chain, alone = Chain(members), Alone(members, me=1)
+    b1 = chain.block(1, body=b"payload")
+    alone.now = 7
+    alone.hear(chain.proposal(b1))
+    [hurried] = certify(chain, alone, b1).of(BuildPayload)
+    assert hurried.deadline_ns == 7 + 200 * MILLISECOND
+    assert not alone.hear(chain.order_vote(chain.qc(b1), 0)).of(BuildPayload), "asked for already"
+    [idle] = alone.hear(chain.order_vote(chain.qc(b1), 2)).of(BuildPayload)
+    assert (idle.view, idle.parent, idle.path) == (2, b1.id, ())
+    assert idle.deadline_ns == 7 + 500 * MILLISECOND
+    assert not alone.hear(chain.order_vote(chain.qc(b1), 3)).of(BuildPayload), "once more, and no oftener"
+    assert alone.build(2, b1.id, b"two").sent(Proposal)
+
+
+def test_a_leader_whose_idle_interval_is_shorter_waits_no_longer_than_that() -> None:
+    members = committee(pacing=Pacing(view_timeout_ms=1_000, idle_interval_ms=50))
+    chain, alone = Chain(members), Alone(members, me=1)
+    b1 = chain.block(1, body=b"payload")
+    alone.hear(chain.proposal(b1))
+    [build] = certify(chain, alone, b1).of(BuildPayload)
+    assert build.deadline_ns == 50 * MILLISECOND
 
 
 def test_three_delays() -> None:

@@ -205,3 +205,22 @@ def test_a_vote_of_another_kind_is_another_slot() -> None:
     vote: Vote = chain.vote(chain.block(1), 0)
     tally.add(vote)
     assert tally.add(msgspec.structs.replace(vote, kind="other")) == Counted()
+
+
+def test_votes_for_what_is_certified_already_make_no_second_certificate() -> None:
+    """A certificate came from elsewhere. Equivocation is noticed as before."""
+    chain, tally, _ = tally_of(committee())
+    block = chain.block(1)
+    tally.add(chain.vote(block, 0))
+    tally.settle(chain.vote_subject(block))
+    for signer in (1, 2, 3):
+        assert tally.add(chain.vote(block, signer)) == Counted()
+    other = chain.block(1, timestamp_ms=2_000)
+    assert tally.add(chain.vote(other, 1)) == Equivocated(chain.vote(block, 1), chain.vote(other, 1))
+    far = chain.block(VIEWS_AHEAD + 2)
+    tally.settle(chain.vote_subject(far))
+    tally.advance(VIEWS_AHEAD)
+    assert [tally.add(chain.vote(far, signer)) for signer in (0, 1)] == [Counted(), Counted()]
+    result = tally.add(chain.vote(far, 2))
+    assert isinstance(result, Counted)
+    assert result.certificate is not None, "outside the window nothing is kept"
