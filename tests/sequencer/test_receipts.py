@@ -51,6 +51,10 @@ class Chain:
             signers=bitmap_of((0, 1, 3)),
             signature=b"",
         )
+        return self.certificate_of(unsigned)
+
+    def certificate_of(self, unsigned: Certificate) -> Certificate:
+        """The same with the signatures of three of four over what it says."""
         message = first_epoch(self.spec, check_chain_spec(self.spec, SCHEME)).domain.bytes_to_sign(
             certificate_subject(unsigned)
         )
@@ -130,6 +134,19 @@ def test_an_honest_receipt_verifies() -> None:
     honest.verify(chain())
     assert (honest.height, honest.index, honest.rollup_id) == (1, 5, 3)
     assert honest.position.index == 5
+
+
+def test_a_receipt_may_rest_on_two_quorums() -> None:
+    """Jolteon's order votes: a certificate of the block itself, and its confirmation."""
+    honest = receipt()
+    certificate = honest.commit_proof.headers[0].justify
+    confirmation = chain().certificate_of(msgspec.structs.replace(certificate, kind="order"))
+    proof = CommitProof(epoch=0, headers=(), certificate=certificate, confirmation=confirmation)
+    fast = msgspec.structs.replace(honest, commit_proof=proof)
+    fast.verify(chain())
+    assert Receipt.from_bytes(fast.to_bytes()) == fast
+    for wrong in (None, certificate, msgspec.structs.replace(confirmation, signature=bytes(192))):
+        assert failure(honest, commit_proof=msgspec.structs.replace(proof, confirmation=wrong)) == "commit"
 
 
 def test_each_part_of_a_receipt_is_named_when_it_fails() -> None:

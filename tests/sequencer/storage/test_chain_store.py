@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -289,6 +290,28 @@ async def test_every_committed_height_has_a_proof(path: Path) -> None:
     assert found[1] == proof(blocks[0], blocks[1])
     assert found[3] == proof(blocks[2], blocks[3], blocks[4])
     assert found[6] == proof(blocks[5], blocks[6], tip), "the block's descendants, then those of the stored proof"
+
+
+async def test_a_confirmation_is_kept_and_proves_the_ancestors_too(path: Path) -> None:
+    """A proof of two quorums over one block (order votes) comes back as it was, in every answer that holds a proof."""
+    blocks = [block for block, _ in chain(3)]
+    top = blocks[2]
+    direct = proof(top)
+    confirmed = msgspec.structs.replace(
+        direct, confirmation=msgspec.structs.replace(direct.certificate, kind="order", signers=b"\x0b")
+    )
+    async with ChainStore.open(path, GENESIS) as store:
+        await store.append([BlockRecord(block, body_of(block.header.height)) for block in blocks])
+        await store.append([commit(block, with_proof=False) for block in blocks[:2]])
+        await store.append([CommitRecord(3, top.id, confirmed)])
+    async with ChainStore.open(path, GENESIS) as store:
+        assert await store.proof_for(3) == confirmed
+        below = await store.proof_for(1)
+        assert below == msgspec.structs.replace(confirmed, headers=(blocks[1].header, top.header))
+        assert (await store.load(range_from(1))).proof == confirmed
+        recovered = await store.recover(0)
+        assert recovered.head_proof == confirmed
+        assert recovered.commits[-1][1] == confirmed
 
 
 async def test_a_proof_longer_than_a_path_is_not_made(path: Path) -> None:
