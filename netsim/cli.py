@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from consensus.protocols.registry import protocol_names
-from netsim import cli_findings
+from netsim import cli_findings, cli_suite
 from netsim.actors.registry import actor_kinds
 from netsim.checks import Caught, check_determinism, scenario_paths, try_mutants
 from netsim.cli_files import folder, read, read_schedule, write
@@ -30,6 +30,7 @@ from netsim.sweep import sweep as run_sweep
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 cli_findings.register(app)
+cli_suite.register(app)
 _errors = Console(stderr=True)
 
 FileArgument = Annotated[
@@ -38,7 +39,7 @@ FileArgument = Annotated[
 Seed = Annotated[int, typer.Option(min=-(2**62), max=2**62, help="the seed")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 Protocol = Annotated[str, typer.Option(help="run this protocol instead of the scenario's")]
-ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file")]
+ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file (or FILE:NAME)")]
 MutantOption = Annotated[str, typer.Option("--mutant", help="run one of the mutants, e.g. S7-jolteon")]
 
 

@@ -23,7 +23,7 @@ from netsim.validation import read_bytes
 from netsim.words import in_words
 
 FileArgument = Annotated[str, typer.Argument(help="an explicit schedule (.json)")]
-ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file")]
+ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file (or FILE:NAME)")]
 MutantOption = Annotated[str, typer.Option("--mutant", help="run one of the mutants, e.g. S7-jolteon")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 

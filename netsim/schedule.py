@@ -95,11 +95,13 @@ class LinkOverride(Part, frozen=True, kw_only=True):
 
 
 class Clock(Part, frozen=True, kw_only=True):
-    """One node's clock: what it shows at time 0, and how much faster it runs."""
+    """One node's clock: what it shows at time 0, and how much faster it runs, a tenth of the rate to ten times. With
+    ``timers_only`` the drift is that of its timers; what it writes into blocks is kept right, as by NTP."""
 
     node: Position
     offset_ms: Offset = 0
-    drift_ppm: Annotated[int, Meta(ge=-500_000, le=500_000)] = 0
+    drift_ppm: Annotated[int, Meta(ge=-900_000, le=9_000_000)] = 0
+    timers_only: bool = False
 
 
 # --- actors ------------------------------------------------------------------------------------------------------
@@ -206,7 +208,8 @@ class Heal(Timed, frozen=True, kw_only=True, tag="heal", tag_field="kind"):
 
 class Drop(Part, frozen=True, kw_only=True, tag="drop", tag_field="kind"):
     """Single messages: those of ``view`` and type ``message`` (any, when empty) from ``source`` to ``to``; of each
-    direction the first ``times``, or all. A vote for no block goes as a ``Timeout``."""
+    direction the first ``times``, or all. A vote for no block goes as a ``Timeout``; ``Vote 0`` is a vote of the first
+    kind that the protocol declares for blocks, ``Vote 1`` one of the second."""
 
     view: ViewNumber
     message: Name = ""

@@ -41,8 +41,8 @@ FINDINGS_MAX: Final = 100
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
-    """What runs instead of the schedule's protocol: one of the registry by ``name``, the ``DEFINITION`` of a Python
-    ``file``, or one of our ``mutant``s. Travels to workers as text."""
+    """What runs instead of the schedule's protocol: one of the registry by ``name``, that of a Python ``file``
+    (:func:`file_and_name`), or one of our ``mutant``s. Travels to workers as text."""
 
     name: str = ""
     file: str = ""
@@ -54,7 +54,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
             mutant = mutant_named(self.mutant)
             return mutant.definition, mutant.keep
         if self.file:
-            return protocol_from(Path(self.file)), None
+            return protocol_from(self.file), None
         try:
             return protocol_named(self.name or schedule_protocol), None
         except ValueError as error:
@@ -77,8 +77,15 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
                     raise BadSchedule(f"{where}: $.swarm.{key}[{number}]: {reason}")
 
 
-def protocol_from(path: Path) -> ProtocolDefinition:
-    """The ``DEFINITION`` of a Python file. Raises :class:`BadSchedule`. The file is code and runs."""
+def file_and_name(text: str) -> tuple[Path, str]:
+    """``FILE``, or ``FILE:NAME`` where the definition has another name than ``DEFINITION``."""
+    file, colon, name = text.rpartition(":")
+    return (Path(file), name) if colon and name.isidentifier() else (Path(text), "DEFINITION")
+
+
+def protocol_from(text: str) -> ProtocolDefinition:
+    """The definition in a Python file. Raises :class:`BadSchedule`. The file is code and runs."""
+    path, name = file_and_name(text)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None or not path.is_file():
         raise BadSchedule(f"--protocol-file: {path}: is no Python file")
@@ -90,10 +97,10 @@ def protocol_from(path: Path) -> ProtocolDefinition:
         lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else "unknown"
         raise BadSchedule(f"--protocol-file: {path}, line {line}: {type(error).__name__}: {error}") from None
-    definition = getattr(module, "DEFINITION", None)
+    definition = getattr(module, name, None)
     if not isinstance(definition, ProtocolDefinition):
         raise BadSchedule(
-            f"--protocol-file: {path}: has no DEFINITION, a {ProtocolDefinition.__module__}.ProtocolDefinition"
+            f"--protocol-file: {path}: has no {name}, a {ProtocolDefinition.__module__}.ProtocolDefinition"
         )
     return definition
 

@@ -292,6 +292,13 @@ class World:
             return self.now
         return self.now + self.now * clock.drift_ppm // 1_000_000 + round(clock.offset_ms * MILLISECOND)
 
+    def date(self, host: Host) -> int:
+        """Nanoseconds since genesis as the node writes them into blocks and compares them with its own."""
+        clock = host.clock
+        if clock is None or not clock.timers_only:
+            return self.local(host)
+        return self.now + round(clock.offset_ms * MILLISECOND)
+
     def _world_time(self, host: Host, local_ns: int) -> int:
         clock = host.clock
         if clock is None:
@@ -598,7 +605,7 @@ class World:
         if host.pool:
             on_path = {bytes(body) for _, body in request.path}
             body = next((waiting for waiting in host.pool if waiting not in on_path), b"")
-        clock_ms = self.committee.spec.genesis_time_ms + max(self.local(host), 0) // MILLISECOND
+        clock_ms = self.committee.spec.genesis_time_ms + max(self.date(host), 0) // MILLISECOND
         built = PayloadBuilt(
             view=request.view,
             parent=request.parent,
@@ -622,7 +629,7 @@ class World:
             ahead_ms = (
                 header.timestamp_ms - self.committee.spec.genesis_time_ms - self.committee.spec.timestamp_drift_ms
             )
-            early_ns = ahead_ms * MILLISECOND - self.local(host)
+            early_ns = ahead_ms * MILLISECOND - self.date(host)
             if early_ns > 0:
                 self.soon(host, verdict, early_ns)
                 return None

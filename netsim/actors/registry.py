@@ -6,7 +6,17 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from netsim.actors.puppet import Puppet
-from netsim.actors.simple import FLOOD_MESSAGES_MAX, Flooder, Impersonator, LyingSync, Mutator, Outdated, Silent, Slow
+from netsim.actors.simple import (
+    FLOOD_MESSAGES_MAX,
+    Exaggerator,
+    Flooder,
+    Impersonator,
+    LyingSync,
+    Mutator,
+    Outdated,
+    Silent,
+    Slow,
+)
 from netsim.schedule import Actor
 from netsim.world import Player
 
@@ -21,6 +31,7 @@ ACTORS: Final[Mapping[str, ActorFactory]] = {
     "impersonator": Impersonator,
     "lying-sync": LyingSync,
     "flooder": Flooder,
+    "exaggerator": Exaggerator,
     "puppet": Puppet,
 }
 
@@ -29,6 +40,7 @@ OPTIONS: Final[Mapping[str, Mapping[str, tuple[float, float]]]] = {
     "outdated": {"from_ms": (0, 1e9), "every_ms": (1, 1e9)},
     "mutator": {"rate": (0, 1)},
     "flooder": {"count": (0, FLOOD_MESSAGES_MAX), "over_ms": (0, 1e6)},
+    "exaggerator": {"count": (0, FLOOD_MESSAGES_MAX), "over_ms": (0, 1e6)},
 }
 """What our actors' ``options`` are, each from and to."""
 

@@ -233,3 +233,58 @@ class Flooder:
 
     def incoming(self, host: Host, event: Received) -> Received | None:
         return None
+
+
+class Exaggerator:
+    """Honest, and says ``count`` times more what it said, of other views, heights and blocks, signed anew where it may:
+    spread over ``over_ms``, from the first time that there is something to say."""
+
+    has_core = True
+    SAME: Final = ("epoch", "signer", "proposer")
+    OFFSETS: Final = (1, 2, 8, 15, 16, 17, 1000, 2**40)
+
+    def __init__(self, spec: Actor) -> None:
+        self.count = min(int(spec.options.get("count", 2000)), FLOOD_MESSAGES_MAX)
+        self.over_ns = nanoseconds(spec.options.get("over_ms", 500))
+        self.said: dict[type[msgspec.Struct], msgspec.Struct] = {}
+
+    def attach(self, world: World, host: Host) -> None:
+        self.world = world
+        self.host = host
+        self.wire = world.definition.wire()
+        self.draws = stream(world.schedule.seed, f"actor:{host.position}")
+        for number in range(self.count):
+            world.at(number * self.over_ns // self.count, self.exaggerate)
+
+    def outgoing(self, host: Host, targets: Sequence[Host], message: msgspec.Struct) -> Rewritten:
+        self.said[type(message)] = message
+        return [(target, message, 0) for target in targets]
+
+    def incoming(self, host: Host, event: Received) -> Received | None:
+        return event
+
+    def exaggerate(self) -> None:
+        if not self.said or self.host.index is None:
+            return
+        said = self.moved(self.draws.choice(tuple(self.said.values())), self.draws.choice(self.OFFSETS))
+        changed = self.wire.decode(self.wire.encode(said))
+        if isinstance(changed, Malformed):
+            return
+        statement = self.world.definition.statement(changed)
+        if statement is not None and statement.signer == self.host.index and statement.subject.epoch == 0:
+            signature = self.world.committee.sign(self.host.index, statement.subject)
+            changed = msgspec.structs.replace(changed, signature=signature)
+        self.world.inject(self.host, self.host.others, changed)
+
+    def moved(self, struct: msgspec.Struct, offset: int) -> msgspec.Struct:
+        """The struct, and a header that it carries, some views and heights further on, about another block."""
+        changes: dict[str, object] = {}
+        for name in struct.__struct_fields__:
+            value = getattr(struct, name)
+            if type(value) is int and name not in self.SAME:
+                changes[name] = value + offset
+            elif name in ("block_id", "payload_root"):
+                changes[name] = self.draws.randbytes(32)
+            elif name == "header":
+                changes[name] = self.moved(value, offset)
+        return msgspec.structs.replace(struct, **changes)

@@ -26,7 +26,7 @@ MESSAGES_MAX: Final = 20_000
 File = Annotated[str, typer.Argument(help="a scenario (.toml), an explicit schedule (.json), or a name of ours")]
 Seed = Annotated[int, typer.Option(min=-(2**62), max=2**62, help="the seed")]
 Protocol = Annotated[str, typer.Option(help="run this protocol instead of the scenario's")]
-ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file")]
+ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file (or FILE:NAME)")]
 Mutant = Annotated[str, typer.Option("--mutant", help="run one of the mutants, e.g. S7-jolteon")]
 Messages = Annotated[int, typer.Option(min=1, max=MESSAGES_MAX, help="draw at most so many messages")]
 
