@@ -8,7 +8,9 @@ from consensus.crypto.scheme import Scheme
 from consensus.engine import Engine
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
+from consensus.offences import Offence
 from consensus.protocols.chained import ChainedEngine
+from consensus.protocols.chained_offences import signed_in_timeouts
 from consensus.protocols.chained_types import Certificates, OrderVote, Proposal, Timeout, TimeoutSubject
 from consensus.protocols.definition import ProtocolDefinition, Statement, VoteKind, proposal_statement, vote_statement
 from consensus.protocols.order_votes import vote_in
@@ -17,8 +19,8 @@ from consensus.signing import VOTE
 from consensus.types import ProposalSubject, ValidatorIndex, Vote, VoteSubject
 
 
-def chained(name: str, rules: ChainedRules) -> ProtocolDefinition:
-    """A member of the HotStuff family, from its rules."""
+def chained(name: str, rules: ChainedRules, offences: tuple[Offence, ...] = ()) -> ProtocolDefinition:
+    """A member of the HotStuff family, from its rules and what they forbid across views."""
 
     def engine(*, spec: ChainSpec, epoch: EpochInfo, scheme: Scheme, me: ValidatorIndex | None) -> Engine:
         return ChainedEngine(spec=spec, epoch=epoch, scheme=scheme, rules=rules, me=me)
@@ -46,4 +48,6 @@ def chained(name: str, rules: ChainedRules) -> ProtocolDefinition:
         votes=(VoteKind(name=VOTE, certifies=True), *(() if confirmation is None else (VoteKind(name=confirmation),))),
         engine=engine,
         costs=rules.costs,
+        offences=offences,
+        signed_in=signed_in_timeouts,
     )

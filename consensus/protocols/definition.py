@@ -15,6 +15,7 @@ from consensus.crypto.scheme import Scheme
 from consensus.engine import Engine
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
+from consensus.offences import Offence, Signed, signed_in_proof
 from consensus.types import (
     AncestorsRequest,
     AncestorsResponse,
@@ -94,7 +95,8 @@ def _same(view: View) -> int:
 class ProtocolDefinition:
     """A protocol: its name; its messages and signed subjects (tagged structs, message tags below 16, which are block
     sync's); which of its messages carry payloads and so travel in bulk; what a message states and who signed that; its
-    kinds of votes; how an engine of it is made; and what it costs.
+    kinds of votes; how an engine of it is made; and what it costs. ``offences`` are the pairs of subjects that convict
+    their signer, besides two in one slot; ``signed_in`` reads the proofs of its ``TranscriptRecord``.
 
     Views grow strictly along a chain and name one leader each. ``turn`` numbers them one by one where the protocol's
     own numbers leave gaps (a height and a round in one number); leader schedules and simulated faults go by turns.
@@ -108,6 +110,8 @@ class ProtocolDefinition:
     votes: tuple[VoteKind, ...]
     engine: EngineFactory
     costs: Costs
+    offences: tuple[Offence, ...] = ()
+    signed_in: Callable[[bytes], tuple[Signed, ...]] = signed_in_proof
     turn: Callable[[View], int] = _same
     view_name: Callable[[View], str] = str
 

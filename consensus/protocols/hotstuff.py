@@ -37,6 +37,8 @@ class HotStuff:
     def may_vote(
         self, header: BlockHeader, entry_proof: TimeoutCertificate | None, lock: Certificate, tree: BlockTree
     ) -> bool:
+        if header.justify.view < lock.view:  # only a lying certificate lets that extend the lock
+            return False
         return header.justify.view > lock.view or tree.extends(header.parent, lock.block_id, lock.height)
 
     def lock_after(self, lock: Certificate, header: BlockHeader, tree: BlockTree) -> Certificate:

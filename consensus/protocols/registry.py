@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 from typing import Final
 
 from consensus.protocols.chained_family import chained
+from consensus.protocols.chained_offences import HOTSTUFF2_OFFENCES, HOTSTUFF_OFFENCES, JOLTEON_OFFENCES
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.hotstuff2 import HotStuff2
@@ -17,9 +18,9 @@ from consensus.protocols.tendermint_definition import tendermint
 
 ENTRY_POINT_GROUP: Final = "shared_sequencer.protocols"
 
-JOLTEON: Final = chained("jolteon", Jolteon())
-HOTSTUFF: Final = chained("hotstuff", HotStuff())
-HOTSTUFF2: Final = chained("hotstuff2", HotStuff2())
+JOLTEON: Final = chained("jolteon", Jolteon(), JOLTEON_OFFENCES)
+HOTSTUFF: Final = chained("hotstuff", HotStuff(), HOTSTUFF_OFFENCES)
+HOTSTUFF2: Final = chained("hotstuff2", HotStuff2(), HOTSTUFF2_OFFENCES)
 TENDERMINT: Final = tendermint("tendermint")
 DEFAULT_PROTOCOL: Final = JOLTEON.name
 _OURS: Final = {

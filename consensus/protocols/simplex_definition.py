@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -10,6 +11,7 @@ from consensus.crypto.scheme import Scheme
 from consensus.engine import Engine
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
+from consensus.offences import Offence
 from consensus.protocols.definition import (
     Costs,
     ProtocolDefinition,
@@ -27,7 +29,14 @@ from consensus.protocols.simplex_types import (
     CertificatesRequest,
     Proposal,
 )
-from consensus.types import ProposalSubject, ValidatorIndex, Vote, VoteSubject
+from consensus.types import BlockHeader, ProposalSubject, Subject, ValidatorIndex, Vote, VoteSubject
+
+
+def _finalizes_and_nullifies(first: Subject, second: Subject, headers: Sequence[BlockHeader]) -> bool:
+    return first.kind == FINALIZE and second.kind == NULLIFY and first.slot == second.slot
+
+
+OFFENCES: Final = (Offence(name="finalize-and-nullify", forbids=_finalizes_and_nullifies),)
 
 
 def simplex(name: str, engine_type: type[SimplexEngine]) -> ProtocolDefinition:
@@ -51,6 +60,7 @@ def simplex(name: str, engine_type: type[SimplexEngine]) -> ProtocolDefinition:
         costs=Costs(
             commit_delays=3, commit_views=COMMIT_VIEWS, responsive=True, messages=lambda n: (n - 1) * (3 * n + 1)
         ),
+        offences=OFFENCES,
     )
 
 

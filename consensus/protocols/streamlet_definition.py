@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
+from consensus.offences import Offence
 from consensus.protocols.definition import (
     Costs,
     ProtocolDefinition,
@@ -18,7 +20,21 @@ from consensus.protocols.streamlet import StreamletEngine
 from consensus.protocols.streamlet_finality import COMMIT_VIEWS
 from consensus.protocols.streamlet_types import Certificates, Clock, Proposal
 from consensus.signing import VOTE
-from consensus.types import ProposalSubject, Vote, VoteSubject
+from consensus.types import BlockHeader, ProposalSubject, Subject, Vote, VoteSubject
+
+
+def _falls_in_height(first: Subject, second: Subject, headers: Sequence[BlockHeader]) -> bool:
+    """Votes grow in view and never fall in height."""
+    return (
+        isinstance(first, VoteSubject)
+        and isinstance(second, VoteSubject)
+        and first.kind == second.kind == VOTE
+        and first.view < second.view
+        and first.height > second.height
+    )
+
+
+OFFENCES: Final = (Offence(name="vote-falls-in-height", forbids=_falls_in_height),)
 
 COSTS: Final = Costs(
     commit_delays=4, commit_views=COMMIT_VIEWS, responsive=False, messages=lambda n: (n - 1) * (3 * n + 1)
@@ -46,6 +62,7 @@ def streamlet(engine: type[StreamletEngine]) -> ProtocolDefinition:
         votes=(VoteKind(name=VOTE, certifies=True),),
         engine=engine,
         costs=COSTS,
+        offences=OFFENCES,
     )
 
 

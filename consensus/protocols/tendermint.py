@@ -12,9 +12,9 @@ paper's algorithm 1; ``vr`` is the valid round that a proposal comes with.
 
     round starts     step propose. The proposer proposes its valid value with its polka, or builds a block    L11-L19
                      on the commit certificate of its head; everybody sets timeoutPropose                     L20-L21
-    proposal, new    prevote it iff its payload is valid and (not locked, or locked on it), else nil          L22-L27
-    proposal, vr     prevote it iff it comes with the polka of vr < round and (locked round <= vr, or         L28-L33
-                     locked on it), else nil
+    proposal, new    prevote it iff its payload is valid and nothing is locked, else nil                      L22-L27
+    proposal, vr     prevote it iff it comes with the polka of vr < round and (not locked, or locked round    L28-L33
+                     <= vr), else nil
     Q prevoted       in step prevote, for whatever: set timeoutPrevote                                        L34-L35
     polka, round     in step prevote: lock and valid value = the block, precommit it; later: valid value      L36-L43
     polka for nil    in step prevote: precommit nil                                                           L44-L46
@@ -47,6 +47,8 @@ Deviations from the paper
 * A polka counts without the proposal of its round, once the block is here: a third of stake saw it. A polka of an
   earlier round also becomes the valid value (L36 asks for the current one): with it any proposer could propose.
 * L55 asks for messages of one higher round; here votes of that round *or above* count, so that the far apart meet.
+* L23 and L29 also allow the locked block with an older polka. Here a prevote's valid round is never below the lock, or
+  who locked twice could be accused of amnesia; every lock's polka reaches the next proposer (see above).
 * The polka of ``vr`` travels inside the proposal; prevotes of old rounds are not kept for it.
 * The proposer sets timeoutPropose too: its payload may never be built.
 * A block that is decided and not here yet stops the rounds of its height.
@@ -492,7 +494,7 @@ class TendermintEngine:
             return
         block_id = block_of(proposal.header).id
         entry = self._blocks.tree.get(block_id)
-        if not self._may_prevote(proposal, block_id) or (
+        if not self._may_prevote(proposal) or (
             entry is not None and self._is_invalid(entry, certified=proposal.polka is not None)
         ):
             self._prevote(None, None)
@@ -501,9 +503,9 @@ class TendermintEngine:
             if ready is not None:
                 self._prevote(ready, proposal.polka)
 
-    def _may_prevote(self, proposal: Proposal, block_id: BlockId) -> bool:
+    def _may_prevote(self, proposal: Proposal) -> bool:
         """L23, L29: what the lock allows."""
-        if height_of(self._locked_view) != self._height or self._locked_id == block_id:
+        if height_of(self._locked_view) != self._height:
             return True
         return proposal.polka is not None and self._locked_view <= proposal.polka.view
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 import msgspec
 
 from consensus.codec import digest
+from consensus.offences import Offence
 from consensus.protocols.definition import (
     Costs,
     EngineFactory,
@@ -14,8 +18,34 @@ from consensus.protocols.definition import (
     vote_statement,
 )
 from consensus.protocols.tendermint import TendermintEngine
-from consensus.protocols.tendermint_types import PRECOMMIT, PREVOTE, Proposal, Standing, turn_of, view_name
-from consensus.types import ProposalSubject, Vote, VoteSubject
+from consensus.protocols.tendermint_types import (
+    PRECOMMIT,
+    PREVOTE,
+    Proposal,
+    Standing,
+    height_of,
+    turn_of,
+    view_name,
+)
+from consensus.types import NIL_BLOCK, BlockHeader, ProposalSubject, Subject, Vote, VoteSubject
+
+
+def _forgets_lock(first: Subject, second: Subject, headers: Sequence[BlockHeader]) -> bool:
+    """Amnesia: precommit(h, r, B), then prevote(h, r' > r, another block, valid round below r). The precommit locked r,
+    a lock never falls, and a prevote's justify view is never below the lock (``tendermint.py``, deviations)."""
+    return (
+        isinstance(first, VoteSubject)
+        and isinstance(second, VoteSubject)
+        and (first.kind, second.kind) == (PRECOMMIT, PREVOTE)
+        and NIL_BLOCK not in (first.block_id, second.block_id)
+        and first.block_id != second.block_id
+        and height_of(first.view) == height_of(second.view)
+        and first.view < second.view
+        and second.justify_view < first.view
+    )
+
+
+OFFENCES: Final = (Offence(name="amnesia", forbids=_forgets_lock),)
 
 
 def _statement(message: msgspec.Struct) -> Statement | None:
@@ -43,6 +73,7 @@ def tendermint(name: str, engine: EngineFactory = TendermintEngine) -> ProtocolD
         costs=Costs(
             commit_delays=3, commit_views=1, responsive=True, messages=lambda count: (count - 1) * (2 * count + 1)
         ),
+        offences=OFFENCES,
         turn=turn_of,
         view_name=view_name,
     )

@@ -22,7 +22,6 @@ from consensus.signing import PROPOSAL
 from consensus.types import (
     NIL_BLOCK,
     BlockHeader,
-    BlockId,
     Certificate,
     CommitProof,
     Epoch,
@@ -78,15 +77,15 @@ class PrevotesTwice(TendermintEngine):
 class NoLock(TendermintEngine):
     """Prevotes whatever is proposed."""
 
-    def _may_prevote(self, proposal: Proposal, block_id: BlockId) -> bool:
+    def _may_prevote(self, proposal: Proposal) -> bool:
         return True
 
 
 class AnyValidRound(TendermintEngine):
     """Prevotes what comes with a polka, of a round before its lock too."""
 
-    def _may_prevote(self, proposal: Proposal, block_id: BlockId) -> bool:
-        return proposal.polka is not None or super()._may_prevote(proposal, block_id)
+    def _may_prevote(self, proposal: Proposal) -> bool:
+        return proposal.polka is not None or super()._may_prevote(proposal)
 
 
 class NilUnlocks(TendermintEngine):
@@ -107,7 +106,7 @@ class PrecommitsWithoutPolka(TendermintEngine):
         if self._step == PREVOTED and proposal is not None:
             block_id = block_of(proposal.header).id
             entry = self._decisions.ready(block_id, certified=False)
-            if entry is not None and self._may_prevote(proposal, block_id):
+            if entry is not None and self._may_prevote(proposal):
                 self._precommit(entry)
         super()._try_precommit()
 
