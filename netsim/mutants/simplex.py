@@ -12,7 +12,6 @@ from consensus.crypto.scheme import Scheme
 from consensus.engine import Recovered, Refusal, SafetyRecord, Step
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
-from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.proposal_checks import FirstProposals
 from consensus.protocols.simplex import Simplex, SimplexEngine
 from consensus.protocols.simplex_definition import simplex
@@ -22,7 +21,6 @@ from consensus.safety import Forbidden, Granted, SafetyGuard
 from consensus.signing import PROPOSAL
 from consensus.types import NIL_BLOCK, Certificate, CommitProof, Nanoseconds, PeerId, Subject, ValidatorIndex, View
 from netsim.mutants.engines import weak_quorum
-
 from netsim.mutants.mutant import Mutant
 
 NAME: Final = "simplex"
