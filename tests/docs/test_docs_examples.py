@@ -6,6 +6,7 @@ Marks are HTML comments on the line before a code block or table, which renderer
                                        order, in an empty directory; its ``main`` is run, its ``test_...`` are called
     <!-- vector: RangeRequest -->      the hex below is that entry of tests/consensus/wire_vectors.json
     <!-- bounds -->                    each row of the table below ends with a value and where the code names it
+    <!-- file: twochain/x.py -->      the block below is that file of docs/examples (run by test_third_party.py)
     <!-- messages: package.module -->  each row of the table below is a tag, a struct of that module, and its fields
 """
 
@@ -31,6 +32,7 @@ from tests.support.committee import committee
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PAGES: Final = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+EXAMPLES: Final = ROOT / "docs" / "examples"
 VECTORS: Final = ROOT / "tests" / "consensus" / "wire_vectors.json"
 PATIENCE_S: Final = 60
 
@@ -178,8 +180,18 @@ def test_messages_have_these_tags_and_fields(table: Marked) -> None:
         assert (tag, fields) == ("-" if found is None else str(found), ", ".join(struct.__struct_fields__)), name
 
 
+@pytest.mark.parametrize("each", marked("file"), ids=place)
+def test_files_stand_in_the_pages_as_they_are(each: Marked) -> None:
+    assert (EXAMPLES / each.argument).read_text(encoding="utf-8").splitlines() == list(each.lines)
+
+
+def test_no_example_stands_in_no_page() -> None:
+    there = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.*") if "__pycache__" not in path.parts}
+    assert there == {each.argument for each in marked("file")}
+
+
 def test_every_mark_is_known() -> None:
-    kinds = {"runnable", "vector", "bounds", "messages"}
+    kinds = {"runnable", "file", "vector", "bounds", "messages"}
     assert [place(each) for page in PAGES for each in marked_in(page) if each.kind not in kinds] == []
 
 

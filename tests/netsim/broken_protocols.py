@@ -123,7 +123,7 @@ class _Sluggish(ChainedEngine):
 
     def handle(self, event: Event, now: Nanoseconds) -> Step:
         records, effects = super().handle(event, now)
-        late = now + 900_000_000
+        late = now + 995_000_000
         waiting = tuple(
             msgspec.structs.replace(effect, deadline_ns=late) if isinstance(effect, BuildPayload) else effect
             for effect in effects
