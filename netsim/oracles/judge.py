@@ -360,4 +360,5 @@ class Judge:
 
 def members(bitmap: bytes) -> list[int]:
     """The set bits of a little-endian bitmap, ascending."""
-    return [8 * at + bit for at, byte in enumerate(bitmap) for bit in range(8) if byte >> bit & 1]
+    bits = int.from_bytes(bitmap, "little")
+    return [index for index in range(bits.bit_length()) if bits >> index & 1]
