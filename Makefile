@@ -7,6 +7,7 @@ DEMO_ARGS =
 BENCH_ARGS =
 TEST_ARGS =
 SWEEP_ARGS =
+SCHEDULES = 1000000
 
 BIN = $(VENV)/bin
 ROOMS = consensus sequencer rollup_adapters netsim
@@ -34,8 +35,11 @@ lint: $(VENV)/.installed-dev ## ruff, its formatter, and mypy --strict
 bench: $(VENV)/.installed-runtime ## throughput and latency on this machine (BENCH_ARGS)
 	$(BIN)/sequencer bench $(BENCH_ARGS)
 
-sweep: $(VENV)/.installed-dev ## the slow tests: many seeds, real processes, real SIGKILLs (SWEEP_ARGS)
+sweep: $(VENV)/.installed-dev ## the slow tests: many seeds, real processes, real SIGKILLs, a million silent schedules (SCHEDULES)
 	$(BIN)/python -m pytest -n auto -m sweep --hypothesis-profile=explore $(SWEEP_ARGS)
+	for protocol in $$($(BIN)/netsim list | sed -n 's/^protocol //p'); do \
+		$(BIN)/netsim sweep swarm --seeds 0:$(SCHEDULES) --protocol $$protocol || exit 1; \
+	done
 
 mutants: $(VENV)/.installed-dev ## mutation testing of the safety-critical modules of consensus/
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mutmut run

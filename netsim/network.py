@@ -19,7 +19,7 @@ import msgspec
 
 from netsim.geography import one_way_ms
 from netsim.randomness import stream
-from netsim.reading import name_of, view_of
+from netsim.reading import names_of, view_of
 from netsim.schedule import (
     Constant,
     Drop,
@@ -102,17 +102,20 @@ class Flow:
 class DropRule:
     """One ``Drop`` of the schedule, and how often it still takes a message to each target."""
 
-    __slots__ = ("_left", "_name", "_source")
+    __slots__ = ("_kinds", "_left", "_name", "_source")
 
-    def __init__(self, drop: Drop) -> None:
+    def __init__(self, drop: Drop, kinds: Sequence[str] = ()) -> None:
         self._name = drop.message
+        self._kinds = kinds
         self._source = drop.source
         self._left: dict[int, int] = dict.fromkeys(drop.to, -1 if drop.times is None else drop.times)
 
     def takes(self, source: int, target: int, message: msgspec.Struct) -> bool:
         """True when this message is lost, which counts."""
         left = self._left.get(target, 0)
-        if source != self._source or not left or (self._name and self._name != name_of(message)):
+        if source != self._source or not left:
+            return False
+        if self._name and self._name not in names_of(message, self._kinds):
             return False
         self._left[target] = left - 1
         return True

@@ -5,6 +5,7 @@ Nothing here asks the protocol: a message is a struct, and so is what it carries
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -74,7 +75,11 @@ def view_of(message: msgspec.Struct) -> int:
     return 1 + max(views) if views else 0
 
 
-def name_of(message: msgspec.Struct) -> str:
-    """What schedules call a message: its type's name; ``Timeout`` for a vote for no block, which gives a view up."""
-    nil = type(message) is Vote and message.block_id == NIL_BLOCK
-    return "Timeout" if nil else type(message).__name__
+def names_of(message: msgspec.Struct, kinds: Sequence[str]) -> tuple[str, ...]:
+    """What schedules call a message: its type's name; ``Timeout`` for a vote for no block, which gives a view up; a
+    vote for a block also by the number of its kind among the ``kinds`` for blocks, as ``Vote 1``."""
+    if type(message) is not Vote:
+        return (type(message).__name__,)
+    if message.block_id == NIL_BLOCK:
+        return ("Timeout",)
+    return ("Vote", f"Vote {kinds.index(message.kind)}") if message.kind in kinds else ("Vote",)

@@ -66,11 +66,14 @@ class Swarm(Part, frozen=True, kw_only=True):
     ``leader_bias`` is the chance that a faulty validator leads a view; ``drop`` that some message of a view is lost,
     ``hide`` that a view's votes reach one node alone, which does not tell; ``partition`` that a view begins under a
     partition, a cut or a hold; ``crash`` the mean number of crashes, ``restart_all`` the chance of killing all at once.
-    ``heal_ms`` ends all trouble and asks for progress."""
+    ``heal_ms`` ends all trouble and asks for progress. ``faulty`` is how many misbehave, F without it; ``split`` is the
+    chance that the honest are parted for the whole run, each half with all of the faulty."""
 
     nodes: Annotated[tuple[Annotated[int, Meta(ge=1, le=NODES_MAX)], ...], Meta(min_length=1)] = (4,)
     protocols: tuple[Name, ...] = ()
     actors: tuple[Name, ...] = ("puppet",)
+    faulty: tuple[Annotated[int, Meta(ge=1, le=NODES_MAX)], ...] = ()
+    split: Probability = 0
     views: Annotated[int, Meta(ge=1, le=1000)] = 12
     leader_bias: Probability = 0.5
     latency_ms: Annotated[tuple[LowAndHigh, ...], Meta(min_length=1)] = ((1, 5), (1, 20), (1, 60))
@@ -182,6 +185,8 @@ class _Generator:
     def schedule(self) -> Schedule:
         swarm, base = self.swarm, self.base
         faulty_max = max(self.nodes - (2 * self.nodes // 3 + 1) - len(faulty_nodes(base)), 0)
+        if swarm.faulty:
+            faulty_max = min(self.choice(swarm.faulty), self.nodes - len(base.actors))
         kinds = [self.choice(swarm.actors) for _ in range(faulty_max)] if swarm.actors else []
         taken = [actor.node for actor in base.actors]
         order = [node for node in self.everybody if node not in taken]
@@ -202,13 +207,18 @@ class _Generator:
         if base.link != Link():
             link, high = base.link, longest_ms(base.link)
         heal = swarm.heal_ms
+        chosen = zip(faulty, kinds, strict=True)
+        twins = (
+            *(actor.node for actor in base.actors if actor.kind == "twin"),
+            *(node for node, kind in chosen if kind == "twin"),
+        )
         return base.replace(
             nodes=self.nodes,
             protocol=self.choice(swarm.protocols) if swarm.protocols else base.protocol,
             leaders=leaders,
             link=link,
             actors=(*base.actors, *(self.actor(node, kind, leaders) for node, kind in zip(faulty, kinds, strict=True))),
-            faults=(*base.faults, *self.faults(tuple(faulty))),
+            faults=(*base.faults, *self.faults(tuple(faulty), twins)),
             workload=(*base.workload, *self.payloads()),
             stop=msgspec.structs.replace(base.stop, view=swarm.views),
             liveness=base.liveness if heal is None else Liveness(from_ms=heal + 1, timeouts=12, delay_ms=high),
@@ -273,7 +283,7 @@ class _Generator:
             moves.append(Announce(view=view, high=self.rank(), to=self.some(), after_ms=round(draw() * 60, 1)))
         return moves
 
-    def faults(self, faulty: tuple[int, ...]) -> list[Fault]:
+    def faults(self, faulty: tuple[int, ...], twins: tuple[int, ...]) -> list[Fault]:
         swarm, draw = self.swarm, self.draws.random
         found: list[Fault] = []
         drop, partition = self.choice(swarm.drop), self.choice(swarm.partition)
@@ -288,8 +298,10 @@ class _Generator:
             if draw() < partition:
                 found.append(self.trouble(view))
         honest = [node for node in self.everybody if node not in faulty]
+        if swarm.split and draw() < swarm.split:
+            found.append(self.parted(faulty, twins))
         crashes = int(self.choice(swarm.crash) * draw() * 2 + 0.5) if any(swarm.crash) else 0
-        for _ in range(crashes):
+        for _ in range(crashes if honest else 0):
             node = honest[int(draw() * len(honest))]
             restart = round(1 + draw() * 100, 1)
             if draw() < 0.3:
@@ -305,15 +317,30 @@ class _Generator:
         return found
 
     def hidden(self, view: int) -> list[Fault]:
-        """The votes of ``view`` reach one node, and what that node then shows reaches nobody."""
+        """The votes of ``view``, or those of a second kind alone, reach one node, and what that node then shows reaches
+        nobody."""
         lucky = int(self.draws.random() * self.nodes)
         others = tuple(node for node in self.everybody if node != lucky)
-        times = self.times()
+        times, votes = self.times(), self.choice(("Vote", "Vote", "Vote 1"))
         found: list[Fault] = [
-            Drop(view=view, message="Vote", source=node, to=others, times=times) for node in self.everybody
+            Drop(view=view, message=votes, source=node, to=others, times=times) for node in self.everybody
         ]
         found.append(Drop(view=view + 1, message="Certificates", source=lucky, to=others, times=times))
         return found
+
+    def parted(self, faulty: tuple[int, ...], twins: tuple[int, ...]) -> Fault:
+        """The honest in two halves from some view on, for the whole run or for a while: the first copies of twins with
+        one half, the second copies with the other; whoever else is faulty speaks with both."""
+        draw = self.draws.random
+        view = 1 + int(draw() * 4)
+        lasting = None if draw() < 0.6 else round(50 + draw() * 1000, 1)
+        honest = [node for node in self.everybody if node not in faulty]
+        self.draws.shuffle(honest)
+        middle = (len(honest) + 1) // 2
+        left = (*honest[:middle], *twins)
+        right = (*honest[middle:], *(self.nodes + number for number in range(len(twins))))
+        pairs = tuple((one, other) for one in left for other in right)
+        return Cut(at_view=view, pairs=(*pairs, *((other, one) for one, other in pairs)), for_ms=lasting)
 
     def times(self) -> int:
         """How often a message is lost before it gets through: a protocol may count on saying it again."""

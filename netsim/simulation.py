@@ -125,10 +125,13 @@ def check_names(
 
 @lru_cache(maxsize=1)
 def all_messages() -> tuple[str, ...]:
-    """The messages of every protocol and of block sync, by name: one scenario serves many protocols."""
+    """The messages of every protocol and of block sync, by the names that schedules have for them: one scenario serves
+    many protocols."""
     protocols = [protocol_named(name) for name in protocol_names()]
     names = [message.__name__ for each in protocols for message in each.messages]
-    return tuple(dict.fromkeys([*names, *(message.__name__ for message in SYNC_MESSAGES)]))
+    kinds = max(sum(kind.blocks for kind in each.votes) for each in protocols)
+    votes = [f"Vote {number}" for number in range(kinds)]
+    return tuple(dict.fromkeys([*names, *votes, *(message.__name__ for message in SYNC_MESSAGES)]))
 
 
 def _hosts(schedule: Schedule, committee: Committee, keep: Keep | None) -> list[Host]:
@@ -166,7 +169,8 @@ def _plan(world: World, fault: Fault) -> None:
     network = world.network
     match fault:
         case Drop():
-            network.drops.setdefault(fault.view, []).append(DropRule(fault))
+            kinds = [kind.name for kind in world.definition.votes if kind.blocks]
+            network.drops.setdefault(fault.view, []).append(DropRule(fault, kinds))
             network.refresh()
         case ViewPartition():
             network.view_groups[fault.view] = tuple(frozenset(group) for group in fault.groups)

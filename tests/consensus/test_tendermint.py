@@ -18,7 +18,7 @@ from consensus.engine import (
     TimerFired,
 )
 from consensus.protocols.tendermint_types import Proposal, Standing
-from netsim.mutants.tendermint import BROKEN
+from netsim.mutants.tendermint import BROKEN, SEEN_ALONE
 from tests.support import chain
 from tests.support.chain import refused, tampered
 from tests.support.tendermint import at, deadline_ns, fire, locked, setting, voted
@@ -489,7 +489,7 @@ def test_a_timer_that_was_set_anew_on_its_way_is_no_timeout() -> None:
 def test_a_broken_variant_breaks_its_story(
     broken: str, story: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    definition = next(row.definition for row in BROKEN if row.id == broken)
+    definition = next(row.definition for row in (*BROKEN, *SEEN_ALONE) if row.id == broken)
     monkeypatch.setattr(chain, "protocol_named", lambda name: definition)
     with pytest.raises(AssertionError):
         story()

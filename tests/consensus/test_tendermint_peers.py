@@ -22,7 +22,7 @@ from consensus.engine import (
 from consensus.protocols.registry import protocol_named
 from consensus.protocols.tendermint_types import Proposal, Standing
 from consensus.types import Block, CommitProof, ProposalSubject, Vote
-from netsim.mutants.tendermint import BROKEN
+from netsim.mutants.tendermint import BROKEN, SEEN_ALONE
 from tests.support import chain
 from tests.support.chain import refused
 from tests.support.tendermint import LONG_NS, Rounds, at, deadline_ns, fire, locked, setting, voted
@@ -395,7 +395,7 @@ def test_views_count_turns_and_have_names() -> None:
 def test_a_broken_variant_breaks_its_story(
     broken: str, story: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    definition = next(row.definition for row in BROKEN if row.id == broken)
+    definition = next(row.definition for row in (*BROKEN, *SEEN_ALONE) if row.id == broken)
     monkeypatch.setattr(chain, "protocol_named", lambda name: definition)
     with pytest.raises((AssertionError, IndexError)):
         story()

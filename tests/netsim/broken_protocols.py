@@ -13,6 +13,7 @@ from consensus.engine import (
     BuildPayload,
     Commit,
     Event,
+    PayloadBuilt,
     Record,
     ReportEvidence,
     SetTimer,
@@ -26,7 +27,7 @@ from consensus.protocols.definition import ProtocolDefinition, Statement
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
 from consensus.protocols.registry import JOLTEON
-from consensus.types import BlockHeader, CommitProof, Epoch, Nanoseconds, Vote, VoteSubject
+from consensus.types import EMPTY_PAYLOAD_ROOT, BlockHeader, CommitProof, Epoch, Nanoseconds, Vote, VoteSubject
 from netsim.mutants.engines import Adjust, _with_validators, broken, unchanged
 
 
@@ -131,6 +132,18 @@ class _Sluggish(ChainedEngine):
         return Step(records, waiting)
 
 
+class _BlindAtFirst(ChainedEngine):
+    """Overlooks a payload ten times."""
+
+    overlooked = 0
+
+    def handle(self, event: Event, now: Nanoseconds) -> Step:
+        if isinstance(event, PayloadBuilt) and event.body and self.overlooked < 10:
+            self.overlooked += 1
+            event = msgspec.structs.replace(event, payload_root=EMPTY_PAYLOAD_ROOT, body=b"")
+        return super().handle(event, now)
+
+
 class _Chatterbox(ChainedEngine):
     """Says everything three times."""
 
@@ -222,6 +235,7 @@ PROOFLESS: Final = jolteon(_Proofless)
 VOTES_ARE_FREE: Final = jolteon(_Tolerant)
 TALE_KEEPER: Final = jolteon(_TaleKeeper)
 SLUGGISH: Final = broken("hotstuff", HotStuff(), _Sluggish)
+BLIND_AT_FIRST: Final = jolteon(_BlindAtFirst)
 CHATTERBOX: Final = jolteon(_Chatterbox)
 SCRIBBLER: Final = jolteon(_Scribbler)
 BAD_TAGS: Final = dataclasses.replace(JOLTEON, messages=(*JOLTEON.messages[:4], _Late))

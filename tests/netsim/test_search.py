@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from typer.testing import CliRunner
 
+from consensus.protocols.registry import protocol_names
 from netsim import Schedule, load, run_schedule
 from netsim.checks import scenario_path, try_mutant
 from netsim.cli import app, main
@@ -26,47 +27,49 @@ from netsim.sweep import Variant, sweep
 from netsim.twins import Shape, is_canonical, partitions_of, sample, scenarios, schedule_of
 
 DATA = Path(__file__).parent / "data"
-SLOW = {
-    "S4-jolteon": 341, "S4-hotstuff": 4213, "S5-jolteon": 126, "S6-hotstuff": 2624, "S7-jolteon": 2630,
-    "P1-jolteon": 341, "P2-jolteon": 2793, "P3-hotstuff": 4213,
+FOUND = {
+    f"{row['id']}-{row['protocol']}": row for row in json.loads((DATA / "mutants.json").read_text())
 }  # fmt: skip
-"""Found after hundreds of schedules, at these seeds; the whole search is left to ``make sweep``."""
+"""Which oracle caught each mutant at which seed. After a deliberate change of what a seed draws:
+``netsim mutants --json > tests/netsim/data/mutants.json``."""
 cli = CliRunner()
 
 
-@pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.name not in SLOW], ids=lambda mutant: mutant.name)
-def test_a_mutant_is_caught(mutant: Mutant) -> None:
-    caught = try_mutant(mutant, 100)
+def test_every_mutant_was_caught() -> None:
+    assert sorted(FOUND) == sorted(mutant.name for mutant in MUTANTS)
+    assert all(row["caught"] and row["schedules"] <= 20_000 for row in FOUND.values())
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_is_caught_where_it_was_found(mutant: Mutant) -> None:
+    row = FOUND[mutant.name]
+    scenario = load(scenario_path(mutant.scenario))
+    schedule = expand(scenario, row["seed"]).replace(protocol=mutant.protocol)
+    assert run_schedule(schedule, definition=mutant.definition, keep=mutant.keep).verdict == row["oracle"]
+    if mutant.protocol in protocol_names() and mutant.id != "D5":
+        assert run_schedule(schedule).silent, "what is caught is the mutation"
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutant_is_found_by_searching(mutant: Mutant) -> None:
+    caught = try_mutant(mutant, 20_000)
     assert caught.caught
     assert caught.seed == caught.schedules - 1
     assert caught.minimal_views
 
 
-@pytest.mark.parametrize(("name", "seed"), SLOW.items())
-def test_a_mutant_is_caught_where_it_was_found(name: str, seed: int) -> None:
-    scenario = load(scenario_path(mutant_named(name).scenario))
-    schedule = expand(scenario, seed).replace(protocol=mutant_named(name).protocol)
-    assert run_schedule(schedule, definition=mutant_named(name).definition).verdict == "S8"
-    assert run_schedule(schedule).silent
-
-
-@pytest.mark.sweep
-@pytest.mark.parametrize("name", sorted(SLOW))
-def test_a_mutant_that_hides_well_is_caught(name: str) -> None:
-    assert try_mutant(mutant_named(name), 20_000).caught
-
-
-@pytest.mark.parametrize("protocol", ["jolteon", "hotstuff"])
+@pytest.mark.parametrize("protocol", protocol_names())
 @pytest.mark.parametrize("name", ["swarm", "swarm-restarts", "swarm-healing", "swarm-actors"])
 def test_correct_protocols_stay_silent(name: str, protocol: str) -> None:
     scenario = load(scenario_path(name))
-    for seed in range(40):
+    for seed in range(20):
         result = run_schedule(expand(scenario, seed).replace(protocol=protocol))
         assert result.silent, (seed, result.violations)
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("protocol", ["jolteon", "hotstuff"])
+@pytest.mark.parametrize("protocol", protocol_names())
 @pytest.mark.parametrize("name", ["swarm", "swarm-restarts", "swarm-healing", "swarm-actors"])
 def test_correct_protocols_stay_silent_for_long(name: str, protocol: str) -> None:
     scenario = load(scenario_path(name))

@@ -20,7 +20,12 @@ from netsim.validation import from_json
 from netsim.world import Host
 
 PROTOCOLS = ("jolteon", "hotstuff", "hotstuff2")
-SCRIPTED = {"view-gap": ("hotstuff",), "hidden-lock-alone": ("hotstuff2",)}
+SCRIPTED = {
+    "view-gap": ("hotstuff",),
+    "hidden-lock-alone": ("hotstuff2",),
+    "streamlet-clocks-apart": ("streamlet",),
+    "streamlet-views-for-heights": ("streamlet",),
+}
 LOUD = {"too-many-twins": "S6"}
 
 

@@ -32,10 +32,10 @@ class TendermintCraft:
         return view_at(height, turn - height) if turn >= height else None
 
     def entry(self, view: View, style: str, justify: Certificate) -> Entry | None:
-        """The quorum of prevotes that a value is proposed again with: the latest (``honest``), or the first
-        (``lowest``); none for a new block."""
-        polkas = self.polkas(view)
-        if style in ("none", "forged") or not polkas:
+        """The quorum of prevotes that a value is proposed again with: the latest (``honest``), the first (``lowest``),
+        or one of the round before that never was (``forged``); none for a new block."""
+        polkas = [self.forged(view)] if style == "forged" else self.polkas(view)
+        if style == "none" or not polkas or polkas[0] is None:
             return Entry(None, b"")
         return Entry(polkas[-1] if style == "honest" else polkas[0], b"")
 
@@ -50,6 +50,16 @@ class TendermintCraft:
             ),
             key=lambda certificate: certificate.view,
         )  # fmt: skip
+
+    def forged(self, view: View) -> Certificate | None:
+        """Prevotes that nobody cast for the first block of the height that anybody proposed in an earlier round."""
+        for block_id, header in self.cabal.headers.items():
+            if height_of(header.view) == height_of(view) and header.view < view:
+                return Certificate(
+                    kind=PREVOTE, epoch=0, view=view - 1, block_id=block_id, height=header.height,
+                    justify_view=header.justify.view, signers=b"\x07", signature=bytes(32),
+                )  # fmt: skip
+        return None
 
     def proposal(self, member: int, view: View, header: BlockHeader, entry: Entry) -> msgspec.Struct:
         polka = entry.proof if isinstance(entry.proof, Certificate) else None
