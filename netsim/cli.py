@@ -36,7 +36,7 @@ _errors = Console(stderr=True)
 FileArgument = Annotated[
     str, typer.Argument(help="a scenario (.toml), an explicit schedule (.json), or a name of ours")
 ]
-Seed = Annotated[int, typer.Option(min=-(2**62), max=2**62, help="the seed")]
+Seed = Annotated[int | None, typer.Option(min=-(2**62), max=2**62, help="the seed; else the file's own, or 0")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON document on standard output")]
 Protocol = Annotated[str, typer.Option(help="run this protocol instead of the scenario's")]
 ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file (or FILE:NAME)")]
@@ -78,7 +78,7 @@ def show(result: Result, as_json: bool) -> None:
 @app.command()
 def run(
     file: FileArgument,
-    seed: Seed = 0,
+    seed: Seed = None,
     json: Json = False,
     protocol: Protocol = "",
     protocol_file: ProtocolFile = "",
@@ -88,7 +88,7 @@ def run(
     """Run a scenario with one seed."""
     variant = Variant(name=protocol, file=protocol_file, mutant=mutant)
     scenario = read(file, variant)
-    result = run_seed(scenario, variant, seed)
+    result = run_seed(scenario, variant, scenario.base.seed if seed is None else seed)
     if out:
         write("--out", out, result.schedule.to_json())
     show(result, json)

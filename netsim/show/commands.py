@@ -24,7 +24,7 @@ SHRINKING_RUNS_MAX: Final = 600
 MESSAGES_MAX: Final = 20_000
 
 File = Annotated[str, typer.Argument(help="a scenario (.toml), an explicit schedule (.json), or a name of ours")]
-Seed = Annotated[int, typer.Option(min=-(2**62), max=2**62, help="the seed")]
+Seed = Annotated[int | None, typer.Option(min=-(2**62), max=2**62, help="the seed; else the file's own, or 0")]
 Protocol = Annotated[str, typer.Option(help="run this protocol instead of the scenario's")]
 ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file (or FILE:NAME)")]
 Mutant = Annotated[str, typer.Option("--mutant", help="run one of the mutants, e.g. S7-jolteon")]
@@ -39,9 +39,10 @@ class Format(StrEnum):
     SVG = "svg"
 
 
-def schedule_of(file: str, seed: int, variant: Variant) -> Schedule:
+def schedule_of(file: str, seed: int | None, variant: Variant) -> Schedule:
     """The explicit schedule that a command line names. Raises :class:`BadSchedule`."""
-    return explicit(read(file, variant), variant, seed)
+    scenario = read(file, variant)
+    return explicit(scenario, variant, scenario.base.seed if seed is None else seed)
 
 
 def run_recorded(schedule: Schedule, variant: Variant) -> Recorded:
@@ -70,7 +71,7 @@ def replay_command(variant: Variant) -> str:
 
 def report(
     file: File,
-    seed: Seed = 0,
+    seed: Seed = None,
     schedule: Annotated[
         str, typer.Option(help="show this shorter schedule of it (.json, from shrink) and search for none")
     ] = "",
@@ -102,7 +103,7 @@ def export(
     file: File,
     out: Annotated[str, typer.Option("-o", "--out", help="the file to write")],
     form: Annotated[Format, typer.Option("--format", help="the tool that reads it")] = Format.PERFETTO,
-    seed: Seed = 0,
+    seed: Seed = None,
     messages: Messages = MESSAGES_DRAWN,
     protocol: Protocol = "",
     protocol_file: ProtocolFile = "",

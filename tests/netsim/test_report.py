@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from netsim.checks import scenario_path
 from netsim.cli import app
-from netsim.scenario import load
+from netsim.scenario import expand, load
 from netsim.schedule import (
     Actor,
     Clog,
@@ -487,3 +487,17 @@ def test_bad_input_is_refused(arguments: list[str], tmp_path: Path, monkeypatch:
     outcome = CliRunner().invoke(app, ["report", *arguments])
     assert type(outcome.exception).__name__ == "BadSchedule"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_explicit_schedule_is_shown_with_its_own_seed(tmp_path: Path) -> None:
+    """The seed of a schedule's file is part of it: another one would be another run."""
+    schedule = expand(load(scenario_path("swarm")), 7)
+    path = tmp_path / "seven.json"
+    path.write_bytes(schedule.to_json())
+    own = run_schedule(schedule).trace_hash
+    for arguments, expected in (([], own), (["--seed", "8"], run_schedule(schedule.replace(seed=8)).trace_hash)):
+        outcome = CliRunner().invoke(app, ["run", str(path), *arguments, "--json"])
+        assert expected in outcome.stdout
+    outcome = CliRunner().invoke(app, ["report", str(path), "-o", str(tmp_path / "page.html")])
+    assert outcome.exit_code == 0
+    assert own[:16] in (tmp_path / "page.html").read_text()

@@ -27,9 +27,6 @@ SWEPT_SCHEDULES = int(os.environ.get("SUITE_SCHEDULES", "20000"))
 ``make sweep SUITE_SCHEDULES=1000000 SWEEP_ARGS='tests/netsim/test_suite.py'``."""
 cli = CliRunner()
 
-# As a third party writes it: nothing else is needed.
-test_jolteon_as_a_third_party_would = protocol_suite(JOLTEON, schedules=6, seed=1_000)
-
 
 @pytest.mark.parametrize("check", list(CHECKS))
 @pytest.mark.parametrize("name", protocol_names())
@@ -59,7 +56,7 @@ BROKEN = (
     ("messages", broken.BAD_TAGS, r"distinct tags below 16.*\[1, 2, 3, 4, 16\]"),
     ("safety", mutant("S1-jolteon"), "no schedule makes honest replicas disagree.*S7 at"),
     ("safety", mutant("S1-tendermint"), "no schedule makes honest replicas disagree"),
-    ("actors", mutant("D6-jolteon"), "nobody honest is blamed.*X1 at"),
+    ("actors", mutant("S3-jolteon"), "nobody honest is blamed.*S7 at"),
     ("silent-leaders", mutant("N1-jolteon"), "every honest replica commits something new.*silent-first-leader"),
     ("silent-leaders", mutant("N4-hotstuff"), "every honest replica commits something new.*every-fourth-silent"),
     ("partitions", mutant("L4-jolteon"), "every honest replica commits something new.*short-outage"),
@@ -79,7 +76,8 @@ BROKEN = (
     ("bounds", broken.HOARDER, "memory has a bound.*messages of a flooder"),
     ("bounds", broken.TALE_KEEPER, "memory has a bound.*messages of a exaggerator"),
     ("pacing", broken.RESTLESS, "a block per idle interval at most.*1000 blocks in 20 intervals"),
-    ("pacing", broken.SLUGGISH, "a payload that comes to an idle chain commits within 70 ms"),
+    ("pacing", broken.SLUGGISH, "a payload that only its proposer waits for commits within 70 ms"),
+    ("pacing", broken.BLIND_AT_FIRST, "a payload that comes to an idle chain commits within 40 ms"),
     ("pacing", broken.CHATTERBOX, "no more than the messages of a block per interval"),
     ("pacing", broken.SCRIBBLER, "a node writes at most 8 times per idle interval"),
     ("costs", broken.SLOWER, "the declared 4 message delays.*3 delays at height 3"),
@@ -134,25 +132,33 @@ def test_a_definition_without_a_name_cannot_be_found_elsewhere() -> None:
         protocol_suite(nameless)("determinism")
 
 
-def test_without_pytest_there_is_a_report(tmp_path: Path) -> None:
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """A suite of four checks: what is made of their outcomes is the point."""
+    names = ("messages", "safety", "pacing", "costs")
+    monkeypatch.setattr("netsim.suite.CHECKS", {name: CHECKS[name] for name in names})
+    return names
+
+
+def test_without_pytest_there_is_a_report(tmp_path: Path, few: tuple[str, ...]) -> None:
     heard: list[str] = []
     report = run_suite(broken.CHEAPER, schedules=1, folder=tmp_path, told=lambda outcome: heard.append(outcome.check))
-    assert heard == list(CHECKS) == [outcome.check for outcome in report.outcomes]
+    assert tuple(heard) == few == tuple(outcome.check for outcome in report.outcomes)
     assert [outcome.check for outcome in report.outcomes if not outcome.passed] == ["pacing", "costs"]
     assert not report.passed
 
 
-def test_a_check_that_breaks_fails(tmp_path: Path) -> None:
+def test_a_check_that_breaks_fails(tmp_path: Path, few: tuple[str, ...]) -> None:
     report = run_suite(broken.SUBJECTLESS, schedules=1, folder=tmp_path)
     failed = {outcome.check: outcome.text for outcome in report.outcomes if not outcome.passed}
     assert "subject_codec" in failed["messages"]
     assert "AttributeError" in failed["safety"]
 
 
-def test_the_command_prints_a_table(tmp_path: Path) -> None:
+def test_the_command_prints_a_table(tmp_path: Path, few: tuple[str, ...]) -> None:
     passed = cli.invoke(app, ["suite", "--protocol", "hotstuff", "--budget", "1"])
     assert passed.exit_code == 0
-    assert "hotstuff: 16 of 16" in passed.stdout
+    assert f"hotstuff: {len(few)} of {len(few)}" in passed.stdout
     file = tmp_path / "mine.py"
     file.write_text("from tests.netsim.broken_protocols import CHEAPER as DEFINITION\n")
     failed = cli.invoke(
@@ -161,7 +167,7 @@ def test_the_command_prints_a_table(tmp_path: Path) -> None:
     document = json.loads(failed.stdout)
     assert (failed.exit_code, document["passed"], document["protocol"]) == (1, False, "jolteon")
     assert [each["check"] for each in document["outcomes"] if not each["passed"]] == ["pacing", "costs"]
-    assert f"--protocol-file {file.resolve()}:DEFINITION" in document["outcomes"][-3]["text"]
+    assert f"--protocol-file {file.resolve()}:DEFINITION" in document["outcomes"][-1]["text"]
 
 
 @pytest.mark.parametrize(
