@@ -187,7 +187,7 @@ def test_a_planted_bug_is_found_shrunk_and_shown(tmp_path: Path) -> None:
 
 def test_shrinking_keeps_the_oracle_and_refuses_silence() -> None:
     mutant = mutant_named("S2-jolteon")
-    schedule = expand(load(scenario_path("swarm")), 0)
+    schedule = expand(load(scenario_path("swarm")), FOUND["S2-jolteon"]["seed"])
 
     def run(candidate: Schedule) -> Any:
         return run_schedule(candidate, definition=mutant.definition)
