@@ -134,7 +134,17 @@ class CommitRecord(msgspec.Struct, frozen=True, gc=False):
     proof: CommitProof | None
 
 
-Record: TypeAlias = BlockRecord | SafetyRecord | CommitRecord
+class TranscriptRecord(msgspec.Struct, frozen=True, gc=False):
+    """A certificate that a signature of ours relied on and no header holds: what convicts those who made it, should the
+    chain ever split (``consensus/forensics.py``). ``proof`` is canonical bytes of the protocol's own; idempotent. A
+    journal keeps the last ``TRANSCRIPT_PROOFS_MAX``."""
+
+    proof: bytes
+
+
+TRANSCRIPT_PROOFS_MAX: Final = 4096
+
+Record: TypeAlias = BlockRecord | SafetyRecord | CommitRecord | TranscriptRecord
 
 # --- effects -------------------------------------------------------------------------------------------------
 

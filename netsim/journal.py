@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from consensus.engine import BlockRecord, BlocksLoaded, CommitRecord, LoadBlocks, Record, Recovered, SafetyRecord
+from consensus.engine import (
+    TRANSCRIPT_PROOFS_MAX,
+    BlockRecord,
+    BlocksLoaded,
+    CommitRecord,
+    LoadBlocks,
+    Record,
+    Recovered,
+    SafetyRecord,
+    TranscriptRecord,
+)
 from consensus.types import SYNC_BLOCKS_MAX, AncestorsRequest, BlockId, CommitProof, Height, StoredBlock
 
 
@@ -28,6 +38,7 @@ class Journal:
         "pruned_below",
         "safety",
         "torn",
+        "transcript",
     )
 
     def __init__(self, keep: Callable[[Record], bool] | None = None) -> None:
@@ -35,6 +46,7 @@ class Journal:
         self.safety: dict[str, SafetyRecord] = {}
         self.blocks: dict[BlockId, StoredBlock] = {}
         self.commits: dict[Height, tuple[BlockId, CommitProof | None]] = {}
+        self.transcript: dict[bytes, None] = {}
         self.head: Height = 0
         self.full = False
         self.torn = False
@@ -63,6 +75,10 @@ class Journal:
                 self.commits[record.height] = (record.block_id, record.proof)
                 if record.height > self.head:
                     self.head = record.height
+            elif isinstance(record, TranscriptRecord) and record.proof not in self.transcript:
+                if len(self.transcript) >= TRANSCRIPT_PROOFS_MAX:
+                    del self.transcript[next(iter(self.transcript))]
+                self.transcript[record.proof] = None
 
     def interrupted(self, records: Sequence[Record]) -> None:
         """A crash in the middle of a write: a torn disk has its first records, without the last."""

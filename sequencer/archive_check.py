@@ -349,7 +349,7 @@ class ArchiveCheck:
     # --- what is beside the chain --------------------------------------------------------------------------------
 
     def _check_aside(self, walk: HomeWalk) -> None:
-        """SQLite's pages, the undecided blocks and the journal's decisions."""
+        """SQLite's pages, the undecided blocks, the journal's decisions and the kept proofs."""
         try:
             for fault in walk.archive.structural_faults():
                 self._find(walk, "structure", fault)
@@ -360,6 +360,9 @@ class ArchiveCheck:
                 record = SafetyRecord(kind=decision.kind, subject=decision.subject, state=decision.state)
                 if digest(record) != decision.digest:
                     self._find(walk, "safety", f"the decision of kind {decision.kind!r} is not that of its digest")
+            for kept in walk.archive.raw_transcript():
+                if sha256(kept.proof).digest() != kept.digest:
+                    self._find(walk, "transcript", f"a kept proof is not that of its digest {kept.digest.hex()}")
         except StorageError as error:
             self._find(walk, "structure", str(error))
 

@@ -14,7 +14,7 @@ import msgspec
 
 from consensus.block_tree import BlockTree, Entry, Root
 from consensus.certificates import QuorumChecker
-from consensus.codec import block_of
+from consensus.codec import block_of, encode
 from consensus.engine import (
     BlockRecord,
     CheckPayload,
@@ -24,6 +24,7 @@ from consensus.engine import (
     PayloadVerdict,
     Recovered,
     StepBuilder,
+    TranscriptRecord,
 )
 from consensus.epochs import EpochInfo
 from consensus.types import Block, BlockId, Certificate, CommitProof, Height, PeerId
@@ -96,6 +97,11 @@ class BlockPipeline:
             if not entry.recorded:
                 entry.recorded = True
                 self._out.records.append(BlockRecord(entry.block, entry.body))
+
+    def keep(self, proof: msgspec.Struct | None) -> None:
+        """Keep a proof that the signature of this step relies on, for forensics."""
+        if proof is not None:
+            self._out.records.append(TranscriptRecord(encode(proof)))
 
     def all_checked(self, path: Sequence[Entry], *, full_check_of_last: bool) -> bool:
         """True when every body of ``path`` was checked; asks for the checks that are missing. All but the last block

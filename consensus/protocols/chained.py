@@ -430,6 +430,7 @@ class ChainedEngine:
         self._lock = self._rules.lock_after(self._lock, header, self._blocks.tree)
         self._last_voted_view = self._view
         self._blocks.record(path)
+        self._blocks.keep(candidate.entry_proof)
         self._sign(
             VoteSubject(
                 kind=VOTE,

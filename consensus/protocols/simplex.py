@@ -541,6 +541,8 @@ class SimplexEngine:
             return
         self._notarize_view = self._view
         self._blocks.record(path)
+        for nullification in self._held.between(header.justify.view, self._view):
+            self._blocks.keep(nullification)
         self._vote(NOTARIZE, header.view, entry.block.id, header.height, header.justify.view)
 
     def _try_finalize(self) -> None:
@@ -553,6 +555,7 @@ class SimplexEngine:
             return
         self._finalize_view = held.view
         self._blocks.record(path)
+        self._blocks.keep(held)
         self._vote(FINALIZE, held.view, held.block_id, held.height, held.justify_view)
 
     def _may_finalize(self, view: View) -> bool:

@@ -89,6 +89,10 @@ class HeldCertificates:
         """The nullification of ``view``, if it is held."""
         return self._nullifications.get(view)
 
+    def between(self, above: View, below: View) -> tuple[Certificate, ...]:
+        """The nullifications that are held of views strictly between the two, ascending."""
+        return tuple(self._nullifications[view] for view in sorted(self._nullifications) if above < view < below)
+
     def _is_nullified(self, view: View) -> bool:
         first, last = self._let_go
         return view in self._nullifications or first <= view <= last

@@ -584,6 +584,8 @@ class TendermintEngine:
         block_id, height, justify_view = NIL_BLOCK, 0, 0
         if entry is not None:
             self._blocks.record((entry,))
+            relied_on = polka if kind == PREVOTE else self._votes[self._height].polka(self._round)
+            self._blocks.keep(relied_on)
             header = entry.block.header
             block_id, height = entry.block.id, header.height
             justify_view = header.justify.view if polka is None else polka.view

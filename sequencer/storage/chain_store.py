@@ -4,6 +4,9 @@ A block's bytes are stored once, when a vote, proposal or commit of ours first n
 a row that refers to it. Blocks that lose, because another one committed at their height or above, are deleted a few
 at a time with later commits. Space that is freed is used again; the file does not shrink.
 
+The proofs that signatures relied on and no header holds (``TranscriptRecord``) are kept too, the last few thousand of
+them, for ``sequencer evidence extract``.
+
 Reads run beside commits and see one consistent state. A header is hashed and compared with its id whenever it is
 read; of a body only the size is compared with its header (what its root covers is the payload's matter: ``sequencer
 verify`` re-derives it from ``raw_archive.py``).
@@ -19,7 +22,15 @@ from typing import Final, assert_never
 
 import apsw
 
-from consensus.engine import BlockRecord, CommitRecord, LoadBlocks, Record, Recovered, SafetyRecord
+from consensus.engine import (
+    BlockRecord,
+    CommitRecord,
+    LoadBlocks,
+    Record,
+    Recovered,
+    SafetyRecord,
+    TranscriptRecord,
+)
 from consensus.ports import LoadedBlocks
 from consensus.types import (
     HASH_SIZE,
@@ -158,6 +169,8 @@ def _append(connection: apsw.Connection, records: tuple[Record, ...]) -> Head:
                 safety[record.kind] = record  # of one kind only the last is ever read
             case CommitRecord():
                 commits.append(record)
+            case TranscriptRecord():
+                tables.put_transcript(connection, record)
             case _:
                 assert_never(record)
     for decision in safety.values():

@@ -14,13 +14,13 @@ import apsw
 import msgspec
 
 from consensus import codec
-from consensus.engine import BlockRecord, CommitRecord, SafetyRecord
+from consensus.engine import TRANSCRIPT_PROOFS_MAX, BlockRecord, CommitRecord, SafetyRecord, TranscriptRecord
 from consensus.types import PATH_LENGTH_MAX, Block, BlockId, CommitProof, Height
 from sequencer.storage.database import DamagedError, Layout, StorageError
 
 CHAIN_LAYOUT: Final = Layout(
     name="safety journal and block archive",
-    version=1,
+    version=2,
     synchronous="FULL",
     repair=(
         "A validator must not go on with an empty or older file: it could contradict what it has signed. Keep this one "
@@ -34,6 +34,7 @@ CHAIN_LAYOUT: Final = Layout(
         # Blocks that no commit names. A flag in `blocks` would rewrite the whole row, body included, at the commit.
         "CREATE TABLE undecided (height INTEGER, number INTEGER, PRIMARY KEY (height, number)) STRICT, WITHOUT ROWID",
         "CREATE TABLE commits (height INTEGER PRIMARY KEY, number INTEGER NOT NULL, proof BLOB) STRICT",
+        "CREATE TABLE transcript (digest BLOB NOT NULL UNIQUE, proof BLOB NOT NULL) STRICT",
         "INSERT INTO meta VALUES ('pruned below', 1)",
     ),
 )
@@ -70,6 +71,17 @@ def put_safety(connection: apsw.Connection, record: SafetyRecord) -> None:
         "INSERT OR REPLACE INTO safety VALUES (?, ?, ?, ?)",
         (record.kind, record.subject, record.state, codec.digest(record)),
     )
+
+
+def put_transcript(connection: apsw.Connection, record: TranscriptRecord) -> None:
+    """Store a proof, once; the oldest beyond ``TRANSCRIPT_PROOFS_MAX`` goes."""
+    connection.execute(
+        "INSERT INTO transcript (digest, proof) VALUES (?, ?) ON CONFLICT (digest) DO NOTHING",
+        (hashlib.sha256(record.proof).digest(), record.proof),
+    )
+    if connection.changes():
+        oldest = connection.last_insert_rowid() - TRANSCRIPT_PROOFS_MAX
+        connection.execute("DELETE FROM transcript WHERE rowid <= ?", (oldest,))
 
 
 def put_commit(connection: apsw.Connection, record: CommitRecord) -> None:

@@ -52,6 +52,14 @@ class RawDecision:
     digest: bytes
 
 
+@dataclass(frozen=True, kw_only=True)
+class RawProof:
+    """One row of the transcript: a certificate that a signature relied on. ``digest`` is its SHA-256."""
+
+    digest: bytes
+    proof: bytes
+
+
 class RawArchive:
     """Made by :func:`open_raw_archive`."""
 
@@ -88,6 +96,20 @@ class RawArchive:
         with storage_errors(self.path, CHAIN_LAYOUT):
             for kind, subject, state, digest in self._connection.execute("SELECT * FROM safety ORDER BY kind"):
                 yield RawDecision(kind=kind, subject=subject, state=state, digest=digest)
+
+    def raw_transcript(self) -> Iterator[RawProof]:
+        """Every row of the transcript, oldest first. Raises :class:`StorageError` as above."""
+        with storage_errors(self.path, CHAIN_LAYOUT):
+            for digest, proof in self._connection.execute("SELECT digest, proof FROM transcript ORDER BY rowid"):
+                yield RawProof(digest=digest, proof=proof)
+
+    def raw_block(self, height: Height) -> RawBlock | None:
+        """The row of one height. Raises :class:`StorageError` as above."""
+        with storage_errors(self.path, CHAIN_LAYOUT):
+            row = self._connection.execute(
+                "SELECT id, header, body, proof FROM commits JOIN blocks USING (number) WHERE height = ?", (height,)
+            ).fetchone()
+            return None if row is None else RawBlock(height=height, id=row[0], header=row[1], body=row[2], proof=row[3])
 
     def committed_height(self) -> Height:
         """The highest height that claims to be committed, 0 for none. Raises :class:`StorageError`."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from consensus.codec import block_of
-from consensus.engine import BlockRecord, CommitRecord, SafetyRecord
+from consensus.engine import BlockRecord, CommitRecord, SafetyRecord, TranscriptRecord
 from consensus.genesis import ChainSpec
 from consensus.signing import VOTE
 from consensus.types import Block, BlockHeader, Certificate, CommitProof, VoteSubject, bitmap_of
@@ -120,6 +120,7 @@ async def write_home(
                     for height, (block, _) in enumerate(chain.blocks[:committed], start=1)
                 ),
                 SafetyRecord(kind=VOTE, subject=b"the last vote", state=b"and the lock"),
+                TranscriptRecord(b"a proof that the vote relied on"),
             ]
         )
     rollups = tuple(

@@ -98,6 +98,7 @@ TABLES = {
     "commits": {"height": {"height"}, "number": {"block", "height", "structure"}, "proof": {"proof"}},
     "undecided": {"height": {"undecided block"}, "number": {"structure", "undecided block"}},
     "safety": {"kind": {"safety"}, "subject": {"safety"}, "state": {"safety"}, "digest": {"safety"}},
+    "transcript": {"digest": {"transcript"}, "proof": {"transcript"}},
     "meta": {"key": {"archive", "height"}, "value": {"archive", "genesis", "height"}},
 }
 """Every table and column of the archive, and the names under which a change there may be reported."""

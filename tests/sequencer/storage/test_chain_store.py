@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,9 +11,9 @@ import msgspec
 import pytest
 import trio
 
-from consensus.engine import BlockRecord, CommitRecord
+from consensus.engine import BlockRecord, CommitRecord, TranscriptRecord
 from consensus.types import PATH_LENGTH_MAX, SYNC_BLOCKS_MAX, SYNC_BYTES_MAX, Block
-from sequencer.storage import ChainStore, StorageError
+from sequencer.storage import ChainStore, StorageError, chain_tables, open_raw_archive
 from sequencer.storage.chain_store import GARBAGE_BLOCKS_MAX, KEEP_HEIGHTS_MIN
 from tests.sequencer.storage.chains import (
     GENESIS,
@@ -390,3 +391,28 @@ async def test_commits_go_on_between_the_chunks_of_pruning(path: Path) -> None:
         assert order == ["appended", "pruned"]
         assert store.pruned_below == 65
         assert await store.block_at(65) == blocks[64]
+
+
+# --- the transcript ------------------------------------------------------------------------------------------
+
+
+async def test_the_last_proofs_are_kept_once_each(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain_tables, "TRANSCRIPT_PROOFS_MAX", 3)
+    async with ChainStore.open(path, GENESIS) as store:
+        for number in (1, 2, 2, 3, 1, 4, 5):
+            await store.append([TranscriptRecord(b"proof %d" % number)])
+    with open_raw_archive(path) as archive:
+        kept = list(archive.raw_transcript())
+    assert [each.proof for each in kept] == [b"proof 3", b"proof 4", b"proof 5"]
+    assert all(hashlib.sha256(each.proof).digest() == each.digest for each in kept)
+
+
+async def test_one_height_is_read_by_itself(path: Path) -> None:
+    blocks = chain(3)
+    async with ChainStore.open(path, GENESIS) as store:
+        await append_chain(store, blocks, unproven=frozenset((2,)))
+    with open_raw_archive(path) as archive:
+        row = archive.raw_block(2)
+        assert row is not None
+        assert (row.height, row.id, row.proof) == (2, blocks[1][0].id, None)
+        assert archive.raw_block(4) is None
