@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from sequencer.cli import bench, create, demo, slashing, start, status, submit, verify
+from sequencer.cli import bench, create, demo, evidence, slashing, start, status, submit, verify
 
 EPILOG = (
     "Exit codes: 0 yes or done, 1 no (a disagreement, something missing), 2 wrong usage, 3 an unusable file or "
@@ -38,6 +38,11 @@ signer = typer.Typer(
 signer.command("import")(slashing.import_command)
 signer.command("export")(slashing.export_command)
 app.add_typer(signer)
+
+guilt = typer.Typer(name="evidence", help="Proof of who broke the protocol, from files alone.", no_args_is_help=True)
+guilt.command("verify")(evidence.verify_command)
+guilt.command("extract")(evidence.extract_command)
+app.add_typer(guilt)
 
 
 def main() -> None:

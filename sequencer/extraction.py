@@ -1,0 +1,113 @@
+"""Who made this chain split? From the homes of stopped nodes: the two histories, and the proofs that honest nodes kept.
+
+Both archives are read from the first height at which they hold different blocks up to the next stored commit proof.
+Nothing that a home says is believed: headers are hashed and linked, proofs verified, and every pair of statements that
+accuses somebody is judged by its signatures (``consensus/forensics.py``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Final
+
+from consensus.codec import Malformed, commit_proofs, headers
+from consensus.engine import Engine, Refusal
+from consensus.forensics import Extraction, History, extract
+from consensus.types import PATH_LENGTH_MAX, BlockHeader, Height
+from sequencer.genesis import genesis_of
+from sequencer.storage import RawArchive, RawBlock, open_raw_archive
+from sequencer.verify import Home
+
+TRANSCRIPTS_MAX: Final = 256
+"""Further homes whose kept proofs are read."""
+
+
+def extract_from_homes(first: Home, second: Home, transcripts: Sequence[Home] = ()) -> Extraction | Refusal:
+    """The guilty of the split between two homes; the reason when there is none to be found. ``transcripts`` are further
+    homes of the chain, read for the proofs that they kept.
+
+    Raises ``ValueError`` for a chain spec that is none and for too many homes, and ``StorageError``.
+    """
+    if len(transcripts) > TRANSCRIPTS_MAX:
+        raise ValueError(f"at most {TRANSCRIPTS_MAX} further homes")
+    genesis = genesis_of(first.spec)
+    for home in (second, *transcripts):
+        if home.spec.hash != first.spec.hash:
+            return Refusal(f"{home.name} is of another chain than {first.name}")
+    with contextlib.ExitStack() as opened:
+        homes = [first, second, *transcripts]
+        archives = [opened.enter_context(open_raw_archive(home.archive)) for home in homes]
+        for home, archive in zip(homes, archives, strict=True):
+            if archive.genesis_hash != first.spec.hash:
+                return Refusal(f"{home.name}: its archive is of another chain")
+        split = _split(archives[0], archives[1])
+        if isinstance(split, Refusal):
+            return split
+        histories = [_history(home, archive, split) for home, archive in zip(homes[:2], archives[:2], strict=True)]
+        kept = list(dict.fromkeys(row.proof for archive in archives for row in archive.raw_transcript()))
+    one, other = histories
+    if isinstance(one, Refusal):
+        return one
+    if isinstance(other, Refusal):
+        return other
+    observer: Engine = genesis.protocol.engine(spec=genesis.spec, epoch=genesis.epoch, scheme=genesis.scheme, me=None)
+    return extract(
+        one,
+        other,
+        kept,
+        epoch=genesis.epoch,
+        definition=genesis.protocol,
+        scheme=genesis.scheme,
+        engine=observer,
+    )
+
+
+def _split(first: RawArchive, second: RawArchive) -> Height | Refusal:
+    """The lowest height at which the two hold different blocks: below it they share a chain, so that it is found by
+    halving."""
+    lowest = max(first.pruned_below, second.pruned_below)
+    highest = min(first.committed_height(), second.committed_height())
+    if highest < lowest:
+        return Refusal("the archives have no height in common")
+    if _same(first, second, highest):
+        return Refusal(f"the archives agree up to height {highest}, the last that both hold")
+    if lowest > 1 and not _same(first, second, lowest):
+        return Refusal(f"the archives differ at height {lowest} already, below which one of them is pruned")
+    same, differs = lowest - 1, highest
+    while differs - same > 1:
+        middle = (same + differs) // 2
+        if _same(first, second, middle):
+            same = middle
+        else:
+            differs = middle
+    return differs
+
+
+def _same(first: RawArchive, second: RawArchive, height: Height) -> bool:
+    one, other = first.raw_block(height), second.raw_block(height)
+    return one is not None and other is not None and one.id == other.id
+
+
+def _history(home: Home, archive: RawArchive, height: Height) -> History | Refusal:
+    found: list[BlockHeader] = []
+    while len(found) < PATH_LENGTH_MAX:
+        row = archive.raw_block(height)
+        if row is None:
+            return Refusal(f"{home.name}: no block at height {height}, and no proof of the commits below it")
+        header = _header(row)
+        if header is None:
+            return Refusal(f"{home.name}: the header at height {height} cannot be read; run sequencer verify")
+        found.append(header)
+        if row.proof is not None:
+            proof = commit_proofs.decode(row.proof)
+            if isinstance(proof, Malformed):
+                return Refusal(f"{home.name}: the commit proof at height {height} cannot be read: {proof.reason}")
+            return History(headers=tuple(found), proof=proof)
+        height += 1
+    return Refusal(f"{home.name}: no commit proof within {PATH_LENGTH_MAX} heights of the split")
+
+
+def _header(row: RawBlock) -> BlockHeader | None:
+    decoded = headers.decode(row.header) if isinstance(row.header, bytes) else None
+    return decoded if isinstance(decoded, BlockHeader) else None
