@@ -194,6 +194,10 @@ class Judge:
         keys = [self._keys[signer] for signer in signers]
         return self.world.committee.scheme.verify_aggregate(keys, self.bytes_signed(subject), signature)
 
+    def signed_by_all(self, subject: Subject, bitmap: bytes, signature: bytes) -> bool:
+        """Whether everybody in the bitmap signed that, quorum or not."""
+        return self._aggregate_verifies(subject, bitmap, signature, False)
+
     def timeout_certificate_verifies(self, certificate: TimeoutCertificate) -> bool:
         """Whether a quorum gave the view up, each signer once, and the certificate shown is the highest signed."""
         known = self._verified_groups.get(certificate)

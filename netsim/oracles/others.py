@@ -1,4 +1,4 @@
-"""Validity, liveness, accountability, ordering and robustness: V1, L1-L5, A1, O1, R1.
+"""Validity, liveness, ordering and robustness: V1, L1-L5, O1, R1.
 
 Liveness is judged from ``liveness.from_ms`` of the schedule on, when the network is good again, for its core of nodes.
 """
@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from consensus.engine import Commit, ReportEvidence
-from consensus.types import EMPTY_PAYLOAD_ROOT, Slot, View
+from consensus.engine import Commit
+from consensus.types import EMPTY_PAYLOAD_ROOT, View
 from netsim.network import MILLISECOND, nanoseconds
 from netsim.oracles.judge import Judge
 from netsim.schedule import Constant, Uniform
@@ -48,46 +48,6 @@ class Retrievable:
             self.judge.fire(self.id, host, f"node {host.position} commits height {header.height} with a wrong body")
         elif stored is None or stored.body != body:
             self.judge.fire(self.id, host, f"node {host.position} commits height {header.height} without its body")
-
-
-class Accountable:
-    """A1: evidence of an honest node shows two verified subjects of one signer, kind and slot, or of two kinds that
-    exclude each other in a slot, and never names an honest signer."""
-
-    id = "A1"
-    EXCLUSIVE: Final = (frozenset(("finalize", "nullify")),)
-    """Kinds of which an honest signer signs one at most in a slot (Simplex)."""
-
-    def attach(self, judge: Judge) -> None:
-        self.judge = judge
-        judge.on_accused.append(self.accused)
-
-    def accused(self, host: Host, evidence: ReportEvidence) -> None:
-        if not host.honest:
-            return
-        first, second = self.read(evidence.first), self.read(evidence.second)
-        if first is None or second is None or not self.contradict(first, second):
-            self.judge.fire(self.id, host, f"node {host.position} reports evidence that proves nothing")
-        elif any(other.honest and other.index == first[0] for other in self.judge.world.hosts):
-            self.judge.fire(self.id, host, f"node {host.position} accuses honest validator {first[0]}")
-
-    def contradict(self, first: tuple[int, Slot, str, bytes], second: tuple[int, Slot, str, bytes]) -> bool:
-        """Whether no honest signer would have signed both."""
-        if first[:2] != second[:2]:
-            return False
-        if first[2] == second[2]:
-            return first[3] != second[3]
-        return frozenset((first[2], second[2])) in self.EXCLUSIVE
-
-    def read(self, message: msgspec.Struct) -> tuple[int, Slot, str, bytes] | None:
-        """Signer, slot, kind and signature, if the signature verifies."""
-        statement = self.judge.definition.statement(message)
-        if statement is None:
-            return None
-        signer, subject, signature = statement.signer, statement.subject, statement.signature
-        if not self.judge.verifies(signer, subject, signature):
-            return None
-        return signer, subject.slot, subject.kind, signature
 
 
 class NoFalseBlame:

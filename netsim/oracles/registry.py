@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from netsim.oracles.accountability import Accountable, Convicted
 from netsim.oracles.judge import Oracle
 from netsim.oracles.others import (
-    Accountable,
     Bounded,
     Milestones,
     NoFalseBlame,
@@ -36,7 +36,7 @@ OracleFactory = Callable[[], Oracle]
 ORACLES: Final[tuple[OracleFactory, ...]] = (
     Agreement, AppendOnly, OneSubjectPerSlot, DurableFirst, Monotone, OneCertificatePerView, CertificatesVerify,
     CertifiedExtendsCommitted, FinalizedOrGivenUp, NoOrderAfterTimeout, NoExceptions, Retrievable, ViewsInStep,
-    Progress, NoTimer, Responsive, Accountable,
+    Progress, NoTimer, Responsive, Accountable, Convicted,
     OneStream, Bounded, Milestones, NoFalseBlame,
 )  # fmt: skip
 ALSO: Final = {"L3": "L2", "X1": "S12"}

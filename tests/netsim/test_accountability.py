@@ -1,0 +1,263 @@
+"""More are faulty than a protocol withstands, and the chain splits: who did it is named, from what is stored and from
+files alone; nobody honest ever is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from typer.testing import CliRunner
+
+from consensus.codec import block_of
+from consensus.engine import BlockRecord, CommitRecord, Record, TranscriptRecord
+from consensus.evidence import decode_evidence, encode_evidence
+from consensus.forensics import Extraction
+from consensus.protocols.definition import ProtocolDefinition
+from consensus.protocols.registry import protocol_named, protocol_names
+from consensus.signing import VOTE
+from netsim import load, run_schedule
+from netsim.checks import scenario_path
+from netsim.committee import committee_of
+from netsim.oracles.accountability import Accountable, Convicted
+from netsim.oracles.judge import Judge
+from netsim.scenario import expand
+from netsim.schedule import Schedule
+from netsim.world import Host
+from sequencer.cli import app
+from sequencer.genesis_file import chain_spec_to_json
+from sequencer.homes import nodetoml_value
+from sequencer.storage import ChainStore
+
+SPLITS = (
+    ("jolteon", 11, "timeout-denies-vote"),
+    ("jolteon", 12, "equivocation"),
+    ("jolteon", 18, "timeout-denies-order-vote"),
+    ("hotstuff", 11, "equivocation"),
+    ("hotstuff2", 11, "equivocation"),
+    ("hotstuff2", 99, "vote-below-lock"),
+    ("simplex", 11, "equivocation"),
+    ("simplex", 221, "finalize-and-nullify"),
+    ("tendermint", 11, "equivocation"),
+    ("tendermint", 93, "amnesia"),
+    ("streamlet", 11, "equivocation"),
+    ("streamlet", 30, "vote-falls-in-height"),
+)
+"""Seeds of ``split-four`` and what they end with."""
+TRANSCRIBED = (("jolteon", 11), ("jolteon", 18), ("simplex", 221), ("tendermint", 93))
+"""Those for which certificates in headers alone do not suffice."""
+
+
+class Watched:
+    """The oracle under test, and what it found."""
+
+    def __init__(self) -> None:
+        self.oracle = Convicted()
+        self.id = self.oracle.id
+
+    def attach(self, judge: Judge) -> None:
+        self.oracle.attach(judge)
+        self.hosts = judge.world.hosts
+
+    @property
+    def extraction(self) -> Extraction:
+        assert self.oracle.extraction is not None
+        return self.oracle.extraction
+
+
+def schedule_of(protocol: str, seed: int, scenario: str = "split-four") -> Schedule:
+    return expand(load(scenario_path(scenario)), seed).replace(protocol=protocol)
+
+
+def forgets_transcripts(record: Record) -> bool:
+    return not isinstance(record, TranscriptRecord)
+
+
+@pytest.mark.parametrize(("protocol", "seed", "offence"), SPLITS)
+def test_a_split_names_the_guilty(protocol: str, seed: int, offence: str) -> None:
+    schedule = schedule_of(protocol, seed)
+    watched = Watched()
+    result = run_schedule(schedule, oracles=(watched,))
+    assert result.silent, result.violations
+    found = watched.extraction
+    assert offence in {evidence.offence for evidence in found.evidence}
+    assert found.is_complete
+    assert set(found.guilty) <= {actor.node for actor in schedule.actors}
+
+
+@pytest.mark.parametrize(("protocol", "seed"), TRANSCRIBED)
+def test_without_the_kept_proofs_too_few_are_named(protocol: str, seed: int) -> None:
+    """The oracle fires when nodes keep nothing but blocks and certificates."""
+    result = run_schedule(schedule_of(protocol, seed), keep=forgets_transcripts)
+    assert [violation.oracle for violation in result.violations] == ["A2"]
+    assert "names stake 0" in result.violations[0].text
+
+
+@pytest.mark.parametrize("protocol", protocol_names())
+def test_seeds_of_every_scenario_of_splits(protocol: str) -> None:
+    for scenario in ("split-four", "split-seven", "framed-by-most"):
+        for seed in range(200, 206):
+            assert run_schedule(schedule_of(protocol, seed, scenario)).silent, (scenario, seed)
+
+
+# --- from files alone ------------------------------------------------------------------------------------------
+
+
+async def write_home(directory: Path, host: Host, schedule: Schedule) -> None:
+    """A node's home as it would lie on its disk."""
+    spec = committee_of(schedule).spec
+    (directory / "data").mkdir(parents=True)
+    (directory / "genesis.json").write_text(chain_spec_to_json(spec))
+    loopback = ("127.0.0.1", 26680)
+    (directory / "node.toml").write_text(nodetoml_value(listen=None, api=loopback, peers={}, observers=[], rollups=[]))
+    journal = host.journal
+    records: list[Record] = [BlockRecord(block_of(each.header), each.body) for each in journal.blocks.values()]
+    records += [CommitRecord(height, block_id, proof) for height, (block_id, proof) in sorted(journal.commits.items())]
+    records += [TranscriptRecord(proof) for proof in journal.transcript]
+    records += journal.safety.values()
+    async with ChainStore.open(directory / "data" / "chain.db", spec.hash) as store:
+        await store.append(records)
+
+
+def sequencer(*arguments: object) -> tuple[int, Any]:
+    result = CliRunner().invoke(app, ("evidence", *map(str, arguments)))
+    return result.exit_code, json.loads(result.stdout) if "--json" in arguments else result.output
+
+
+@pytest.mark.parametrize(("protocol", "seed", "offence"), SPLITS[1:])
+def test_the_command_names_the_guilty_from_files_alone(protocol: str, seed: int, offence: str, tmp_path: Path) -> None:
+    schedule = schedule_of(protocol, seed).replace(scheme="ed25519")
+    faulty = {actor.node for actor in schedule.actors}
+    watched = Watched()
+    assert run_schedule(schedule, oracles=(watched,)).silent
+    honest = [host for host in watched.hosts if host.honest]
+    homes = [tmp_path / f"node-{host.position}" for host in honest]
+    for home, host in zip(homes, honest, strict=True):
+        trio.run(partial(write_home, home, host, schedule))
+    split = watched.oracle.split
+    assert split is not None
+    first, second = (tmp_path / f"node-{host.position}" for host in split[1:])
+    code, said = sequencer("extract", first, second, "--out", tmp_path / "out", "--json")
+    assert (code, said["complete"]) == (0, True), said
+    named = {each["validator"] for each in said["guilty"]}
+    assert named <= faulty
+    convicted = set()
+    for file in said["files"]:
+        code, verdict = sequencer("verify", file, "--genesis", first / "genesis.json", "--json")
+        assert code == 0
+        convicted |= {each["validator"] for each in verdict["guilty"]}
+    assert convicted == named
+    code, text = sequencer("extract", first, first)
+    assert code == 1
+    assert "agree up to height" in text
+
+
+def test_what_proves_nothing_and_what_cannot_be_read(tmp_path: Path) -> None:
+    schedule = schedule_of("jolteon", 12).replace(scheme="ed25519")
+    watched = Watched()
+    run_schedule(schedule, oracles=(watched,))
+    evidence = watched.extraction.evidence[0]
+    genesis, file = tmp_path / "genesis.json", tmp_path / "one.evidence"
+    genesis.write_text(chain_spec_to_json(committee_of(schedule).spec))
+    file.write_bytes(encode_evidence(evidence))
+    code, text = sequencer("verify", file, "--genesis", genesis)
+    assert code == 0
+    assert "guilty of equivocation" in text
+    assert decode_evidence(file.read_bytes()) == evidence
+    other = tmp_path / "other.json"
+    other.write_text(chain_spec_to_json(committee_of(schedule.replace(protocol="simplex")).spec))
+    for path, chain in ((file, other), (genesis, genesis)):
+        code, verdict = sequencer("verify", path, "--genesis", chain, "--json")
+        assert (code, verdict["guilty"]) == (1, [])
+    for path, chain in ((tmp_path / "absent", genesis), (file, tmp_path / "absent"), (file, file)):
+        assert sequencer("verify", path, "--genesis", chain)[0] == 2
+    simulated = tmp_path / "simulated.json"
+    simulated.write_text(chain_spec_to_json(committee_of(schedule.replace(scheme="simulated")).spec))
+    assert sequencer("verify", file, "--genesis", simulated)[0] == 1
+
+
+# --- the oracles can fire --------------------------------------------------------------------------------------
+
+
+class Liar:
+    """Puts words into an honest validator's mouth at the end of a run: what A1 must notice."""
+
+    id = "liar"
+
+    def __init__(self, words: Callable[[Judge, Accountable], None]) -> None:
+        self.words = words
+
+    def attach(self, judge: Judge) -> None:
+        self.oracle = Accountable()
+        self.oracle.attach(judge)
+        judge.on_end.insert(0, lambda: self.words(judge, self.oracle))
+
+
+def test_a1_fires_for_each_form_of_evidence() -> None:
+    """The honest words of a fault-free run, and for each offence one word too many."""
+    for protocol, offence, change in (
+        ("jolteon", "timeout-denies-vote", {"high_qc_view": 0}),
+        ("hotstuff2", "vote-below-lock", {"justify_view": 0}),
+        ("hotstuff", "vote-below-lock", {"justify_view": 0}),
+        ("streamlet", "vote-falls-in-height", {"height": 1}),
+    ):
+        fired = run_schedule(Schedule(protocol=protocol), oracles=(Liar(partial(one_word, change)),)).violations
+        assert any(v.oracle == "A1" and offence in v.text for v in fired), (protocol, fired)
+
+
+def one_word(change: dict[str, int], judge: Judge, oracle: Accountable) -> None:
+    """One more of validator 0's votes, ten views later; or a timeout there."""
+    from consensus.protocols.chained_types import TimeoutSubject
+
+    votes = [subject for subject in oracle.words[0] if subject.kind == VOTE]
+    last = max(votes, key=lambda subject: subject.slot)
+    view = last.slot.major + 10
+    if "high_qc_view" in change:
+        oracle.words[0][TimeoutSubject(epoch=0, view=view, **change)] = None
+    else:
+        assert isinstance(last, msgspec.Struct)
+        oracle.words[0][msgspec.structs.replace(last, view=view, **change)] = None
+
+
+def blind(definition: ProtocolDefinition, *names: str) -> ProtocolDefinition:
+    """A protocol that does not know some of its offences."""
+    kept = tuple(offence for offence in definition.offences if offence.name not in names)
+    return ProtocolDefinition(
+        **{name: getattr(definition, name) for name in definition.__slots__ if name != "offences"},
+        offences=kept,
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "seed", "offence"), [row for row in SPLITS if row[2] not in ("equivocation", "timeout-denies-vote")]
+)
+def test_an_offence_that_is_not_declared_names_nobody(protocol: str, seed: int, offence: str) -> None:
+    definition = blind(protocol_named(protocol), offence)
+    result = run_schedule(schedule_of(protocol, seed), definition=definition)
+    assert [violation.oracle for violation in result.violations] == ["A2"]
+
+
+def test_an_offence_that_accuses_the_honest_is_noticed() -> None:
+    """The voters of x are not guilty: to blame them is to blame the honest, and A1 says so."""
+    from consensus.offences import Offence
+    from consensus.types import VoteSubject
+
+    def votes_elsewhere(first: Any, second: Any, headers: Sequence[Any]) -> bool:
+        both = isinstance(first, VoteSubject) and isinstance(second, VoteSubject)
+        return both and first.kind == second.kind == VOTE and first.view < second.view
+
+    plain = protocol_named("jolteon")
+    definition = blind(plain)
+    object.__setattr__(definition, "offences", (*plain.offences, Offence(name="votes-on", forbids=votes_elsewhere)))
+    fired = [
+        violation.oracle
+        for seed in (11, 12, 18)
+        for violation in run_schedule(schedule_of("jolteon", seed), definition=definition).violations
+    ]
+    assert fired
+    assert set(fired) <= {"A1", "A2"}
