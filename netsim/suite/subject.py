@@ -143,7 +143,9 @@ def origin_of(subject: Subject) -> Origin | None:
     loaded = sorted(sys.modules.items(), key=lambda item: (item[0] == "__main__", item[0]))
     for module_name, module in loaded:
         file = getattr(module, "__file__", None)
-        for name, value in vars(module).items() if file is not None else ():
+        if not isinstance(file, str):
+            continue
+        for name, value in vars(module).items():
             if value is subject.definition:
                 module_name = FILE_MODULE if module_name == "__main__" else module_name
                 return Origin(module=module_name, file=file, name=name)
