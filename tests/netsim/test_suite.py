@@ -200,3 +200,14 @@ def test_a_clock_that_is_kept_right_dates_blocks_rightly() -> None:
     assert right.silent
     assert wrong.silent
     assert right.commits > wrong.commits
+
+
+@pytest.mark.parametrize("check", ["safety", "equivocation"])
+def test_a_protocol_without_a_craft_is_tried_by_votes_and_by_a_second_copy(
+    check: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("netsim.actors.crafts.registry.CRAFTS", {})
+    monkeypatch.setattr("netsim.suite.faults.CRAFTS", {})
+    protocol_suite(protocol_named("streamlet"), schedules=20, folder=tmp_path)(check)
+    with pytest.raises(SuiteError, match=r"nobody reports the second proposal|disagree"):
+        protocol_suite(broken.ACCOMPLICE if check == "equivocation" else mutant("S1-jolteon"), folder=tmp_path)(check)
