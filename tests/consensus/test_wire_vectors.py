@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from consensus.codec import WIRE_VERSION, block_of, encode
+from consensus.protocols import simplex_state, simplex_types, streamlet_types, tendermint_state, tendermint_types
 from consensus.protocols.chained_state import SafetyState
 from consensus.protocols.chained_types import (
     Certificates,
@@ -24,6 +25,7 @@ from consensus.protocols.chained_types import (
 )
 from consensus.protocols.registry import protocol_named, protocol_names
 from consensus.types import (
+    NIL_BLOCK,
     AncestorsRequest,
     AncestorsResponse,
     BlockHeader,
@@ -110,6 +112,44 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
     RangeRequest(epoch=0, request_id=2, from_height=3),
     RangeResponse(epoch=0, request_id=2, blocks=(STORED,), proof=PROOF, pruned_below=1, head=70_001),
 )
+_NIL = msgspec.structs.replace(CERTIFICATE, kind="nullify", block_id=NIL_BLOCK, height=0, justify_view=0)
+_PREVOTES = msgspec.structs.replace(CERTIFICATE, kind="prevote")
+_OTHER_VOTE = MESSAGES[1]
+assert isinstance(_OTHER_VOTE, Vote)
+OTHERS: dict[str, tuple[msgspec.Struct, ...]] = {
+    "simplex": (
+        simplex_types.Proposal(
+            epoch=0, header=HEADER, body=STORED.body, entry_proof=_NIL, signature=filled(12, 64)
+        ),
+        simplex_types.Certificates(epoch=0, certificates=(CERTIFICATE, _NIL)),
+        simplex_types.CertificatesRequest(epoch=0, views=(7, 300)),
+    ),
+    "streamlet": (
+        streamlet_types.Proposal(epoch=0, header=HEADER, body=STORED.body, signature=filled(13, 64)),
+        streamlet_types.Clock(epoch=0, view=301),
+        streamlet_types.Certificates(epoch=0, longest=CERTIFICATE),
+    ),
+    "tendermint": (
+        tendermint_types.Proposal(
+            epoch=0, view=tendermint_types.view_at(70_001, 2), header=HEADER, body=STORED.body, polka=_PREVOTES,
+            proposer=2, signature=filled(14, 64),
+        ),
+        tendermint_types.Standing(epoch=0, commit=CERTIFICATE, polka=None, votes=(_OTHER_VOTE,)),
+    ),
+}  # fmt: skip
+"""Messages of a protocol's own."""
+STATES: dict[str, msgspec.Struct] = {
+    "jolteon": SafetyState(last_voted_view=300, lock=CERTIFICATE, high_qc=CERTIFICATE, high_tc=TIMEOUT_CERTIFICATE),
+    "simplex": simplex_state.SafetyState(
+        high_qc=CERTIFICATE, nullifications=(_NIL,), let_go_from=3, let_go_to=299
+    ),
+    "streamlet": streamlet_types.SafetyState(last_voted_view=300, last_voted_height=70_000, longest=CERTIFICATE),
+    "tendermint": tendermint_state.SafetyState(
+        view=tendermint_types.view_at(70_001, 2), step=tendermint_state.PRECOMMITTED, locked_view=300,
+        locked_id=filled(1), valid=_PREVOTES, entry=(_OTHER_VOTE,),
+    ),
+}  # fmt: skip
+"""What a journal keeps of each family."""
 SUBJECTS: tuple[Subject, ...] = (
     ProposalSubject(epoch=0, view=302, block_id=filled(1)),
     VOTE_SUBJECT,
@@ -128,13 +168,14 @@ def vectors() -> dict[str, str]:
         "block id": block_of(HEADER).id.hex(),
         "commit proof": encode(PROOF).hex(),
         "commit proof with a confirmation": encode(CONFIRMED).hex(),
-        "safety state": encode(
-            SafetyState(last_voted_view=300, lock=CERTIFICATE, high_qc=CERTIFICATE, high_tc=TIMEOUT_CERTIFICATE)
-        ).hex(),
         "genesis hash": members.spec.hash.hex(),
         "validator set hash": members.epoch.validators.hash.hex(),
         "genesis certificate": encode(members.epoch.genesis).hex(),
     }
+    result |= {f"safety state of {name}": encode(state).hex() for name, state in STATES.items()}
+    for name, messages in OTHERS.items():
+        wire = protocol_named(name).wire()
+        result |= {f"{type(message).__name__} of {name}": wire.encode(message).hex() for message in messages}
     for subject in SUBJECTS:
         result[f"signed {subject!r}"[:60]] = members.epoch.domain.bytes_to_sign(subject).hex()
     return result
@@ -145,7 +186,8 @@ def test_the_wire_has_not_changed() -> None:
 
 
 def test_every_message_and_subject_of_every_protocol_has_a_vector() -> None:
-    covered = {type(message) for message in MESSAGES} | {type(subject) for subject in SUBJECTS}
+    others = [message for messages in OTHERS.values() for message in messages]
+    covered = {type(message) for message in (*MESSAGES, *others)} | {type(subject) for subject in SUBJECTS}
     for name in protocol_names():
         definition = protocol_named(name)
         assert {*definition.messages, *definition.subjects} <= covered
