@@ -208,7 +208,7 @@ class SimplexEngine:
         self._restore_subjects(restored)
         if self._me is not None:
             self._out.effects += self._guard.stored()
-        self._blocks.reconsider(self._held.high_qc)
+        self._look_again()
         return self._finish()
 
     def handle(self, event: Event, now: Nanoseconds) -> Step:
@@ -284,7 +284,7 @@ class SimplexEngine:
                 self._blocks.take(blocks, proof, peer, self._held.high_qc)
                 if proof is not None:
                     self._adopt(proof.certificate)
-                self._blocks.reconsider(self._held.high_qc)
+                self._look_again()
             case PeerConnected(peer):
                 self._greet(peer)
             case BlocksLoaded():
@@ -366,11 +366,21 @@ class SimplexEngine:
         later, whoever withholds what."""
         if not self._held.take(certificate):
             return
-        if certificate.kind == FINALIZE:
-            proof = CommitProof(epoch=self._epoch.epoch, headers=(), certificate=certificate)
-            self._blocks.aim(certificate.block_id, certificate.height, proof)
+        self._aim()
         if certificate.view >= self._view:
             self._out.effects.append(Broadcast(Certificates(epoch=self._epoch.epoch, certificates=(certificate,))))
+
+    def _aim(self) -> None:
+        """At the highest finalization: when it came, a nearer one may have been preferred."""
+        final = self._held.finalization
+        if final is not None:
+            proof = CommitProof(epoch=self._epoch.epoch, headers=(), certificate=final)
+            self._blocks.aim(final.block_id, final.height, proof)
+
+    def _look_again(self) -> None:
+        """Blocks arrived after the certificates that commit them."""
+        self._blocks.reconsider(self._held.high_qc)
+        self._aim()
 
     def _update_view(self) -> None:
         view = self._held.view
@@ -449,7 +459,7 @@ class SimplexEngine:
             self._set_candidate(entry)
             self._source = peer
         if header.view < self._view:  # it may close a gap below a certificate that was seen before it
-            self._blocks.reconsider(self._held.high_qc)
+            self._look_again()
 
     def _learn_proposal(self, proposal: Proposal, peer: PeerId) -> Refusal | None:
         """The certificates of a proposal: what its block stands on, and what entitles it to its view."""

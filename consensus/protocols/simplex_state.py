@@ -80,10 +80,15 @@ class HeldCertificates:
         return True
 
     def _let_oldest_go(self) -> None:
+        """Remember one run of views, the highest: what comes late from below it, or from the record of an earlier
+        decision at a restart, must not take its place."""
         oldest = min(self._nullifications)
         del self._nullifications[oldest]
         first, last = self._let_go
-        self._let_go = (first, oldest) if last and oldest == last + 1 else (oldest, oldest)
+        if oldest > last:
+            self._let_go = (first if last and oldest == last + 1 else oldest, oldest)
+        elif oldest == first - 1:
+            self._let_go = (oldest, last)
 
     def nullification(self, view: View) -> Certificate | None:
         """The nullification of ``view``, if it is held."""
@@ -142,7 +147,6 @@ class HeldCertificates:
         """Take back what one record holds. Verified before it was recorded."""
         if state.let_go_to > self._let_go[1]:
             self._let_go = (state.let_go_from, state.let_go_to)
-            self._nullified_max = max(self._nullified_max, state.let_go_to)
         for certificate in (state.high_qc, *state.nullifications):
             self.take(certificate)
 

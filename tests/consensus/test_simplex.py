@@ -10,6 +10,7 @@ import pytest
 
 from consensus.engine import (
     BlockRecord,
+    BlocksFetched,
     BuildPayload,
     Commit,
     FetchBlocks,
@@ -27,7 +28,7 @@ from consensus.protocols.simplex_types import (
     CertificatesRequest,
     Proposal,
 )
-from consensus.types import Vote
+from consensus.types import CommitProof, Vote
 from tests.support.chain import Alone, Happened, refused, tampered, view_deadline_ns
 from tests.support.committee import committee
 from tests.support.simplex import SimplexChain, proposed, told
@@ -222,6 +223,8 @@ def test_a_proposal_shows_exactly_the_nullification_that_its_header_names() -> N
         assert "nullified" in refused(happened, alone.committee.peer(1))
     on_b1 = replace(chain.proposal(chain.block(2, on=b1)), entry_proof=chain.nullification(1))
     assert "does not need" in refused(alone.hear(on_b1, peer=1), alone.committee.peer(1))
+    early = chain.like(b2, view=6)  # validator 1 leads view 6 too, and shows that view 1 was nullified
+    assert "nullified" in refused(alone.hear(chain.proposal(early), peer=1), alone.committee.peer(1))
     assert alone.hear(good, peer=1).signed == [chain.subject(NOTARIZE, b2)]
 
 
@@ -325,6 +328,26 @@ def test_a_finalization_commits_at_any_later_time_and_its_ancestors_with_it() ->
     happened = told(alone, chain.finalization(b2))
     assert [commit.block.id for commit in happened.of(Commit)] == [b1.id, b2.id]
     assert alone.view == 41
+
+
+def test_a_finalization_that_came_before_its_blocks_commits_them_without_another_one() -> None:
+    """::
+
+    genesis <- b1 <-F- b2 <- b3 <-F- b4 <-N-        b1 can be had with its proof first, then the others
+    """
+    chain, alone = setting()
+    b1 = chain.block(1)
+    b2 = chain.block(2, on=b1)
+    b3 = chain.block(3, on=b2)
+    b4 = chain.block(4, on=b3)
+    told(alone, chain.finalization(b3), chain.notarization(b4))
+    peer = alone.committee.peer(1)
+    proof = CommitProof(epoch=0, headers=(), certificate=chain.finalization(b1))
+    alone.feed(BlocksFetched(peer=peer, blocks=((b1, chain.body(b1)),), proof=proof))
+    assert alone.committed == 1
+    rest = tuple((block, chain.body(block)) for block in (b2, b3, b4))
+    happened = alone.feed(BlocksFetched(peer=peer, blocks=rest, proof=None))
+    assert [commit.block.id for commit in happened.of(Commit)] == [b2.id, b3.id]
 
 
 def test_late_finalize_votes_commit() -> None:

@@ -347,6 +347,29 @@ def test_a_long_failure_keeps_bounded_certificates_and_forgets_no_view() -> None
     assert (again.view, again.missing(0, 400, 16)) == (400, ())
 
 
+def test_what_comes_late_or_from_an_earlier_record_takes_no_view_from_memory() -> None:
+    """::
+
+    genesis <-- b2 <-N-        398 views failed above b2. A block on b2 skips them all, for good
+    """
+    chain, _ = setting()
+    held = HeldCertificates(chain.genesis)
+    held.take(chain.nullification(1))
+    earlier = held.state()  # of the last proposal, say
+    held.take(chain.notarization(chain.block(2)))
+    for view in range(3, 401):
+        held.take(chain.nullification(view))
+    assert held.missing(2, 401, 16) == ()
+    again = HeldCertificates(chain.genesis)
+    for state in (held.state(), earlier):
+        again.restore(state)
+    assert again.missing(2, 401, 16) == ()
+    held.take(chain.nullification(2))
+    assert held.missing(1, 401, 16) == ()
+    held.take(chain.nullification(1))
+    assert held.missing(0, 401, 16) == ()
+
+
 def test_what_is_missing_is_named_lowest_first_and_bounded() -> None:
     chain, _ = setting()
     held = HeldCertificates(chain.genesis)

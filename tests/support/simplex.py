@@ -84,13 +84,16 @@ class SimplexChain:
         self._bodies[changed.id] = self._bodies[block.id]
         return changed
 
+    def body(self, block: Block) -> memoryview:
+        return memoryview(self._bodies[block.id])
+
     def proposal(self, block: Block, *, signer: int | None = None) -> Proposal:
         header = block.header
         subject = ProposalSubject(epoch=header.epoch, view=header.view, block_id=block.id)
         return Proposal(
             epoch=header.epoch,
             header=header,
-            body=memoryview(self._bodies[block.id]),
+            body=self.body(block),
             entry_proof=self._proofs.get(header.entry_proof_hash),
             signature=self.committee.sign(header.proposer if signer is None else signer, subject),
         )
