@@ -91,7 +91,7 @@ from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND, view_duration
 from consensus.protocols.proposal_checks import without_body
-from consensus.protocols.tendermint_checks import proposal_fault, vote_fault
+from consensus.protocols.tendermint_checks import entry_fault, proposal_fault, vote_fault
 from consensus.protocols.tendermint_decisions import Decisions, commit_refusal
 from consensus.protocols.tendermint_leader import Leader
 from consensus.protocols.tendermint_outbox import (
@@ -291,6 +291,7 @@ class TendermintEngine:
         for near in (height, height + 1):
             self._votes.setdefault(near, HeightVotes(near, self._validators, self._checker))
             self._proposals.setdefault(near, HeightProposals())
+        self._adopt_polka(self._votes[height].highest_polka())
         self._start_round(0, ())
         self._timers.set(AGAIN_TIMER, self._now + self._timeout())
 
@@ -378,20 +379,14 @@ class TendermintEngine:
             self._out.reject(peer, f"standing: {fault}")
 
     def _learn_votes(self, votes: tuple[Vote, ...]) -> str | None:
-        """Take others' votes from a peer that entered its round by them: those that may bring us to a later round, each
-        verified. What is wrong with the first bad one."""
-        for vote in votes:
-            if vote.signer >= len(self._validators):
-                return f"a vote of validator {vote.signer}, who is none"
-            fault = vote_fault(vote, self._epoch)
-            if fault is not None:
-                return f"a vote {fault}"
-            if height_of(vote.view) != self._height or self._votes[self._height].holds(vote):
-                continue
+        """Take others' votes from a peer that entered its round by them, each verified, if they bring us to a later
+        round. What is wrong with them, if anything is."""
+        fault = entry_fault(votes, self._epoch)
+        for vote in () if fault is not None else self._votes[self._height].wanted(votes):
             if not self._checker.check_signature(vote.signer, vote_subject(vote), vote.signature):
                 return f"a vote that is not validator {vote.signer}'s"
             self._count(vote)
-        return None
+        return fault
 
     # --- certificates, decisions --------------------------------------------------------------------------------
 
@@ -417,11 +412,10 @@ class TendermintEngine:
             self._adopt_polka(certificate)
         return refusal
 
-    def _adopt_polka(self, certificate: Certificate) -> None:
+    def _adopt_polka(self, polka: Certificate | None) -> None:
         """L42-L43, for a polka of any round of this height."""
-        ours = height_of(certificate.view) == self._height
-        if ours and (self._valid is None or certificate.view > self._valid.view):
-            self._polka = certificate
+        if polka is not None and height_of(polka.view) == self._height:
+            self._polka = polka if self._valid is None or polka.view > self._valid.view else self._valid
 
     # --- proposals ----------------------------------------------------------------------------------------------
 
@@ -494,12 +488,11 @@ class TendermintEngine:
             return
         block_id = block_of(proposal.header).id
         entry = self._blocks.tree.get(block_id)
-        if not self._may_prevote(proposal) or (
-            entry is not None and self._is_invalid(entry, certified=proposal.polka is not None)
-        ):
+        certified = proposal.polka is not None or self._has_polka(block_id)
+        if not self._may_prevote(proposal) or (entry is not None and self._is_invalid(entry, certified=certified)):
             self._prevote(None, None)
         else:
-            ready = self._decisions.ready(block_id, certified=proposal.polka is not None)
+            ready = self._decisions.ready(block_id, certified=certified)
             if ready is not None:
                 self._prevote(ready, proposal.polka)
 
@@ -508,6 +501,12 @@ class TendermintEngine:
         if height_of(self._locked_view) != self._height:
             return True
         return proposal.polka is not None and self._locked_view <= proposal.polka.view
+
+    def _has_polka(self, block_id: BlockId) -> bool:
+        """True when a quorum is known to have prevoted the block. Its body may be somebody's who fetched it for us, and
+        what is wrong with that one is not its proposer's fault."""
+        known = (self._valid, self._votes[self._height].polka(self._round))
+        return any(polka is not None and polka.block_id == block_id for polka in known)
 
     def _is_invalid(self, entry: Entry, *, certified: bool) -> bool:
         if certified:
@@ -623,6 +622,7 @@ class TendermintEngine:
                 self._reject_signers(spoiled, vote.kind)
                 if certificate is not None and certificate.block_id != NIL_BLOCK:
                     self._certified(certificate)
+                    return True
             case Ignored():
                 if height < self._height:
                     self._help(vote.signer)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from consensus.codec import digest
 from consensus.epochs import EpochInfo
 from consensus.protocols.proposal_checks import block_fault
 from consensus.protocols.tendermint_types import PRECOMMIT, PREVOTE, Proposal, height_of, turn_of, view_name
-from consensus.types import NIL_BLOCK, PeerId, Vote
+from consensus.types import NIL_BLOCK, PeerId, ValidatorIndex, Vote
 
 
 def proposal_fault(proposal: Proposal, peer: PeerId, epoch: EpochInfo, payload_size_max: int) -> str | None:
@@ -54,4 +56,26 @@ def vote_fault(vote: Vote, epoch: EpochInfo) -> str | None:
         return None if vote.height == vote.justify_view == 0 else "for no block, with the height or view of one"
     if vote.block_id == epoch.genesis.block_id or vote.height != height_of(vote.view) or vote.justify_view >= vote.view:
         return "for a block that cannot be"
+    return None
+
+
+def entry_fault(votes: Sequence[Vote], epoch: EpochInfo) -> str | None:
+    """None when these can be the votes that let somebody enter a round, or none: one of each signer, of one height, by
+    stake that lets enter. (Votes of a few colluders would cost a check each, and bring nobody anywhere.)"""
+    if not votes:
+        return None
+    stake = 0
+    signers: dict[ValidatorIndex, None] = {}
+    for vote in votes:
+        if vote.signer >= len(epoch.validators):
+            return f"a vote of validator {vote.signer}, who is none"
+        fault = vote_fault(vote, epoch)
+        if fault is not None:
+            return f"a vote {fault}"
+        if vote.signer in signers or height_of(vote.view) != height_of(votes[0].view):
+            return "two votes of one signer, or votes of two heights"
+        signers[vote.signer] = None
+        stake += epoch.validators.stakes[vote.signer]
+    if stake < epoch.validators.amplification:
+        return f"votes of stake {stake}, which lets nobody enter a round"
     return None

@@ -7,14 +7,14 @@ proposal of each round within ``PROPOSALS_BEHIND`` below the current round and `
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from consensus.certificates import QuorumChecker
 from consensus.protocols.proposal_checks import without_body
-from consensus.protocols.tendermint_types import PRECOMMIT, PREVOTE, Proposal, Round, round_of, view_at
-from consensus.types import Certificate, Height, ValidatorIndex, Vote, vote_subject
+from consensus.protocols.tendermint_types import PRECOMMIT, PREVOTE, Proposal, Round, height_of, round_of, view_at
+from consensus.types import NIL_BLOCK, Certificate, Height, ValidatorIndex, Vote, vote_subject
 from consensus.validators import ValidatorSet
 from consensus.vote_tally import VIEWS_AHEAD, VIEWS_BEHIND, BadSignature, Counted, TallyResult, VoteTally
 
@@ -90,15 +90,25 @@ class HeightVotes:
             row.precommitted += stake  # also where the tally knows a bad one: this may be the good one, from elsewhere
             row.precommits[vote.signer] = vote
 
-    def holds(self, vote: Vote) -> bool:
-        """True when taking this vote would teach nothing about rounds: it, or one of its signer that goes as far, is
-        here; or it is of a round that is over."""
-        round_ = round_of(vote.view)
-        if round_ > self._round:
+    def wanted(self, votes: Sequence[Vote]) -> list[Vote]:
+        """Those that we lack of the votes, one of each signer, that let another replica enter its round; none, unless
+        they take us to a later round or end ours: all are of later rounds, or they are a quorum's precommits of ours.
+        So nobody can have us check votes for ever: an honest signer's is among them, and we reach its round."""
+        if not votes or height_of(votes[0].view) != self.height:
+            return []
+        later = all(round_of(vote.view) > self._round for vote in votes)
+        ending = all(round_of(vote.view) == self._round and vote.kind == PRECOMMIT for vote in votes)
+        if not later and not (ending and self._stake([vote.signer for vote in votes]) >= self._validators.quorum):
+            return []
+        return [vote for vote in votes if not self._holds(vote)]
+
+    def _holds(self, vote: Vote) -> bool:
+        """True when this vote, of a later round or a precommit of ours, is here, or one that takes us as far."""
+        if round_of(vote.view) > self._round:
             furthest = self._furthest.get(vote.signer)
             return furthest is not None and furthest.view >= vote.view
-        row = self._rounds.get(round_)
-        return round_ < self._round or vote.kind != PRECOMMIT or (row is not None and vote.signer in row.precommits)
+        row = self._rounds.get(self._round)
+        return row is not None and vote.signer in row.precommits
 
     # --- thresholds ---------------------------------------------------------------------------------------------
 
@@ -106,6 +116,14 @@ class HeightVotes:
         """The quorum of prevotes of a round, for a block or for none."""
         row = self._rounds.get(round_)
         return None if row is None else row.polka
+
+    def highest_polka(self) -> Certificate | None:
+        """That of the highest round in which a quorum prevoted one block."""
+        return max(
+            (row.polka for row in self._rounds.values() if row.polka is not None and row.polka.block_id != NIL_BLOCK),
+            key=lambda polka: polka.view,
+            default=None,
+        )
 
     def learn_polka(self, certificate: Certificate) -> None:
         """A verified quorum of prevotes of this height, from elsewhere; of rounds near the current one only."""

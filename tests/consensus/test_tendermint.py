@@ -9,7 +9,9 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
+from consensus.certificates import QuorumChecker
 from consensus.engine import (
+    BlocksFetched,
     BuildPayload,
     CancelTimer,
     Commit,
@@ -18,6 +20,7 @@ from consensus.engine import (
     TimerFired,
 )
 from consensus.protocols.tendermint_types import Proposal, Standing
+from consensus.types import Subject
 from netsim.mutants.tendermint import BROKEN, SEEN_ALONE
 from tests.support import chain
 from tests.support.chain import refused, tampered
@@ -73,6 +76,31 @@ def test_a_block_with_a_bad_payload_gets_nil_and_one_not_judged_yet_gets_nothing
     assert not voted(book.propose(alone, b))
     alone.judge = lambda check: True
     assert voted(alone.feed(PayloadVerdict(block_id=b.id, certified=False, valid=True))) == [book.subject("prevote", b)]
+
+
+@pytest.mark.parametrize("giver", [1, 2], ids=["who proposes it again", "who shows its polka"])
+def test_a_wrong_body_is_blamed_on_who_gave_it(giver: int) -> None:
+    """::
+
+    r0   b   polka among the others, its proposal is still under way to us
+             we have its header and a wrong body, from 1 (b again, in r1) or from 2 (asked for it)
+             its proposal comes: nothing was wrong with that one
+    """
+    book, alone = setting()
+    alone.judge = lambda check: bytes(check.body) == b"one"
+    b = book.block(1, body=b"one")
+    polka = book.polka(b, 0)
+    peer = alone.committee.peer(giver)
+    if giver == 1:
+        alone.hear(replace(book.proposal(b, 1, polka), body=memoryview(b"two")), 1)
+    else:
+        alone.hear(book.standing(polka=polka), 2)
+        alone.feed(BlocksFetched(peer=peer, blocks=((b, memoryview(b"two")),), proof=None))
+    happened = book.propose(alone, b)
+    assert refused(happened, peer) == "a certified block with a body that is not the one its header names"
+    assert not voted(happened)
+    happened = alone.feed(BlocksFetched(peer=alone.committee.peer(0), blocks=((b, memoryview(b"one")),), proof=None))
+    assert voted(happened) == [book.subject("prevote", b), book.subject("precommit", b)]
 
 
 def test_time_does_not_go_backwards() -> None:
@@ -296,6 +324,23 @@ def test_a_valid_value_that_comes_while_a_payload_is_built_goes_first() -> None:
     assert not alone.build(at(1, 3), book.genesis.block_id, b"new").signed
 
 
+def test_a_polka_of_the_next_height_is_its_valid_value() -> None:
+    """::
+
+    h2 r2   d   its polka comes while we are at h1;   h2 r1, r2 pass us by;   the proposer of h2 r6 proposes d
+    """
+    book, alone = setting()
+    b = book.block(1)
+    d = book.block(2, 2, on=b)
+    book.propose(alone, b)
+    alone.hear(book.standing(polka=book.polka(d)), 0)
+    book.precommits(alone, b)
+    alone.feed(BlocksFetched(peer=alone.committee.peer(0), blocks=((d, memoryview(b"")),), proof=None))
+    assert alone.view == at(2)
+    happened = book.hear(alone, *(book.prevote(None, signer, 6, height=2) for signer in (0, 1)))
+    assert [proposal.header for proposal in happened.sent(Proposal)] == [d.header]
+
+
 def test_a_polka_of_a_round_that_fails_is_shown() -> None:
     """Else one hidden lock could stop every round that its owner does not lead."""
     book, alone = setting()
@@ -365,6 +410,16 @@ def test_a_decided_block_that_is_not_here_stops_the_rounds_until_it_is() -> None
     assert alone.replica.status().seen_height == 1
     book.propose(alone, b)
     assert (alone.committed, alone.view) == (1, at(2))
+
+
+def test_a_decision_of_the_next_height_is_fetched_at_once() -> None:
+    """::
+
+    h2   d decided by the votes that come, nothing of h1 is here, and nothing else may come for long
+    """
+    book, alone = setting()
+    d = book.block(2, on=book.block(1))
+    assert [timer for timer in book.precommits(alone, d).of(SetTimer) if timer.name.startswith("sync:")]
 
 
 def test_votes_of_the_next_height_wait_for_it() -> None:
@@ -451,8 +506,44 @@ def test_others_votes_are_verified_one_by_one() -> None:
     stranger = replace(book.prevote(None, 1, 7), signer=4)
     happened = alone.hear(book.standing(votes=(stranger,)), 2)
     assert refused(happened, alone.committee.peer(2)) == "standing: a vote of validator 4, who is none"
-    alone.hear(book.standing(votes=(book.prevote(None, 1, 7),)), 2)
+    alone.hear(book.standing(votes=(book.prevote(None, 0, 7), book.prevote(None, 1, 7))), 2)
     assert alone.view == at(1, 7)
+
+
+def test_votes_that_take_us_nowhere_are_not_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validator 0 signs as many votes as it likes, and any peer may show them: a check each, for nothing."""
+    checked: list[int] = []
+    check = QuorumChecker.check_signature
+
+    def counting(checker: QuorumChecker, signer: int, subject: Subject, signature: bytes) -> bool:
+        checked.append(signer)
+        return check(checker, signer, subject, signature)
+
+    monkeypatch.setattr(QuorumChecker, "check_signature", counting)
+    book, alone = setting()
+    book.fail(alone, 0)
+    far = [book.prevote(None, 0, round_) for round_ in range(2, 1_000)]
+    useless = {
+        "two votes of one signer, or votes of two heights": (
+            tuple(far),
+            (far[0], book.prevote(None, 1, 7, height=2)),
+        ),
+        "votes of stake 1, which lets nobody enter a round": (far[:1],),
+    }
+    checked.clear()
+    for reason, shown in useless.items():
+        for votes in shown:
+            happened = alone.hear(book.standing(votes=tuple(votes)), 2)
+            assert refused(happened, alone.committee.peer(2)) == f"standing: {reason}"
+    over = [book.precommit(None, signer, 0) for signer in range(3)]
+    ours = [book.precommit(None, signer, 1) for signer in range(2)]
+    for votes in ((*over[1:], far[9]), (ours[1], far[9]), ours, [book.prevote(None, signer, 1) for signer in range(3)]):
+        assert alone.hear(book.standing(votes=tuple(votes)), 2).reasons == []
+    assert checked == []
+    alone.hear(book.standing(votes=(*ours, book.precommit(None, 2, 1))), 2)
+    assert sorted(checked) == [0, 0, 1, 1, 2, 2]  # as they came, and as what ends the round
+    fire(alone, "precommit")
+    assert alone.view == at(1, 2)
 
 
 def test_a_proposal_ahead_of_us_waits_for_its_round() -> None:
