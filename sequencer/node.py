@@ -13,7 +13,6 @@ exception: the node has stopped, and nothing that depended on what failed was se
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -27,7 +26,7 @@ import trio
 
 from consensus.crypto.scheme import SecretKey
 from consensus.driver import Driver, TrioClock
-from consensus.engine import ReportEvidence, Status
+from consensus.engine import Status
 from consensus.genesis import ChainSpec
 from consensus.ports import Clock, Transport
 from consensus.replica import Replica
@@ -38,6 +37,7 @@ from sequencer.block_summary import BlockSummary
 from sequencer.body import PayloadCache
 from sequencer.config import Config, RollupConfig
 from sequencer.delivery import AdapterFeed, Delivered
+from sequencer.evidence_store import EvidenceExchange, EvidenceStore
 from sequencer.forwarding import Forwarder
 from sequencer.genesis import Genesis, genesis_of
 from sequencer.keys import NodeKeys, load_node_keys
@@ -47,14 +47,13 @@ from sequencer.payload import InlinePayloadSource
 from sequencer.receipts import Receipt, Section
 from sequencer.storage import ChainStore, IndexStore
 from sequencer.transactions import Level, Position, TransactionId, TransactionStatus
-from sequencer.transport import TRANSACTIONS, TlsTransport, TransportConfig, TransportState, open_transport
+from sequencer.transport import EVIDENCE, TRANSACTIONS, TlsTransport, TransportConfig, TransportState, open_transport
 from sequencer.window import CommittedWindow
-
-logger = logging.getLogger(__name__)
 
 PRUNE_INTERVAL_S: Final = 10.0
 CHAIN_FILE: Final = "chain.db"
 INDEX_FILE: Final = "index.db"
+EVIDENCE_DIRECTORY: Final = "evidence"
 
 
 class AdapterStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +136,18 @@ class _Channel:
         return sorted(peer.peer for peer in peers if peer.connected and peer.peer in self._validators)
 
 
+class _EvidenceChannel:
+    """The transport's channel for evidence."""
+
+    def __init__(self, transport: TlsTransport) -> None:
+        self._transport = transport
+
+    def broadcast(self, data: bytes) -> None:
+        for peer in self._transport.state().peers:
+            if peer.connected:
+                self._transport.send_on(EVIDENCE, peer.peer, data)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
     """What a node is made of."""
@@ -151,6 +162,7 @@ class _Parts:
     driver: Driver
     forwarder: Forwarder
     feeds: tuple[AdapterFeed, ...]
+    evidence: EvidenceStore
 
 
 class Node:
@@ -158,7 +170,6 @@ class Node:
 
     def __init__(self, parts: _Parts) -> None:
         self._parts = parts
-        self._evidence = 0
         self.genesis = parts.genesis
         self.spec: ChainSpec = parts.genesis.spec
         index = parts.keys.validator_index
@@ -246,13 +257,8 @@ class Node:
             ),
             pruned_below=parts.driver.pruned_below,
             archive_from=parts.store.pruned_below,
-            evidence=self._evidence,
+            evidence=len(parts.evidence.pieces),
         )
-
-    async def on_evidence(self, evidence: ReportEvidence) -> None:
-        """Two conflicting messages of one signer were seen."""
-        self._evidence += 1
-        logger.error("equivocation: %s and %s", evidence.first, evidence.second)
 
 
 @asynccontextmanager
@@ -302,13 +308,16 @@ async def _assemble(
     window = CommittedWindow(spec.deduplication_heights)
     mempool = Mempool(spec, window, config.mempool)
     cache = PayloadCache()
-    holder: list[Node] = []
-
-    async def report(evidence: ReportEvidence) -> None:
-        await holder[0].on_evidence(evidence)
-
+    evidence = EvidenceStore(config.data_directory / EVIDENCE_DIRECTORY, genesis)
+    await evidence.load()
+    exchange = EvidenceExchange(evidence, _EvidenceChannel(transport), genesis)
     ledger = Ledger(
-        blocks=store, index=_LedgerIndex(index), window=window, mempool=mempool, cache=cache, report_evidence=report
+        blocks=store,
+        index=_LedgerIndex(index),
+        window=window,
+        mempool=mempool,
+        cache=cache,
+        report_evidence=exchange.reported,
     )
     payloads = InlinePayloadSource(
         spec, mempool=mempool, window=window, cache=cache, clock=clock, wall_clock_ms=_wall_clock_ms
@@ -329,12 +338,13 @@ async def _assemble(
             driver=driver,
             forwarder=forwarder,
             feeds=feeds,
+            evidence=evidence,
         )
     )
-    holder.append(node)
     await ledger.restore()
     nursery.start_soon(ledger.run)
     nursery.start_soon(_take_forwarded, transport, forwarder)
+    nursery.start_soon(_take_evidence, transport, exchange)
     nursery.start_soon(forwarder.run)
     if config.prune_keep_heights:
         nursery.start_soon(_prune, store, index, config.prune_keep_heights, spec.deduplication_heights)
@@ -385,6 +395,7 @@ def _transport_config(config: Config) -> TransportConfig:
         peers=config.network.peers,
         observers=config.network.observers,
         listen=config.network.listen,
+        channels=(TRANSACTIONS, EVIDENCE),
     )
 
 
@@ -396,6 +407,14 @@ async def _take_forwarded(transport: TlsTransport, forwarder: Forwarder) -> None
     while True:
         frame = await transport.receive_on(TRANSACTIONS)
         fault = forwarder.received(frame.data)
+        if fault is not None:
+            transport.reject(frame.peer, fault)
+
+
+async def _take_evidence(transport: TlsTransport, exchange: EvidenceExchange) -> None:
+    while True:
+        frame = await transport.receive_on(EVIDENCE)
+        fault = await exchange.received(frame.data)
         if fault is not None:
             transport.reject(frame.peer, fault)
 

@@ -234,6 +234,7 @@ class Convicted:
         known, holder = self.chain.setdefault(height, (block_id, host))
         if known != block_id and self.split is None:
             self.split = (height, holder, host)
+            self.judge.world.finished = True  # what it takes must be durable by now
 
     def end(self) -> None:
         if self.split is None:

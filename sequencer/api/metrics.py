@@ -72,7 +72,7 @@ def _consensus_families(status: NodeStatus) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily("sequencer_ledger_height", "Last height that clients see", value=status.ledger_height)
     yield GaugeMetricFamily("sequencer_pruned_below", "Lowest height that is kept", value=status.archive_from)
-    yield CounterMetricFamily("sequencer_evidence", "Equivocations seen", value=status.evidence)
+    yield CounterMetricFamily("sequencer_evidence", "Proofs of guilt that this node holds", value=status.evidence)
     yield CounterMetricFamily("sequencer_view_timeouts", "Views that ended by timeout", value=consensus.timeouts)
 
 

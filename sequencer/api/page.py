@@ -216,7 +216,7 @@ def _ladder(status: NodeStatus) -> str:
 def _footer(status: NodeStatus) -> str:
     observers = sum(peer.role == "observer" and peer.connected for peer in status.transport.peers)
     history = f"pruned below {status.archive_from:,}" if status.archive_from > 1 else "the whole history"
-    evidence = f" · {status.evidence} equivocations seen" if status.evidence else ""
+    evidence = f" · {status.evidence} proofs of guilt" if status.evidence else ""
     return (
         f"<footer>{observers} observer{'' if observers == 1 else 's'} connected · keeps {history}{evidence} · "
         '<a href="/v1/status">status</a> · <a href="/metrics">metrics</a> · <a href="/openapi.json">openapi.json</a>'

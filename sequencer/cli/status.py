@@ -113,7 +113,8 @@ def _show(statuses: dict[str, _Status], silent: dict[str, str], console: Console
         for reason in status.unready_reasons:
             console.print(f"[yellow]{escape(status.name)}: {escape(reason)}[/]", soft_wrap=True)
         if status.evidence:
-            console.print(f"[bold red]{escape(status.name)}: saw {status.evidence} equivocations; its log has them[/]")
+            where = "in evidence/ of its data directory"
+            console.print(f"[bold red]{escape(status.name)}: holds {status.evidence} proofs of guilt, {where}[/]")
     for name, reason in silent.items():
         console.print(f"[bold red]{escape(name)}[/]: {escape(reason)}", soft_wrap=True)
 

@@ -15,6 +15,7 @@ from sequencer.transport.tls import Parted
 
 CONSENSUS: Final = 0
 TRANSACTIONS: Final = 1
+EVIDENCE: Final = 2
 LINK: Final = 255
 
 HEADER: Final = struct.Struct(">IB")

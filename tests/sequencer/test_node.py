@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+from typer.testing import CliRunner
 
+from consensus.engine import ReportEvidence
 from consensus.genesis import Pacing
+from consensus.types import VoteSubject, vote_of
 from rollup_adapters.host import AdapterSpec
+from sequencer.cli import app
 from sequencer.config import Config, RollupConfig
 from sequencer.homes import ChainPlan, write_testnet
 from sequencer.mempool import Full, Pending, SubmissionRefused
@@ -108,6 +112,39 @@ async def test_a_late_node_catches_up(tmp_path: Path) -> None:
                         if len(seen) == 30:
                             break
                 assert seen == [b"%d" % number for number in range(30)]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while True:
+        if holds():
+            return
+        await trio.sleep(0.01)
+
+
+async def test_evidence_reaches_every_node_and_outlives_them(tmp_path: Path) -> None:
+    """Validator 3's key signs two votes of one view; node 0 sees both."""
+    files = homes(tmp_path)
+    async with running(*files) as nodes:
+        with trio.fail_after(PATIENCE_S):
+            parts = [node._parts for node in nodes]
+            key = parts[3].keys.consensus
+            assert key is not None
+            votes = []
+            for name in (b"a", b"b"):
+                subject = VoteSubject(kind="vote", epoch=0, view=9, block_id=name * 32, height=9, justify_view=8)
+                signature = key.secret_key.sign(nodes[0].genesis.epoch.domain.bytes_to_sign(subject))
+                votes.append(vote_of(subject, 3, signature))
+            await until(lambda: all(peer.connected for each in parts[:4] for peer in each.transport.state().peers))
+            await parts[0].ledger.report(ReportEvidence(*votes))
+            await until(lambda: all(node.status().evidence == 1 for node in nodes))
+            assert all(each.evidence.guilty == (3,) for each in parts)
+    async with running(files[4]) as nodes:
+        assert nodes[0].status().evidence == 1
+    (file,) = (files[4] / "data" / "evidence").iterdir()
+    genesis_file = str(files[4] / "genesis.json")
+    result = CliRunner().invoke(app, ("evidence", "verify", str(file), "--genesis", genesis_file))
+    assert result.exit_code == 0
+    assert "guilty of equivocation: validator-3" in result.output
 
 
 async def test_refusals_are_typed_and_a_receipt_of_another_chain_is_refused(tmp_path: Path) -> None:
