@@ -160,15 +160,27 @@ class Driver:
 
     def _drain(self) -> list[Step]:
         now = self._clock.now()
-        steps = []
+        steps: list[Step] = []
         events = self._events
         for _ in range(min(len(events), EVENTS_PER_SYNC_MAX)):
+            if steps and isinstance(events[0], TimerFired):
+                break  # the steps before it may set that timer anew: their effects first
             event = events.popleft()
             if isinstance(event, Received):
                 self._frames -= 1
                 self._frames_taken.set()
+            elif isinstance(event, TimerFired) and not self._is_due(event.name, now):
+                continue
             steps.append(self._replica.handle(event, now))
         return steps
+
+    def _is_due(self, name: str, now: Nanoseconds) -> bool:
+        """True when a timer that rang was neither set anew nor cancelled before its turn came; it is done then."""
+        deadline_ns = self._timers.get(name)
+        if deadline_ns is None or deadline_ns > now:
+            return False
+        del self._timers[name]
+        return True
 
     async def _perform(self, steps: list[Step]) -> None:
         """One sync for the records of all steps, then their effects in order."""
@@ -234,7 +246,8 @@ class Driver:
     # --- the tasks ----------------------------------------------------------------------------------------------
 
     async def _keep_time(self) -> None:
-        """One timer heap, one deadline: a timer that is due becomes an event, unless it was set anew meanwhile."""
+        """One timer heap, one deadline: a timer that is due becomes an event, unless it was set anew meanwhile (or is
+        until that event's turn comes: ``_is_due``)."""
         heap, timers = self._timer_heap, self._timers
         while True:
             with trio.CancelScope() as self._sleep:
@@ -247,7 +260,6 @@ class Driver:
             while heap and heap[0][0] <= now:
                 deadline_ns, name = heapq.heappop(heap)
                 if timers.get(name) == deadline_ns:
-                    del timers[name]
                     self._post(TimerFired(name))
 
     async def _receive(self) -> None:

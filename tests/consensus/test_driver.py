@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import pytest
 import trio
@@ -12,18 +13,23 @@ from trio.testing import MockClock
 
 from consensus.driver import Driver, TrioClock
 from consensus.engine import (
+    NOTHING,
     Broadcast,
     BuildPayload,
     CheckPayload,
     Commit,
+    Event,
     LoadBlocks,
     PayloadBuilt,
     PayloadVerdict,
+    Received,
     Record,
     Recovered,
     ReportEvidence,
     SafetyRecord,
+    SetTimer,
     Step,
+    TimerFired,
 )
 from consensus.genesis import Pacing
 from consensus.ports import LoadedBlocks
@@ -33,6 +39,8 @@ from consensus.types import PeerId, RangeRequest, Subject
 from tests.support.cluster import MemoryJournal, root_of
 from tests.support.committee import Committee, committee
 from tests.support.memory_transport import MemoryTransport, memory_network
+
+MILLISECOND = 1_000_000
 
 
 @dataclass
@@ -220,6 +228,54 @@ async def test_steps_that_wait_share_one_sync() -> None:
     await driver._perform(steps)
     assert ports.log.lines == ["persist SafetyRecord,SafetyRecord", "send control", "send control"]
     assert list(ports.journal.safety) == ["proposal", "vote"]
+
+
+class Timed:
+    """A replica that sets one timer for 10 ms, answers messages with ``steps``, and keeps when the timer fired."""
+
+    def __init__(self, *steps: Step) -> None:
+        self.steps = list(steps)
+        self.fired_ms: list[int] = []
+
+    def start(self, recovered: Recovered, now: int) -> Step:
+        return Step((), (SetTimer("view", 10 * MILLISECOND),))
+
+    def handle(self, event: Event, now: int) -> Step:
+        if isinstance(event, TimerFired):
+            self.fired_ms.append(now // MILLISECOND)
+        return self.steps.pop(0) if isinstance(event, Received) else NOTHING
+
+
+RECORD = SafetyRecord(kind="vote", subject=b"", state=b"")
+SET_ANEW = SetTimer("view", 100 * MILLISECOND)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (Step((RECORD,), (SET_ANEW,)),),
+        (Step((RECORD,), ()), Step((), (SET_ANEW,))),
+        (Step((RECORD,), (SET_ANEW,)),) * 3,
+    ],
+    ids=["its own records being synced", "another's records being synced", "often"],
+)
+async def test_a_timer_that_is_set_anew_while_it_rings_does_not_fire(
+    steps: tuple[Step, ...], autojump_clock: MockClock
+) -> None:
+    """A certificate leads into the next view as the last one's timer rings: the next view is not given up by it."""
+    made = cluster()
+    timed, driver = Timed(*steps), made.drivers[0]
+    driver._replica = cast("Replica", timed)
+    message = RangeRequest(epoch=0, request_id=1, from_height=1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(driver.run, ledger_height=0))
+        await trio.sleep(0.0095)  # the journal takes 1 ms
+        for _ in steps:
+            made.transports[1].broadcast(protocol_named("jolteon").wire().encode(message), bulk=False)
+            await trio.sleep(0.0001)
+        await trio.sleep(0.2)
+        nursery.cancel_scope.cancel()
+    assert timed.fired_ms == [100]
 
 
 async def test_a_failing_journal_stops_the_node_before_it_sends(autojump_clock: MockClock) -> None:
