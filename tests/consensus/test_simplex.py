@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from consensus.codec import digest
 from consensus.engine import (
     BlockRecord,
     BlocksFetched,
@@ -226,6 +227,16 @@ def test_a_proposal_shows_exactly_the_nullification_that_its_header_names() -> N
     early = chain.like(b2, view=6)  # validator 1 leads view 6 too, and shows that view 1 was nullified
     assert "nullified" in refused(alone.hear(chain.proposal(early), peer=1), alone.committee.peer(1))
     assert alone.hear(good, peer=1).signed == [chain.subject(NOTARIZE, b2)]
+
+
+def test_a_nullification_shown_is_verified_even_by_who_holds_one_of_that_view() -> None:
+    """What the header names is what forensics will look for."""
+    chain, alone = setting()
+    told(alone, chain.nullification(1))
+    forged = replace(chain.nullification(1, [1, 2, 3]), signature=bytes(32))
+    b2 = chain.like(chain.block(2), entry_proof_hash=digest(forged))
+    happened = alone.hear(replace(chain.proposal(b2), entry_proof=forged), peer=1)
+    assert "do not verify" in refused(happened, alone.committee.peer(1))
 
 
 # --- finalize and commit ---------------------------------------------------------------------------------------------
@@ -471,6 +482,9 @@ def test_finalize_and_nullify_of_one_view_are_reported_once() -> None:
     finalize, nullify = chain.finalize(b1, 2), chain.nullify(1, 2)
     alone.hear(nullify)
     assert not alone.hear(tampered(finalize)).of(ReportEvidence), "nobody is blamed for what he did not sign"
+    chain, alone = setting()
+    alone.hear(tampered(nullify))
+    assert not alone.hear(finalize).of(ReportEvidence)
     chain, alone = setting()
     alone.hear(nullify)
     assert alone.hear(finalize).of(ReportEvidence) == [ReportEvidence(nullify, finalize)]
