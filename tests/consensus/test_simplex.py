@@ -229,6 +229,15 @@ def test_a_proposal_shows_exactly_the_nullification_that_its_header_names() -> N
     assert alone.hear(good, peer=1).signed == [chain.subject(NOTARIZE, b2)]
 
 
+def test_a_proposal_bears_its_leaders_signature() -> None:
+    """What two of them prove, others must be able to check."""
+    chain, alone = setting()
+    b1 = chain.block(1)
+    happened = alone.hear(chain.proposal(b1, signer=2), peer=0)
+    assert refused(happened, alone.committee.peer(0)) == "proposal: the signature is not its leader's"
+    assert alone.hear(chain.proposal(b1), peer=0).signed == [chain.subject(NOTARIZE, b1)]
+
+
 def test_a_nullification_shown_is_verified_even_by_who_holds_one_of_that_view() -> None:
     """What the header names is what forensics will look for."""
     chain, alone = setting()
