@@ -33,14 +33,14 @@ class Said(NamedTuple):
     block_id: bytes
     height: int
     shown: int | None
-    bytes: bytes
+    subject: Subject
 
 
 def said(subject: Subject) -> Said:
     """Read a subject by its field names."""
     shown = getattr(subject, "justify_view", getattr(subject, "high_qc_view", None))
     block_id, height = getattr(subject, "block_id", b""), getattr(subject, "height", 0)
-    return Said(subject.kind, subject.slot, subject.slot.major, block_id, height, shown, _encode(subject))
+    return Said(subject.kind, subject.slot, subject.slot.major, block_id, height, shown, subject)
 
 
 Lock = Callable[[BlockId], int | None]
@@ -54,7 +54,7 @@ def twice(words: Sequence[Said], lock: Lock) -> tuple[Said, Said] | None:
     first: dict[tuple[str, Slot], Said] = {}
     for word in words:
         held = first.setdefault((word.kind, word.slot), word)
-        if held.bytes != word.bytes:
+        if held.subject != word.subject:
             return held, word
     return None
 
