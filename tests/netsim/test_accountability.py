@@ -18,8 +18,10 @@ from consensus.codec import block_of
 from consensus.engine import BlockRecord, CommitRecord, Record, TranscriptRecord
 from consensus.evidence import decode_evidence, encode_evidence
 from consensus.forensics import Extraction
+from consensus.offences import signed_in_proof
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.registry import protocol_named, protocol_names
+from consensus.protocols.simplex_types import NOTARIZE, NULLIFY
 from consensus.signing import VOTE
 from netsim import load, run_schedule
 from netsim.checks import scenario_path
@@ -98,6 +100,18 @@ def test_without_the_kept_proofs_too_few_are_named(protocol: str, seed: int) -> 
     assert "names stake 0" in result.violations[0].text
 
 
+@pytest.mark.parametrize(("kind", "seed"), [(NOTARIZE, 36), (NULLIFY, 60)])
+def test_simplex_needs_both_kinds_of_kept_proofs(kind: str, seed: int) -> None:
+    """A nullification where the rival skips the committed view, a notarization where it is of that view."""
+
+    def keep(record: Record) -> bool:
+        return not isinstance(record, TranscriptRecord) or signed_in_proof(record.proof)[0].subject.kind != kind
+
+    schedule = schedule_of("simplex", seed)
+    assert run_schedule(schedule).silent
+    assert run_schedule(schedule, keep=keep).verdict == "A2"
+
+
 @pytest.mark.parametrize("protocol", protocol_names())
 def test_seeds_of_every_scenario_of_splits(protocol: str) -> None:
     for scenario in ("split-four", "split-seven", "framed-by-most"):
@@ -108,8 +122,8 @@ def test_seeds_of_every_scenario_of_splits(protocol: str) -> None:
 # --- from files alone ------------------------------------------------------------------------------------------
 
 
-async def write_home(directory: Path, host: Host, schedule: Schedule) -> None:
-    """A node's home as it would lie on its disk."""
+async def write_home(directory: Path, host: Host, schedule: Schedule, *, transcript: bool = True) -> None:
+    """A node's home as it would lie on its disk; without the ``transcript``, as if it had fetched all blocks."""
     spec = committee_of(schedule).spec
     (directory / "data").mkdir(parents=True)
     (directory / "genesis.json").write_text(chain_spec_to_json(spec))
@@ -118,7 +132,7 @@ async def write_home(directory: Path, host: Host, schedule: Schedule) -> None:
     journal = host.journal
     records: list[Record] = [BlockRecord(block_of(each.header), each.body) for each in journal.blocks.values()]
     records += [CommitRecord(height, block_id, proof) for height, (block_id, proof) in sorted(journal.commits.items())]
-    records += [TranscriptRecord(proof) for proof in journal.transcript]
+    records += [TranscriptRecord(proof) for proof in journal.transcript if transcript]
     records += journal.safety.values()
     async with ChainStore.open(directory / "data" / "chain.db", spec.hash) as store:
         await store.append(records)
@@ -155,6 +169,28 @@ def test_the_command_names_the_guilty_from_files_alone(protocol: str, seed: int,
     code, text = sequencer("extract", first, first)
     assert code == 1
     assert "agree up to height" in text
+
+
+def test_the_proof_may_lie_in_a_third_home(tmp_path: Path) -> None:
+    """The two that disagree have fetched their blocks; somebody else voted for them."""
+    schedule = schedule_of("jolteon", 18).replace(scheme="ed25519")
+    watched = Watched()
+    run_schedule(schedule, oracles=(watched,))
+    split = watched.oracle.split
+    assert split is not None
+    for name, host, transcript in (("a", split[1], False), ("b", split[2], False), ("c", split[2], True)):
+        trio.run(partial(write_home, tmp_path / name, host, schedule, transcript=transcript))
+    command = ("extract", tmp_path / "a", tmp_path / "b")
+    code, text = sequencer(*command)
+    assert code == 1
+    assert "Add the homes of other nodes" in text
+    code, said = sequencer(*command, "--transcript", tmp_path / "c", "--json")
+    assert (code, said["complete"]) == (0, True)
+    strange = schedule.replace(stakes=(1, 1, 1, 2))
+    trio.run(partial(write_home, tmp_path / "strange", split[1], strange))
+    code, said = sequencer("extract", tmp_path / "a", tmp_path / "strange", "--json")
+    assert (code, said["guilty"]) == (1, [])
+    assert "another chain" in said["reason"]
 
 
 def test_what_proves_nothing_and_what_cannot_be_read(tmp_path: Path) -> None:
