@@ -86,6 +86,13 @@ def test_a_false_certificate_is_refused(kind: str) -> None:
     assert alone.view == 2
 
 
+def test_certificates_say_their_epoch() -> None:
+    chain, alone = setting()
+    message = Certificates(epoch=1, certificates=(chain.nullification(1),))
+    assert "of epoch 1" in refused(alone.hear(message, peer=1), alone.committee.peer(1))
+    assert alone.view == 1
+
+
 def test_genesis_is_named_at_view_0_only() -> None:
     """Pitfall 4: all who notarize or finalize genesis at view 1 make no certificate, and nullify names nothing."""
     chain, alone = setting()

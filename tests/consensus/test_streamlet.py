@@ -9,10 +9,20 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from consensus.engine import BuildPayload, Commit, FetchBlocks, PayloadVerdict, PeerConnected, ReportEvidence, Send
+from consensus.engine import (
+    BuildPayload,
+    Commit,
+    FetchBlocks,
+    PayloadVerdict,
+    PeerConnected,
+    Recovered,
+    ReportEvidence,
+    Send,
+)
 from consensus.genesis import Pacing
 from consensus.protocols.streamlet_definition import STREAMLET
-from consensus.protocols.streamlet_types import Certificates, Clock, Proposal
+from consensus.protocols.streamlet_types import Certificates, Clock, Proposal, restore
+from consensus.safety import SafetyGuard
 from consensus.types import Block, BlockHeader, CommitProof, Vote
 from consensus.vote_tally import VIEWS_AHEAD
 from tests.support.chain import Alone, refused, tampered, view_deadline_ns
@@ -165,6 +175,29 @@ def test_after_a_restart_neither_view_nor_height_of_a_vote_falls() -> None:
     assert not notary.propose(again, notary.block(2)).signed
     notary.due(again, 3)
     assert not notary.propose(again, notary.block(3)).signed
+
+
+@pytest.mark.parametrize("kinds", [("proposal", "vote"), ("vote", "proposal")])
+def test_of_several_records_the_highest_of_each_field_counts_in_whatever_order_they_come(
+    kinds: tuple[str, str],
+) -> None:
+    """A vote at height 2 in view 2, then a proposal on a chain that is longer by then; one record each."""
+    notary, alone = setting()
+    b1, b2 = notary.chain(1, 2)
+    notary.grow(alone, b1, b2)
+    notary.due(alone, 4)
+    alone.build(4, b2.id)
+    safety = alone.journal.safety
+    safety["proposal"] = with_state(safety["proposal"], last_voted_view=1, last_voted_height=1)
+    assert safety["proposal"].state != safety["vote"].state
+    records = tuple(safety[kind] for kind in kinds)
+    state, _ = restore(Recovered(safety=records), SafetyGuard(), notary.genesis)
+    assert (state.last_voted_view, state.last_voted_height, state.longest) == (4, 3, notary.certificate(b2))
+    records = tuple(
+        with_state(safety[kind], longest=notary.genesis) if kind == "vote" else safety[kind] for kind in kinds
+    )
+    state, _ = restore(Recovered(safety=records), SafetyGuard(), notary.genesis)
+    assert state.longest == notary.certificate(b2)
 
 
 def test_the_height_of_the_last_vote_counts_even_when_the_chain_it_stood_on_is_forgotten() -> None:
