@@ -41,10 +41,10 @@ def test_proposal_prevotes_precommits_decision() -> None:
     book, alone = setting()
     b = book.block(1, body=b"one")
     assert voted(book.propose(alone, b)) == [book.subject("prevote", b)]
+    assert b.id in alone.journal.blocks
     assert not voted(book.hear(alone, book.prevote(b, 0)))
     happened = book.hear(alone, book.prevote(b, 1))
     assert voted(happened) == [book.subject("precommit", b)]
-    assert b.id in alone.journal.blocks
     book.hear(alone, book.precommit(b, 0))
     assert (alone.committed, alone.view) == (0, at(1))
     happened = book.hear(alone, book.precommit(b, 1))
@@ -287,6 +287,40 @@ def test_a_polka_after_the_own_precommit_is_the_valid_value_alone() -> None:
     assert proposal.proposer == 3
     assert voted(happened)[-1] == book.subject("prevote", b, 3, valid_round=0)
     assert not happened.of(BuildPayload)
+
+
+def test_a_polka_after_a_precommit_for_nil_is_no_lock() -> None:
+    """::
+
+    r0   prevoted b, precommitted nil by timeout; then the polka for b
+    r1   c, new     not locked: prevote c
+    """
+    book, alone = setting()
+    b = book.block(1)
+    book.propose(alone, b)
+    book.hear(alone, book.prevote(None, 0), book.prevote(b, 1))
+    fire(alone, "prevote")
+    book.hear(alone, book.prevote(b, 2))
+    book.fail(alone, 0)
+    c = book.block(1, 1)
+    assert voted(book.propose(alone, c)) == [book.subject("prevote", c)]
+
+
+def test_a_valid_value_of_a_later_round_waits_for_one_above() -> None:
+    """::
+
+    r3   we propose; b has a polka of r9 already     with that polka r3 has no proposal that could be
+    """
+    book, alone = setting()
+    b = book.block(1)
+    book.propose(alone, b)
+    alone.hear(book.standing(polka=book.polka(b, 9)), 0)
+    for failed in range(3):
+        happened = book.fail(alone, failed)
+    assert alone.view == at(1, 3)
+    assert not happened.sent(Proposal)
+    happened = book.hear(alone, *(book.prevote(None, signer, 11) for signer in (0, 1)))
+    assert [proposal.polka for proposal in happened.sent(Proposal)] == [book.polka(b, 9)]
 
 
 def test_a_proposer_without_a_valid_value_builds_on_its_head() -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from consensus.engine import (
+    BlocksFetched,
     Broadcast,
     BuildPayload,
     Commit,
@@ -168,6 +169,24 @@ def test_a_commit_is_stood_on_after_a_restart() -> None:
     assert (proposal.header.justify.block_id, proposal.header.justify.kind) == (b.id, "precommit")
     other = setting()[1]
     assert other.hear(proposal, 1).reasons == []
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_head_that_its_descendant_proved_is_stood_on(restarts: bool) -> None:
+    """::
+
+    h1 b  h2 d    fetched: b alone, with a proof that goes through d's header
+    """
+    book, alone = setting(me=1)
+    b = book.block(1)
+    d = book.block(2, on=book.commit(b, 4))
+    proof = CommitProof(epoch=0, headers=(d.header,), certificate=book.commit(d))
+    alone.feed(BlocksFetched(peer=alone.committee.peer(0), blocks=((b, memoryview(b"")),), proof=proof))
+    assert alone.committed == 1
+    if restarts:
+        alone = alone.restart()
+    happened = alone.build(at(2), b.id, b"two")
+    assert [proposal.header.justify for proposal in happened.sent(Proposal)] == [book.commit(b, 4)]
 
 
 def test_a_journal_that_lost_its_end_signs_nothing_twice() -> None:
