@@ -605,6 +605,9 @@ class SimplexEngine:
             self._out.reject(peer, f"vote: {fault}")
             return False
         contradiction = self._exclusion.add(vote)
+        if isinstance(contradiction, BadSignature):
+            self._reject_signers((vote.signer,))
+            return False
         if contradiction is not None:
             self._out.effects.append(ReportEvidence(contradiction.first, contradiction.second))
         if vote.kind == NULLIFY and vote.view < self._view:

@@ -24,7 +24,7 @@ from consensus.types import (
     Vote,
     vote_subject,
 )
-from consensus.vote_tally import VIEWS_AHEAD, VIEWS_BEHIND
+from consensus.vote_tally import VIEWS_AHEAD, VIEWS_BEHIND, BadSignature
 
 
 def proposal_fault(proposal: Proposal, peer: PeerId, epoch: EpochInfo, payload_size_max: int) -> str | None:
@@ -135,8 +135,9 @@ class ExclusionWatch:
             del self._first[old]
             self._reported.pop(old, None)
 
-    def add(self, vote: Vote) -> Contradiction | None:
-        """Take a vote of any kind whose sender is its signer."""
+    def add(self, vote: Vote) -> Contradiction | BadSignature | None:
+        """Take a vote of any kind whose sender is its signer. ``BadSignature`` when the two that contradict each other
+        are not both signed: their sender's fault each time, since each time costs a verification."""
         if vote.kind == NOTARIZE or not self._current - VIEWS_BEHIND <= vote.view <= self._current + VIEWS_AHEAD:
             return None
         first = self._first.setdefault(vote.view, {}).setdefault(vote.signer, vote)
@@ -144,6 +145,6 @@ class ExclusionWatch:
             return None
         for either in (first, vote):
             if not self._checker.check_signature(either.signer, vote_subject(either), either.signature):
-                return None  # the tally refuses a bad signature by itself
+                return BadSignature()
         self._reported[vote.view][vote.signer] = None
         return Contradiction(first, vote)
