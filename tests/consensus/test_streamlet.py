@@ -20,6 +20,7 @@ from consensus.engine import (
     Send,
 )
 from consensus.genesis import Pacing
+from consensus.protocols.streamlet import StreamletEngine
 from consensus.protocols.streamlet_definition import STREAMLET
 from consensus.protocols.streamlet_types import Certificates, Clock, Proposal, restore
 from consensus.safety import SafetyGuard
@@ -550,7 +551,8 @@ def test_a_proposal_of_the_far_future_is_not_kept() -> None:
     notary, alone = setting()
     far = notary.block(1 + VIEWS_AHEAD + 1)
     assert not notary.propose(alone, far).effects
-    assert alone.engine.block(far.id) is None
+    assert isinstance(alone.engine, StreamletEngine)
+    assert len(alone.engine._blocks.tree) == len(alone.engine._first_proposals._first) == 0
     notary.due(alone, 2)
     assert not notary.propose(alone, far).effects, "near enough now"
     notary.due(alone, far.header.view)
