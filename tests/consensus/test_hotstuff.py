@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from consensus.codec import block_of
 from consensus.protocols.chained_types import TimeoutCertificate, TimeoutGroup
 from consensus.protocols.hotstuff import HotStuff
 from consensus.types import Block, Certificate
@@ -54,6 +56,24 @@ def test_a_block_beside_the_locked_one_is_not_voted_for(chain: Chain) -> None:
     b2 = chain.block(2, on=b1)
     b3 = chain.block(3, on=b2)
     assert not votes_for(chain, chain.block(4, on=b1), chain.qc(b2), b1, b2, b3)
+
+
+def test_a_certificate_that_lies_about_its_view_gets_no_vote(chain: Chain) -> None:
+    """::
+
+    b1 <- b2 (locked) <- b3 <- b4        a quorum of liars says that b3 is of view 1
+
+    b4 extends the lock, but a vote for it would say that it stands on view 1: below the lock, and that is evidence.
+    """
+    b1 = chain.block(1)
+    b2 = chain.block(2, on=b1)
+    b3 = chain.block(3, on=b2)
+    b4 = chain.block(4, on=b3)
+    honest = b4.header.justify
+    lie = block_of(msgspec.structs.replace(b4.header, justify=msgspec.structs.replace(honest, view=1, justify_view=0)))
+    tree = chain.tree(b1, b2, b3, b4)
+    assert RULES.may_vote(b4.header, None, chain.qc(b2), tree)
+    assert not RULES.may_vote(lie.header, None, chain.qc(b2), tree)
 
 
 def test_of_the_same_view_as_the_lock_is_not_above_it(chain: Chain) -> None:

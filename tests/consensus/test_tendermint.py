@@ -226,6 +226,27 @@ def test_an_earlier_polka_for_another_block_does_not() -> None:
     assert voted(book.propose(alone, c, 2, book.polka(c, 0))) == [book.subject("prevote", None, 2)]
 
 
+def test_who_locked_twice_does_not_go_back_behind_the_lock() -> None:
+    """::
+
+    r0   c   polka among the others
+    r1   b   locked on b
+    r2   c, valid round 0       0 < 1: nil;  polka: locked on c
+    r4   c, valid round 0       0 < 2: nil, though locked on c: with the precommit of b that would look like amnesia
+         c, valid round 2       prevote c
+    """
+    for valid_round in (0, 2):
+        book, alone, _ = locked(1)
+        c = book.block(1, 0)
+        book.propose(alone, c, 2, book.polka(c, 0))
+        votes = [book.prevote(c, signer, 2, valid_round=0) for signer in (0, 1, 2)]
+        assert voted(book.hear(alone, *votes)) == [book.subject("precommit", c, 2)]
+        book.fail(alone, 2)
+        book.fail(alone, 3)
+        prevoted = book.subject("prevote", c, 4, valid_round=2) if valid_round else book.subject("prevote", None, 4)
+        assert voted(book.propose(alone, c, 4, book.polka(c, valid_round))) == [prevoted]
+
+
 def test_a_lock_is_of_its_height() -> None:
     book, alone, b = locked()
     alone.hear(book.standing(book.commit(b)), 0)

@@ -14,15 +14,21 @@ import pytest
 import trio
 from typer.testing import CliRunner
 
+from consensus.block_tree import Entry
 from consensus.codec import block_of
 from consensus.engine import BlockRecord, CommitRecord, Record, TranscriptRecord
 from consensus.evidence import decode_evidence, encode_evidence
 from consensus.forensics import Extraction
 from consensus.offences import signed_in_proof
+from consensus.protocols.block_pipeline import BlockPipeline
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.registry import protocol_named, protocol_names
 from consensus.protocols.simplex_types import NOTARIZE, NULLIFY
+from consensus.protocols.tendermint import TendermintEngine
+from consensus.protocols.tendermint_definition import tendermint
+from consensus.protocols.tendermint_types import PRECOMMIT, PREVOTE
 from consensus.signing import VOTE
+from consensus.types import Certificate
 from netsim import load, run_schedule
 from netsim.checks import scenario_path
 from netsim.committee import committee_of
@@ -110,6 +116,30 @@ def test_simplex_needs_both_kinds_of_kept_proofs(kind: str, seed: int) -> None:
     schedule = schedule_of("simplex", seed)
     assert run_schedule(schedule).silent
     assert run_schedule(schedule, keep=keep).verdict == "A2"
+
+
+@pytest.mark.parametrize(("kind", "seed"), [(PREVOTE, 147), (PRECOMMIT, 12)])
+def test_tendermint_needs_the_polkas_of_both_kinds_of_votes(
+    kind: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The valid round that a prevote names, and the polka of the round that is precommitted."""
+    keep = BlockPipeline.keep
+    voting = [""]
+
+    class Forgets(TendermintEngine):
+        def _vote(self, kind: str, entry: Entry | None, polka: Certificate | None) -> None:
+            voting.append(kind)
+            super()._vote(kind, entry, polka)
+            voting.pop()
+
+    def forget(self: BlockPipeline, proof: msgspec.Struct | None) -> None:
+        if voting[-1] != kind:
+            keep(self, proof)
+
+    schedule = schedule_of("tendermint", seed)
+    assert run_schedule(schedule).silent
+    monkeypatch.setattr(BlockPipeline, "keep", forget)
+    assert run_schedule(schedule, definition=tendermint("tendermint", Forgets)).verdict == "A2"
 
 
 @pytest.mark.parametrize("protocol", protocol_names())
