@@ -11,9 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from consensus.codec import Malformed
-from consensus.crypto.registry import scheme_named
 from consensus.engine import Refusal
-from consensus.epochs import EpochInfo, first_epoch
+from consensus.epochs import EpochInfo
 from consensus.evidence import (
     EVIDENCE_SIZE_MAX,
     Evidence,
@@ -24,11 +23,11 @@ from consensus.evidence import (
 )
 from consensus.evidence import verify as verify_evidence
 from consensus.forensics import Extraction
-from consensus.genesis import ChainSpec, check_chain_spec
-from consensus.protocols.registry import protocol_named
+from consensus.genesis import ChainSpec
 from rollup_adapters.base import JsonValue
 from sequencer.cli.console import NO, UNUSABLE, CommandError, failures, out, print_json
 from sequencer.extraction import extract_from_homes
+from sequencer.genesis import genesis_of
 from sequencer.genesis_file import read_chain_spec
 from sequencer.tables import KeyPathError
 from sequencer.verify import home_of
@@ -50,9 +49,7 @@ def verify_command(
         spec = _chain_spec(genesis)
         data = _read(file, EVIDENCE_SIZE_MAX + 1)
         try:
-            scheme = scheme_named(spec.scheme, allow_simulated=True)  # of a simulated chain; the output says so
-            epoch = first_epoch(spec, check_chain_spec(spec, scheme))
-            definition = protocol_named(spec.protocol)
+            chain = genesis_of(spec)
         except ValueError as error:
             raise CommandError(f"{genesis}: {error}", BAD_INPUT) from None
         evidence = decode_evidence(data)
@@ -60,13 +57,11 @@ def verify_command(
         if isinstance(evidence, Malformed):
             verdict = Refusal(f"not evidence: {evidence.reason}")
         else:
-            verdict = verify_evidence(evidence, epoch, definition, scheme)
+            verdict = verify_evidence(evidence, chain.epoch, chain.protocol, chain.scheme)
         if as_json:
-            print_json(_verdict_json(verdict, epoch))
+            print_json(_verdict_json(verdict, chain.epoch))
         else:
-            _show_verdict(verdict, epoch, out())
-        if scheme.for_simulation and isinstance(verdict, Guilt) and not as_json:
-            out().print("[yellow]note:[/] the chain's signatures are simulated: anybody can forge them")
+            _show_verdict(verdict, chain.epoch, out())
         if isinstance(verdict, Refusal):
             raise typer.Exit(NO)
 
