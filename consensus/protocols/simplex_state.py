@@ -16,7 +16,9 @@ from consensus.types import Certificate, Integer, ProposalSubject, Subject, View
 
 NULLIFICATIONS_MAX: Final = 256
 """Nullifications held, all above the highest finalization; of the oldest beyond, only that they were verified is
-remembered. As many views must fail in a row before this matters."""
+remembered, and nobody can be given them. So the network may fail views without a notarization this many times in a row:
+after more, a replica that was away all the while can vote for nothing that skips them, and where its vote is needed for
+a quorum the chain stands still for good."""
 
 
 class SafetyState(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
