@@ -102,14 +102,7 @@ from consensus.protocols.tendermint_outbox import (
     Outbox,
     Timers,
 )
-from consensus.protocols.tendermint_state import (
-    PRECOMMITTED,
-    PREVOTED,
-    PROPOSING,
-    Restored,
-    SafetyState,
-    restore,
-)
+from consensus.protocols.tendermint_state import PRECOMMITTED, PREVOTED, PROPOSING, Restored, SafetyState, restore
 from consensus.protocols.tendermint_types import (
     PRECOMMIT,
     PREVOTE,
@@ -371,8 +364,8 @@ class TendermintEngine:
         if standing.epoch != self._epoch.epoch:
             self._out.reject(peer, f"standing: of epoch {standing.epoch}, expected {self._epoch.epoch}")
             return
-        refusal = self._learn_commit(standing.commit, peer)
-        if refusal is None and standing.polka is not None:
+        refusal = self._learn_commit(standing.commit, peer) if standing.commit.height >= self._height else None
+        if refusal is None and standing.polka is not None and self._is_news(standing.polka):
             refusal = self._learn_polka(standing.polka, peer)
         fault = refusal.reason if refusal is not None else self._learn_votes(standing.votes)
         if fault is not None:
@@ -411,6 +404,14 @@ class TendermintEngine:
             self._votes[height_of(certificate.view)].learn_polka(certificate)
             self._adopt_polka(certificate)
         return refusal
+
+    def _is_news(self, polka: Certificate) -> bool:
+        """True when it may teach us something. A quorum's votes make many certificates: one of each is verified."""
+        if polka.view < self._view:
+            known = self._valid
+            return height_of(polka.view) == self._height and (known is None or known.view < polka.view)
+        votes = self._votes.get(height_of(polka.view))
+        return votes is not None and votes.polka(round_of(polka.view)) is None
 
     def _adopt_polka(self, polka: Certificate | None) -> None:
         """L42-L43, for a polka of any round of this height."""

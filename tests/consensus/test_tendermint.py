@@ -327,6 +327,23 @@ def test_a_polka_after_a_precommit_for_nil_is_no_lock() -> None:
     assert voted(book.propose(alone, c)) == [book.subject("prevote", c)]
 
 
+def test_a_polka_from_far_ahead_counts_once_more_in_its_round() -> None:
+    """::
+
+    r0    the polka of b in r20, further ahead than votes are kept
+    r20   we follow, prevote nil; shown again, it is this round's: precommit b
+    """
+    book, alone = setting()
+    b = book.block(1)
+    book.propose(alone, b)
+    standing = book.standing(polka=book.polka(b, 20, valid_round=0))
+    alone.hear(standing, 0)
+    book.hear(alone, book.prevote(None, 0, 20), book.prevote(None, 1, 20))
+    assert alone.view == at(1, 20)
+    fire(alone, "propose")
+    assert voted(alone.hear(standing, 0)) == [book.subject("precommit", b, 20)]
+
+
 def test_a_valid_value_of_a_later_round_waits_for_one_above() -> None:
     """::
 

@@ -4,11 +4,13 @@ stranger. The replica under test is validator 3 of four.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import combinations
 
 import msgspec
 import pytest
 
+from consensus.crypto.scheme import Scheme
 from consensus.engine import (
     BlocksFetched,
     Broadcast,
@@ -89,6 +91,32 @@ def test_an_observer_follows_and_signs_nothing() -> None:
     assert alone.view == at(2)
     assert not happened.signed
     assert not happened.of(Broadcast)
+
+
+def test_only_news_of_a_standing_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven votes of a quorum of five make many certificates of one thing."""
+    verified: list[bytes] = []
+    book, alone = setting(count=7)
+    scheme = type(alone.committee.scheme)
+    verify = scheme.verify_aggregate
+
+    def counting(self: Scheme, keys: Sequence[bytes], message: bytes, signature: bytes) -> bool:
+        verified.append(message)
+        return verify(self, keys, message, signature)
+
+    monkeypatch.setattr(scheme, "verify_aggregate", counting)
+    b = book.block(1)
+    d = book.block(2, on=b)
+    precommits, prevotes = book.subject("precommit", b), book.subject("prevote", d)
+    for signers in combinations(range(7), 5):
+        commit, polka = book.certificate(precommits, signers), book.certificate(prevotes, signers)
+        assert alone.hear(book.standing(commit, polka), 0).reasons == []
+        if signers == (0, 1, 2, 3, 4):
+            assert len(verified) == 2
+            book.propose(alone, b)
+            assert alone.view == at(2)
+            verified.clear()
+    assert verified == []
 
 
 # --- after kill -9 -------------------------------------------------------------------------------------------------
