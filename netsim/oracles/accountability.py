@@ -255,7 +255,7 @@ class Convicted:
             return
         self.extraction = result
         named = dict.fromkeys(signer for evidence in result.evidence for signer in self.convicted(evidence))
-        innocent = [signer for signer in named if is_honest(judge, signer)]
+        innocent = [signer for signer in (*result.guilty, *named) if is_honest(judge, signer)]
         stake = sum(judge.stakes[signer] for signer in named)
         expected = 2 * self.quorum - judge.total
         if innocent:
