@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -20,6 +21,9 @@ FILE_BYTES_MAX: Final = 512 * 1024 * 1024
 Database = Annotated[
     Path, typer.Option("--database", metavar="PATH", help="The slashing protection database of the stopped signer.")
 ]
+
+DEPTH_MAX: Final = 16
+_BRACKETS_OR_TEXT: Final = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 def import_command(
@@ -98,6 +102,7 @@ def _read(file: Path) -> dict[str, JsonValue]:
                 f"{file}: more than {FILE_BYTES_MAX} bytes. Export fewer keys at a time, or a minimal history.",
                 UNUSABLE,
             )
+        _check_depth(data)
         document = json.loads(data, object_pairs_hook=_object)
     except OSError as error:
         raise CommandError(f"{file}: {error.strerror}. Name a file that can be read.", UNUSABLE) from None
@@ -109,6 +114,16 @@ def _read(file: Path) -> dict[str, JsonValue]:
     if not isinstance(document, dict):
         raise CommandError(f"{file}: must hold one JSON object. Nothing was imported.", UNUSABLE)
     return document
+
+
+def _check_depth(data: bytes) -> None:
+    """Refuse nesting that no interchange has: how deep the parser may go before its process dies is not ours to say (a
+    library may have raised the interpreter's limit)."""
+    depth = 0
+    for found in _BRACKETS_OR_TEXT.finditer(data):
+        depth += (found[0] in b"[{") - (found[0] in b"]}") if len(found[0]) == 1 else 0
+        if depth > DEPTH_MAX:
+            raise ValueError(f"nested deeper than {DEPTH_MAX}")
 
 
 def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
