@@ -338,6 +338,10 @@ def test_no_changed_byte_of_a_header_passes(protocol: str) -> None:
         assert isinstance(client.check_ancestor(changed, ()), Refusal), position
     assert decodable > 20
     assert client.head.height == 4
+    client.advance(header, proof)
+    assert client.check_ancestor(header, ()) is None
+    changed = replace(header, payload_size=header.payload_size + 1)
+    assert reason(client.check_ancestor(changed, ())).startswith("height 5: the path does not end")
 
 
 # --- forks ---------------------------------------------------------------------------------------------------
@@ -357,6 +361,13 @@ def test_two_sides_of_a_real_fork_are_shown_with_both_proofs(protocol: str, seed
     for side in (fork.kept, fork.shown):
         assert isinstance(side, Proven)
         assert one.genesis.verify_commit(side.proof, side.header, 0) is None
+    top = max(one, other, key=lambda run: run.top)
+    below = min(one, other, key=lambda run: run.top).at(height)
+    reached = LightClient(one.genesis)
+    reached.advance(*top.at(height + 1))
+    fork = reached.advance(*below)
+    assert isinstance(fork, Fork), "a block below the head that is not its parent"
+    assert fork.kept == reached.head
     if other.top > height:  # the next block, whose parent is another than the head
         fork = client.advance(*other.at(height + 1))
         assert isinstance(fork, Fork)
@@ -415,6 +426,22 @@ class Credulous:
 
     def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: int) -> None:
         return None
+
+
+@pytest.mark.parametrize(
+    ("view", "timestamp_ms", "excludes"),
+    [(11, 3_000, True), (12, 3_000, True), (13, 3_000, False), (13, 2_002, True), (13, 2_003, False)],
+)
+def test_views_and_timestamps_grow_with_every_height(view: int, timestamp_ms: int, excludes: bool) -> None:
+    """Three heights above view 10 and 2,000 ms there stands a block of view 13 and 2,003 ms at the least."""
+    run = run_of("jolteon")
+    header, proof = run.at(3)
+    low = replace(header, view=10, height=4, timestamp_ms=2_000)
+    high = replace(header, view=view, height=7, timestamp_ms=timestamp_ms)
+    for first, second in ((low, high), (high, low)):
+        client = LightClient(Credulous(run.genesis))
+        client.advance(first, proof)
+        assert isinstance(client.advance(second, proof), Fork) == excludes
 
 
 @pytest.mark.parametrize(("size", "kept"), [(1, HEADS_KEPT_MAX), (1_000, HEADERS_KEPT_MAX // 1_000)])
