@@ -488,5 +488,21 @@ def test_after_a_restart_commits_go_on_from_the_head(protocol: str) -> None:
     assert happened.signed == [chain.vote_subject(b6)]
 
 
+@every_protocol
+def test_an_observer_resumes_from_the_proof_of_its_head(protocol: str) -> None:
+    """It has no record of a signature: what it committed is all that it knows, and the view follows from that."""
+    chain = Chain(committee(protocol=protocol))
+    alone = Alone(chain.committee, me=None)
+    blocks = [chain.block(1)]
+    for view in range(2, 6):
+        blocks.append(chain.block(view, on=blocks[-1]))
+    grow(chain, alone, *blocks)
+    assert alone.committed
+    assert alone.view == 6
+    again = alone.restart()
+    assert again.committed == alone.committed
+    assert again.view == 6
+
+
 def _height(stored: StoredBlock) -> int:
     return stored.header.height

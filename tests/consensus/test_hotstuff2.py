@@ -166,6 +166,19 @@ def test_a_leader_that_heard_of_all_stake_does_not_wait_longer(chain: Chain) -> 
     assert built(alone.hear(report, peer=3))
 
 
+def test_reports_of_views_before_do_not_end_the_wait(chain: Chain) -> None:
+    """TC(1), TC(2): what was sent in view 2 says nothing of what its sender knew when it entered view 3."""
+    alone = Alone(chain.committee, me=2)
+    first, second = (
+        Certificates(epoch=0, high_qc=chain.genesis, high_tc=chain.tc(view, [chain.genesis] * 3)) for view in (1, 2)
+    )
+    alone.hear(second, peer=1)
+    for peer in (0, 3):
+        assert not built(alone.hear(first, peer=peer))
+    assert not built(alone.hear(second, peer=0))
+    assert built(alone.hear(second, peer=3))
+
+
 def test_the_certificate_of_the_view_before_ends_the_wait(chain: Chain) -> None:
     alone, _ = enter_by_timeout(chain, me=1)
     b1 = chain.block(1)

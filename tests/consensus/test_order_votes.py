@@ -14,6 +14,7 @@ from consensus.engine import (
     ReportEvidence,
     SafetyRecord,
     Send,
+    Signed,
 )
 from consensus.genesis import Pacing
 from consensus.protocols.chained_state import SafetyState
@@ -136,6 +137,35 @@ def test_what_others_gave_up_does_not_matter() -> None:
     give_up(chain, alone, 1)
     assert alone.view == 2
     assert certify(chain, alone, b1).ordered == [order_subject(chain.qc(b1))]
+
+
+def test_a_certificate_from_views_ago_gets_its_order_vote() -> None:
+    """::
+
+    genesis <- b1        TC(1), TC(2) of the others, none signed here; then QC(1) comes in view 3
+    """
+    chain, alone = setting()
+    b1 = chain.block(1)
+    alone.hear(chain.proposal(b1))
+    give_up(chain, alone, 2)
+    assert alone.view == 3
+    assert certify(chain, alone, b1).ordered == [order_subject(chain.qc(b1))]
+
+
+def test_a_late_signature_of_an_older_order_vote_is_not_sent() -> None:
+    """It would go out beside the certificate of the newer one, and look like a forgery of ours."""
+    chain, alone = setting()
+    alone.signs = False
+    b1 = chain.block(1)
+    b2 = chain.block(2, on=b1)
+    for block in (b1, b2):
+        alone.hear(chain.proposal(block))
+        assert certify(chain, alone, block).ordered == [order_subject(chain.qc(block))]
+    answers = [
+        Signed(subject, chain.committee.sign(3, subject)) for subject in map(order_subject, map(chain.qc, (b1, b2)))
+    ]
+    assert not alone.feed(answers[0]).effects
+    assert alone.feed(answers[1]).sent(OrderVote) == [chain.order_vote(chain.qc(b2), 3)]
 
 
 def test_the_view_that_was_given_up_survives_a_restart() -> None:
@@ -354,6 +384,19 @@ def test_certificates_are_kept_for_a_while() -> None:
     assert orders.knows(chain.qc(blocks[2]))
     orders.saw(chain.qc(blocks[0]))
     assert not orders.knows(chain.qc(blocks[0]))
+
+
+def test_certificates_are_told_apart_by_their_whole_subject() -> None:
+    """Of two certified blocks of one view (too many are faulty) the first is kept, and nothing else is proved by it."""
+    chain = Chain(committee())
+    b1, c1 = chain.block(1), chain.block(1, timestamp_ms=2_000)
+    orders = OrderVotes()
+    for block in (b1, c1):
+        orders.saw(chain.qc(block))
+    assert orders.knows(chain.qc(b1))
+    assert not orders.knows(chain.qc(c1))
+    assert orders.proof(chain.confirmation(chain.qc(b1))) is not None
+    assert orders.proof(chain.confirmation(chain.qc(c1))) is None
 
 
 def test_a_peer_that_connects_is_sent_the_order_vote_of_the_view_before() -> None:
