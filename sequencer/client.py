@@ -8,8 +8,9 @@
             async for section in sections:                              # verified, complete, no height left out
                 ...
 
-Genesis is all that it trusts (``sequencer.genesis.genesis_of``). Receipts, sections and blocks prove themselves. That a
-transaction is *not* there yet cannot be proven: such a state is one node's word.
+Genesis is all that it trusts (``sequencer.genesis.genesis_of``). Receipts, sections and blocks prove themselves. All
+that nodes prove goes to one light client, which compares it: two proven blocks that exclude each other are shown as
+:class:`ConflictingBlocks`. That a transaction is *not* there yet cannot be proven: such a state is one node's word.
 
 A node that gives a false answer is not asked again by this client (:attr:`SequencerClient.lies`). A node that cannot be
 reached, or has not got what is asked for, is asked again later.
@@ -31,7 +32,11 @@ import msgspec
 import trio
 
 from consensus.codec import Malformed, digest
-from consensus.types import BlockId, Height
+from consensus.engine import Refusal
+from consensus.epochs import EpochInfo, first_epoch
+from consensus.light_client import Advanced, Checkpoint, Fork, Known, LightClient, Proven
+from consensus.types import BlockHeader, BlockId, CommitProof, Epoch, Height
+from consensus.validators import ValidatorSet
 from sequencer.api.submit import NotAdmitted, SubmissionAnswer
 from sequencer.block_summary import BlockSummary
 from sequencer.event_stream import EventStreamError, ServerSentEvent, open_event_stream
@@ -103,13 +108,19 @@ class TransactionNotConfirmed(Exception):
 
 
 class ConflictingBlocks(Exception):
-    """Two blocks are both provably committed and exclude each other: more than the tolerated stake is faulty. Keep the
-    two sections; they are evidence."""
+    """Two blocks are both provably committed and exclude each other: more than the tolerated stake is faulty. Keep
+    them; they are evidence. ``before`` was shown first, ``after`` is what the node at ``url`` answered; ``fork`` holds
+    both proofs, and is None where ``before`` is no longer kept."""
 
-    def __init__(self, before: BlockId, after: Section) -> None:
-        super().__init__(f"the block at height {after.height} does not stand on {before.hex()}, which is committed too")
+    def __init__(
+        self, before: BlockId, after: Receipt | Section | BlockSummary, *, url: str = "", fork: Fork | None = None
+    ) -> None:
+        reason = f"the block at height {after.height} does not stand on {before.hex()}, which is committed too"
+        super().__init__(f"{url}: {reason if fork is None else fork.reason}")
         self.before = before
         self.after = after
+        self.url = url
+        self.fork = fork
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -142,6 +153,17 @@ _states: Final = msgspec.msgpack.Decoder(_State)
 _errors: Final = msgspec.msgpack.Decoder(_ErrorAnswer)
 
 
+@dataclass(frozen=True)
+class _Rule:
+    """What the light client follows: the first epoch of a checked genesis."""
+
+    genesis: Genesis
+    epoch: EpochInfo
+
+    def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: Epoch) -> Refusal | None:
+        return self.genesis.verify_commit(proof, header, epoch)
+
+
 class SequencerClient:
     """See the module's docstring. ``urls`` name the nodes' APIs, the preferred one first."""
 
@@ -151,6 +173,8 @@ class SequencerClient:
         self._urls = deque(url.rstrip("/") for url in urls)
         self._genesis = genesis
         self._timeout_s = timeout_s
+        epoch = first_epoch(genesis.spec, ValidatorSet(genesis.spec.validators))
+        self._light = LightClient(_Rule(genesis, epoch))
         self._liars: dict[str, Lie] = {}
         self._http = httpx.AsyncClient(headers=_HEADERS, timeout=timeout_s)
         self.lies: deque[Lie] = deque(maxlen=LIES_MAX)
@@ -163,6 +187,11 @@ class SequencerClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._http.__aexit__(kind, error, traceback)
+
+    @property
+    def head(self) -> Checkpoint | Proven:
+        """The highest block that any node has proven to this client; genesis before the first."""
+        return self._light.head
 
     # --- submission ----------------------------------------------------------------------------------------------
 
@@ -367,6 +396,14 @@ class SequencerClient:
             claim.verify(self._genesis)
         except VerificationError as error:
             raise NodeLied(Lie(url, error.what, error.reason)) from None
+        assert claim.commit_proof is not None, "it was verified"
+        match self._light.advance(claim.header, claim.commit_proof):
+            case Fork(kept=kept) as fork:
+                raise ConflictingBlocks(kept.block_id, claim, url=url, fork=fork)
+            case Refusal(reason=reason):
+                raise NodeLied(Lie(url, "commit", reason))
+            case Advanced() | Known():
+                pass
 
     def _verify_section(self, url: str, section: Section, rollup_id: int, height: Height) -> None:
         if (section.rollup_id, section.height) != (rollup_id, height):
@@ -502,7 +539,7 @@ class _Follower:
             raise NodeLied(Lie(url, "stream", "an event is not base64")) from None
         self._client._verify_section(url, section, self._rollup_id, self._height)
         if self._parent is not None and section.header.parent != self._parent:
-            raise ConflictingBlocks(self._parent, section)
+            raise ConflictingBlocks(self._parent, section, url=url)
         self._parent = digest(section.header)
         self._height += 1
         self._client._prefer(url)

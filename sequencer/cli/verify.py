@@ -1,4 +1,4 @@
-"""``sequencer verify``: shows what :mod:`sequencer.verify` computes."""
+"""``sequencer verify``: shows what :mod:`sequencer.verify` computes; ``--light`` is in ``verify_light.py``."""
 
 from __future__ import annotations
 
@@ -14,17 +14,44 @@ from rich.table import Table
 
 from rollup_adapters.base import JsonValue
 from sequencer.cli.console import NO, UNUSABLE, CommandError, failures, out, print_json, stage_progress
+from sequencer.cli.verify_light import light_command
 from sequencer.verify import Verdict, home_of, verify
 
 
 def command(
-    homes: Annotated[list[Path], typer.Argument(metavar="HOME...", help="Homes of stopped nodes, or copies of them.")],
+    homes: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="HOME...",
+            help="Homes of stopped nodes, or copies of them; with --light also archives (chain.db), receipts, sections "
+            "and block summaries.",
+        ),
+    ],
+    light: Annotated[
+        bool, typer.Option("--light", help="From headers and commit proofs alone, without bodies; needs --genesis.")
+    ] = False,
+    genesis: Annotated[
+        Path | None, typer.Option("--genesis", metavar="GENESIS", help="With --light: the genesis.json to trust.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", metavar="HEIGHT:ID", help="With --light: a block to trust.")
+    ] = None,
+    age_s_max: Annotated[
+        int | None, typer.Option("--max-age", metavar="SECONDS", min=1, help="With --light: how old the head may be.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Compute from the archives alone whether these nodes agree: hashes, certificates, order, and state.
 
     The nodes must be stopped. Exits with 1 when anything disagrees or was changed, and names home, height and field.
     """
+    if light:
+        if genesis is None:
+            raise typer.BadParameter("--light needs --genesis: it is all that is trusted")
+        light_command(homes, genesis, checkpoint, age_s_max, as_json=as_json)
+        return
+    if genesis is not None or checkpoint is not None or age_s_max is not None:
+        raise typer.BadParameter("--genesis, --checkpoint and --max-age belong to --light; homes bring their genesis")
     with failures():
         opened = [home_of(home) for home in homes]
         if len({home.name for home in opened}) != len(opened):

@@ -33,6 +33,16 @@ class RawBlock:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RawHeader:
+    """A row of the archive without its body."""
+
+    height: Height
+    id: bytes
+    header: bytes
+    proof: bytes | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class RawUndecided:
     """A block that no commit names: the height it is filed under, and its bytes (all None: the block is missing)."""
 
@@ -81,6 +91,19 @@ class RawArchive:
                 if block_id is None:
                     raise DamagedError(f"the block committed at height {height} is missing")
                 yield RawBlock(height=height, id=block_id, header=header, body=body, proof=proof)
+
+    def raw_headers(self, from_height: Height = 0) -> Iterator[RawHeader]:
+        """As :meth:`raw_blocks`, from a height on, and no body is read. Raises :class:`StorageError` as above."""
+        with storage_errors(self.path, CHAIN_LAYOUT):
+            rows = self._connection.execute(
+                "SELECT height, id, header, proof FROM commits LEFT JOIN blocks USING (number) WHERE height >= ?"
+                " ORDER BY height",
+                (from_height,),
+            )
+            for height, block_id, header, proof in rows:
+                if block_id is None:
+                    raise DamagedError(f"the block committed at height {height} is missing")
+                yield RawHeader(height=height, id=block_id, header=header, proof=proof)
 
     def raw_undecided(self) -> Iterator[RawUndecided]:
         """Every row that claims to be stored and not committed. Raises :class:`StorageError` as above."""

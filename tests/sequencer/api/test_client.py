@@ -10,6 +10,8 @@ import msgspec
 import pytest
 import trio
 
+from consensus.codec import digest
+from consensus.light_client import Proven
 from sequencer.api.limits import ApiLimits
 from sequencer.api.server import serve_api
 from sequencer.client import (
@@ -331,6 +333,29 @@ async def test_follow_sees_two_committed_blocks_that_exclude_each_other() -> Non
             assert (await anext(sections)).height == 1
             with pytest.raises(ConflictingBlocks):
                 await anext(sections)
+
+
+async def test_proven_answers_that_exclude_each_other_are_shown_whatever_was_asked() -> None:
+    """One node has two blocks; the other, whose block 2 is another one, alone has the third."""
+    async with served() as first, served() as other, client_of(first, other) as client:
+        assert client.head.height == 0
+        await orders(first.node, 2)
+        await other.node.order()
+        other.node.submit_batch(3, [(0, b"another history")])
+        await other.node.order()
+        assert (await client.block(1)).block_id == client.head.block_id
+        known = await client.section(3, 2)
+        assert client.head.height == 2
+        await orders(other.node, 1)
+        with pytest.raises(ConflictingBlocks, match=f"{other.url}: height 2: .* are both committed") as seen:
+            await client.block(3)
+        assert seen.value.url == other.url
+        assert seen.value.before == digest(known.header)
+        assert seen.value.fork is not None
+        for side in (seen.value.fork.kept, seen.value.fork.shown):
+            assert isinstance(side, Proven)
+            assert other.node.genesis.verify_commit(side.proof, side.header, 0) is None
+        assert client.head.block_id == digest(known.header)
 
 
 async def test_what_is_raised_in_the_block_comes_out_as_it_is() -> None:
