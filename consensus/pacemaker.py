@@ -81,6 +81,11 @@ class TimeoutTally(Generic[T]):
         votes.stake += self._validators.stakes[timeout.signer]
         return votes.stake
 
+    def get(self, view: View, signer: ValidatorIndex) -> T | None:
+        """The timeout of ``signer`` for ``view``, if it was taken."""
+        votes = self._views.get(view)
+        return None if votes is None else votes.timeouts.get(signer)
+
     def of(self, view: View) -> tuple[T, ...]:
         """The timeouts of a view, by signer."""
         votes = self._views.get(view)

@@ -157,6 +157,7 @@ class ChainedEngine:
         self._timeout_parts: tuple[Certificate, TimeoutCertificate | None] | None = None
         self._helped: dict[PeerId, View] = {}
         self._timeouts_count = 0
+        self._reported_timeouts: dict[ValidatorIndex, View] = {}
         self._source: PeerId | None = None
 
     # --- the contract -------------------------------------------------------------------------------------------
@@ -323,6 +324,7 @@ class ChainedEngine:
             view = 1 + self._high_tc.view
         if view <= self._view:
             return
+        self._blocks.try_commit()  # the view lasts longer for views without a commit: not for this one
         self._view = view
         self._entered_ns = self._now
         self._candidate = None
@@ -569,6 +571,8 @@ class ChainedEngine:
 
     def _count_timeout(self, timeout: Timeout) -> None:
         stake = self._timeouts.add(timeout)
+        if stake is None:
+            self._report_second_timeout(timeout)
         if stake is None or timeout.view != self._view:
             return
         if stake >= self._validators.amplification and self._timeout_view < self._view and self._me is not None:
@@ -581,6 +585,22 @@ class ChainedEngine:
             if certificate is not None:
                 self._adopt_timeout_certificate(certificate)
                 self._out.effects.append(Broadcast(self._certificates()))
+
+    def _report_second_timeout(self, second: Timeout) -> None:
+        """Two timeouts of one view that sign different certificates' views are reported, once."""
+        view, signer = second.view, second.signer
+        first = self._timeouts.get(view, signer)
+        if first is None or self._reported_timeouts.get(signer) == view:
+            return
+        subjects = [self._certifier.subject(view, timeout.high_qc) for timeout in (first, second)]
+        if subjects[0] == subjects[1]:
+            return
+        self._reported_timeouts[signer] = view
+        pairs = zip(subjects, (first, second), strict=True)
+        if all(self._checker.check_signature(signer, subject, timeout.signature) for subject, timeout in pairs):
+            self._out.effects.append(ReportEvidence(first, second))
+        else:
+            self._reject_signers((signer,), "timeout")
 
     def _reject_signers(self, signers: Iterable[ValidatorIndex], what: str) -> None:
         for signer in signers:

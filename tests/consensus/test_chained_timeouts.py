@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from consensus.engine import FetchBlocks, PayloadVerdict, PeerConnected, Received, Send
+from consensus.engine import FetchBlocks, PayloadVerdict, PeerConnected, Received, ReportEvidence, Send
 from consensus.genesis import Pacing
 from consensus.protocols.chained_types import Certificates, Proposal, Timeout, TimeoutSubject
 from consensus.types import Vote
@@ -312,3 +312,51 @@ def test_a_view_lasts_longer_while_nothing_is_committed(protocol: str) -> None:
     growth = [100] * (depth - 1) + [200, 400, 400, 400, 400]
     assert durations == growth[:6]
     assert view_deadline_ns(alone.time_out()) == alone.now + 400 * MILLISECOND
+
+
+# --- found by review -------------------------------------------------------------------------------------------------
+
+
+@every_protocol
+def test_calm_views_last_no_longer_than_the_base(protocol: str) -> None:
+    """::
+
+    b1 <- b2 <- b3 <- b4 <- b5        every certificate that opens a view also commits: no view is without one
+    """
+    chain, alone = setting(protocol)
+    block = None
+    for view in range(1, 7):
+        block = chain.block(view, on=block)
+        happened = grow(chain, alone, block)
+        assert view_deadline_ns(happened) - alone.now == 100 * MILLISECOND, view
+
+
+def test_two_timeouts_of_one_view_that_sign_different_certificates_are_reported_once() -> None:
+    chain, alone = setting("jolteon")
+    b1, b2 = chain.block(1), chain.block(2, on=chain.block(1))
+    alone.hear(chain.proposal(b1))
+    alone.hear(chain.proposal(b2))
+    low = chain.timeout(3, 0, chain.qc(b1))
+    high = chain.timeout(3, 0, chain.qc(b2))
+    assert not alone.hear(low).of(ReportEvidence)
+    assert alone.hear(high).of(ReportEvidence) == [ReportEvidence(low, high)]
+    assert not alone.hear(high).of(ReportEvidence)
+
+
+def test_a_second_timeout_with_a_bad_signature_is_its_senders_fault_and_no_evidence() -> None:
+    chain, alone = setting("jolteon")
+    b1 = chain.block(1)
+    alone.hear(chain.proposal(b1))
+    alone.hear(chain.timeout(2, 0, chain.qc(b1)))
+    forged = replace(chain.timeout(2, 0, chain.genesis), signature=bytes(31) + b"\x07")
+    happened = alone.hear(forged)
+    assert not happened.of(ReportEvidence)
+    assert "does not verify" in refused(happened, chain.committee.spec.validators[0].peer)
+
+
+def test_in_hotstuff_the_certificate_of_a_timeout_is_not_signed_and_no_offence() -> None:
+    chain, alone = setting("hotstuff")
+    b1 = chain.block(1)
+    alone.hear(chain.proposal(b1))
+    alone.hear(chain.timeout(2, 0, chain.qc(b1)))
+    assert not alone.hear(chain.timeout(2, 0, chain.genesis)).of(ReportEvidence)

@@ -456,9 +456,9 @@ def _judge_accusations(cluster: Cluster, honest: Sequence[Node], seed: int) -> N
             accused = f"seed {seed}: {node.name} accuses the honest: {reject}"
             assert reject.peer == cluster.committee.peer(PUPPET), accused
         for evidence in node.evidence:
-            assert isinstance(evidence.first, Vote | Proposal)
-            first = evidence.first
-            signer = first.signer if isinstance(first, Vote) else first.header.proposer
+            statement = cluster.definition.statement(evidence.first)
+            assert statement is not None
+            signer = statement.signer
             assert signer == PUPPET, f"seed {seed}: evidence against honest validator {signer}"
 
 
