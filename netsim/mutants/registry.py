@@ -20,6 +20,7 @@ from netsim.schedule import BadSchedule
 SEARCH: Final = "swarm"
 CRASHES: Final = "swarm-restarts"
 HEALING: Final = "swarm-healing"
+TWINS: Final = "swarm-twins"
 
 
 def _both(
@@ -55,7 +56,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     _rules("S5", "commits on one chain", engines.OneChain()),
     _rules("S5", "commits on one chain", engines.OneChainThree()),
     _rules("S6", "2-chain commit with the 3-chain lock", engines.TwoChainThreeLock()),
-    _rules("S7", "2-chain without the consecutive-view check", engines.TwoChainAnyViews()),
+    _rules("S7", "2-chain without the consecutive-view check", engines.TwoChainAnyViews(), TWINS),
     _rules("S8", "3-chain without the consecutive-view check", engines.ThreeChainAnyViews()),
     *_both("S9", "a restart forgets the voted view", engines.ForgetsVotedView, scenario=CRASHES),
     _both("S10", "a restart forgets the lock", engines.ForgetsLock, scenario=CRASHES)[1],
@@ -93,7 +94,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *_both("N3", "no entitlement to a view", engines.NoEntitlement, scenario="far-future-proposal"),
     _both("N4", "votes only to a silent next leader", engines.VotesToNextLeader, scenario="every-fourth-silent")[1],
     _rules("P1", "planted: the lowest certificate of a quorum counts, not the highest", engines.LowestOfQuorum()),
-    _rules("P2", "planted: commits over a gap of one view", engines.OneViewTooFar()),
+    _rules("P2", "planted: commits over a gap of one view", engines.OneViewTooFar(), TWINS),
     _rules("P3", "planted: the lock is taken one generation too late", engines.LockLags()),
     *_both("R1", "a restart loses the last proposal", engines.ForgetsProposal, scenario=CRASHES),
     *_both("R2", "a restart loses the last timeout", engines.ForgetsTimeout, scenario=CRASHES),
