@@ -13,7 +13,7 @@ from typing import cast
 import msgspec
 
 from consensus.codec import Canonical, Malformed, encode
-from consensus.engine import SafetyRecord, Sign
+from consensus.engine import SafetyRecord, Sign, StepBuilder
 from consensus.types import Subject
 
 
@@ -63,6 +63,15 @@ class SafetyGuard:
         self._last[subject.kind] = subject
         record = SafetyRecord(kind=subject.kind, subject=encode(cast("msgspec.Struct", subject)), state=encode(state))
         return Granted((record,), Sign(subject))
+
+    def sign(self, subject: Subject, state: msgspec.Struct, out: StepBuilder) -> None:
+        """Grant ``subject`` into the step that ``out`` collects: its record, then its ``Sign``. The rules asked before
+        whether it may be signed, so a refusal here is our bug, and raises ``RuntimeError``."""
+        granted = self.authorize(subject, state)
+        if isinstance(granted, Forbidden):
+            raise RuntimeError(f"the guard refuses {subject}: {granted.stored} holds that slot")
+        out.records += granted.records
+        out.effects.append(granted.sign)
 
     def stored(self) -> tuple[Sign, ...]:
         """The stored answers again, by kind: what a restart re-emits."""

@@ -27,7 +27,7 @@ from consensus.engine import (
     TranscriptRecord,
 )
 from consensus.epochs import EpochInfo
-from consensus.types import Block, BlockId, Certificate, CommitProof, Height, PeerId
+from consensus.types import Block, BlockId, Certificate, CommitProof, Height, PeerId, StoredBlock
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +64,8 @@ class BlockPipeline:
         )
 
     def restore(self, recovered: Recovered) -> None:
-        """Take back what the journal holds. Raises ``ValueError`` when it lacks its own committed head."""
+        """Take back what the journal holds, and emit the commits that the ledger lacks again. Raises
+        ``ValueError`` when it lacks its own committed head."""
         blocks = sorted(recovered.blocks, key=lambda stored: stored.header.height)
         if recovered.committed_id is not None:
             heads = [stored.header for stored in blocks if block_of(stored.header).id == recovered.committed_id]
@@ -78,6 +79,15 @@ class BlockPipeline:
             entry = self.tree.insert(block_of(stored.header), stored.body)
             if entry is not None:
                 entry.checked = entry.recorded = True
+        for stored, proof in recovered.commits:
+            self._out.effects.append(Commit(block=block_of(stored.header), body=stored.body, proof=proof))
+
+    def stored(self, block_id: BlockId) -> StoredBlock | None:
+        """An uncommitted block that peers may be given: its body was checked."""
+        entry = self.tree.get(block_id)
+        if entry is None or not entry.checked:
+            return None
+        return StoredBlock(header=entry.block.header, body=memoryview(entry.body))
 
     def insert(
         self, block: Block, body: bytes | memoryview, source: PeerId | None, high_qc: Certificate

@@ -46,7 +46,6 @@ from consensus.engine import (
     BlocksFetched,
     BlocksLoaded,
     Broadcast,
-    Commit,
     Event,
     PayloadBuilt,
     PayloadVerdict,
@@ -84,7 +83,7 @@ from consensus.protocols.order_votes import OrderVotes, order_delay_ns, order_su
 from consensus.protocols.proposal_checks import FirstProposals, without_body
 from consensus.protocols.rules import ChainedRules
 from consensus.protocols.timeout_certificates import TimeoutCertifier
-from consensus.safety import Forbidden, SafetyGuard
+from consensus.safety import SafetyGuard
 from consensus.signing import VOTE
 from consensus.types import (
     BlockHeader,
@@ -176,8 +175,6 @@ class ChainedEngine:
             self._adopt_certificate(recovered.head_proof.certificate)
         if self._high_tc is not None:
             self._adopt_certificate(self._high_tc.high_qc)
-        for stored, proof in recovered.commits:
-            self._out.effects.append(Commit(block=block_of(stored.header), body=stored.body, proof=proof))
         self._update_view()
         self._restore_subjects(restored)
         if self._me is not None:
@@ -226,10 +223,7 @@ class ChainedEngine:
         )
 
     def block(self, block_id: BlockId) -> StoredBlock | None:
-        entry = self._blocks.tree.get(block_id)
-        if entry is None or not entry.checked:
-            return None
-        return StoredBlock(header=entry.block.header, body=memoryview(entry.body))
+        return self._blocks.stored(block_id)
 
     # --- events -------------------------------------------------------------------------------------------------
 
@@ -612,11 +606,7 @@ class ChainedEngine:
         state = SafetyState(
             last_voted_view=self._last_voted_view, lock=self._lock, high_qc=self._high_qc, high_tc=self._high_tc
         )
-        granted = self._guard.authorize(subject, state)
-        if isinstance(granted, Forbidden):
-            raise RuntimeError(f"the guard refuses {subject}: {granted.stored} holds that slot")
-        self._out.records += granted.records
-        self._out.effects.append(granted.sign)
+        self._guard.sign(subject, state, self._out)
 
     def _on_signed(self, subject: Subject, signature: bytes) -> bool:
         """True when the own message may have made a certificate."""

@@ -78,7 +78,6 @@ from consensus.engine import (
     BlocksLoaded,
     Broadcast,
     BuildPayload,
-    Commit,
     Event,
     PayloadBuilt,
     PayloadVerdict,
@@ -118,7 +117,7 @@ from consensus.protocols.simplex_types import (
     CertificatesRequest,
     Proposal,
 )
-from consensus.safety import Forbidden, SafetyGuard
+from consensus.safety import SafetyGuard
 from consensus.signing import PROPOSAL
 from consensus.types import (
     NIL_BLOCK,
@@ -202,8 +201,6 @@ class SimplexEngine:
             self._held.take(recovered.head_proof.certificate)
         for state in restored.states:
             self._held.restore(state)
-        for stored, proof in recovered.commits:
-            self._out.effects.append(Commit(block=block_of(stored.header), body=stored.body, proof=proof))
         self._update_view()
         self._restore_subjects(restored)
         if self._me is not None:
@@ -250,10 +247,7 @@ class SimplexEngine:
         )
 
     def block(self, block_id: BlockId) -> StoredBlock | None:
-        entry = self._blocks.tree.get(block_id)
-        if entry is None or not entry.checked:
-            return None
-        return StoredBlock(header=entry.block.header, body=memoryview(entry.body))
+        return self._blocks.stored(block_id)
 
     # --- events -------------------------------------------------------------------------------------------------
 
@@ -647,11 +641,7 @@ class SimplexEngine:
         )
 
     def _sign(self, subject: Subject) -> None:
-        granted = self._guard.authorize(subject, self._held.state())
-        if isinstance(granted, Forbidden):
-            raise RuntimeError(f"the guard refuses {subject}: {granted.stored} holds that slot")
-        self._out.records += granted.records
-        self._out.effects.append(granted.sign)
+        self._guard.sign(subject, self._held.state(), self._out)
 
     def _on_signed(self, subject: Subject, signature: bytes) -> bool:
         """True when the own message may have changed more than the tally."""

@@ -74,7 +74,6 @@ from consensus.engine import (
     BlocksLoaded,
     Broadcast,
     BuildPayload,
-    Commit,
     Event,
     PayloadBuilt,
     PayloadVerdict,
@@ -100,7 +99,7 @@ from consensus.protocols.proposal_checks import FirstProposals, block_fault, wit
 from consensus.protocols.streamlet_clock import ViewClock
 from consensus.protocols.streamlet_finality import COMMIT_VIEWS, Finality
 from consensus.protocols.streamlet_types import Certificates, Clock, Proposal, SafetyState, length, restore
-from consensus.safety import Forbidden, SafetyGuard
+from consensus.safety import SafetyGuard
 from consensus.signing import VOTE
 from consensus.types import (
     Block,
@@ -176,8 +175,6 @@ class StreamletEngine:
         self._last_voted_height = state.last_voted_height
         self._longest = state.longest
         self._blocks.restore(recovered)
-        for block, proof in recovered.commits:
-            self._out.effects.append(Commit(block=block_of(block.header), body=block.body, proof=proof))
         if recovered.head_proof is not None:
             self._adopt(recovered.head_proof.certificate)
         for subject in stored:
@@ -232,10 +229,7 @@ class StreamletEngine:
         )
 
     def block(self, block_id: BlockId) -> StoredBlock | None:
-        entry = self._blocks.tree.get(block_id)
-        if entry is None or not entry.checked:
-            return None
-        return StoredBlock(header=entry.block.header, body=memoryview(entry.body))
+        return self._blocks.stored(block_id)
 
     # --- events -------------------------------------------------------------------------------------------------
 
@@ -566,11 +560,7 @@ class StreamletEngine:
         state = SafetyState(
             last_voted_view=self._last_voted_view, last_voted_height=self._last_voted_height, longest=self._longest
         )
-        granted = self._guard.authorize(subject, state)
-        if isinstance(granted, Forbidden):
-            raise RuntimeError(f"the guard refuses {subject}: {granted.stored} holds that slot")
-        self._out.records += granted.records
-        self._out.effects.append(granted.sign)
+        self._guard.sign(subject, state, self._out)
 
     def _on_signed(self, subject: Subject, signature: bytes) -> None:
         if self._me is None:

@@ -71,7 +71,6 @@ from consensus.engine import (
     BlocksFetched,
     BlocksLoaded,
     Broadcast,
-    Commit,
     Event,
     PayloadBuilt,
     PayloadVerdict,
@@ -116,7 +115,7 @@ from consensus.protocols.tendermint_types import (
     view_at,
 )
 from consensus.protocols.tendermint_votes import HeightProposals, HeightVotes
-from consensus.safety import Forbidden, SafetyGuard
+from consensus.safety import SafetyGuard
 from consensus.signing import PROPOSAL
 from consensus.types import (
     NIL_BLOCK,
@@ -167,7 +166,6 @@ class TendermintEngine:
         self._round: Round = 0
         self._step = PROPOSING
         self._locked_view: View = 0
-        self._locked_id: BlockId = NIL_BLOCK
         self._polka: Certificate | None = None
         """Of the valid value: the highest polka that was seen, if it is of this height."""
         self._entry: tuple[Vote, ...] = ()
@@ -191,10 +189,8 @@ class TendermintEngine:
         self._now = now
         restored = restore(recovered, self._guard)
         self._decisions.restore(recovered)
-        for stored, proof in recovered.commits:
-            self._out.effects.append(Commit(block=block_of(stored.header), body=stored.body, proof=proof))
         state = restored.state
-        self._locked_view, self._locked_id, self._polka = state.locked_view, state.locked_id, state.valid
+        self._locked_view, self._polka = state.locked_view, state.valid
         self._signed_views = {kind: subject.slot.major for kind, (subject, _) in restored.by_kind.items()}
         self._enter_height(self._blocks.tree.root.height + 1)
         if height_of(state.view) == self._height:
@@ -250,10 +246,7 @@ class TendermintEngine:
         )
 
     def block(self, block_id: BlockId) -> StoredBlock | None:
-        entry = self._blocks.tree.get(block_id)
-        if entry is None or not entry.checked:
-            return None
-        return StoredBlock(header=entry.block.header, body=memoryview(entry.body))
+        return self._blocks.stored(block_id)
 
     # --- where this replica is ----------------------------------------------------------------------------------
 
@@ -533,7 +526,7 @@ class TendermintEngine:
         if self._step == PREVOTED:
             entry = self._decisions.ready(polka.block_id, certified=True)
             if entry is not None:
-                self._locked_view, self._locked_id = polka.view, polka.block_id
+                self._locked_view = polka.view
                 self._precommit(entry)
 
     def _watch_quorums(self) -> None:
@@ -663,16 +656,11 @@ class TendermintEngine:
             view=self._view,
             step=self._step,
             locked_view=self._locked_view,
-            locked_id=self._locked_id,
             valid=valid,
             entry=self._entry,
         )
-        granted = self._guard.authorize(subject, state)
-        if isinstance(granted, Forbidden):
-            raise RuntimeError(f"the guard refuses {subject}: {granted.stored} holds that slot")
+        self._guard.sign(subject, state, self._out)
         self._signed_views[subject.kind] = self._view
-        self._out.records += granted.records
-        self._out.effects.append(granted.sign)
 
     def _on_signed(self, subject: Subject, signature: bytes) -> bool:
         """True when the own message may have changed what the rest of a step looks at."""

@@ -12,10 +12,8 @@ from consensus.codec import Canonical, Malformed
 from consensus.engine import Recovered
 from consensus.safety import SafetyGuard
 from consensus.types import (
-    NIL_BLOCK,
     VALIDATORS_MAX,
     Certificate,
-    Hash,
     Integer,
     ProposalSubject,
     Subject,
@@ -36,13 +34,12 @@ class SafetyState(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
     view: Integer
     step: Annotated[int, Meta(ge=PROPOSING, le=PRECOMMITTED)]
     locked_view: Integer
-    locked_id: Hash
     valid: Certificate | None
     entry: Annotated[tuple[Vote, ...], Meta(max_length=VALIDATORS_MAX)]
     """The votes that let this replica enter its round; none for round 0. Verified one by one."""
 
 
-FRESH: Final = SafetyState(view=0, step=PROPOSING, locked_view=0, locked_id=NIL_BLOCK, valid=None, entry=())
+FRESH: Final = SafetyState(view=0, step=PROPOSING, locked_view=0, valid=None, entry=())
 subjects: Final[Canonical[msgspec.Struct]] = Canonical[msgspec.Struct](ProposalSubject, VoteSubject)
 _states: Final[Canonical[SafetyState]] = Canonical(SafetyState)
 
@@ -74,4 +71,4 @@ def _later(first: SafetyState, second: SafetyState) -> SafetyState:
     furthest = max(first, second, key=lambda state: (state.view, state.step))
     locked = max(first, second, key=lambda state: state.locked_view)
     valid = max(first.valid, second.valid, key=lambda polka: -1 if polka is None else polka.view)
-    return msgspec.structs.replace(furthest, locked_view=locked.locked_view, locked_id=locked.locked_id, valid=valid)
+    return msgspec.structs.replace(furthest, locked_view=locked.locked_view, valid=valid)

@@ -94,7 +94,7 @@ class NilUnlocks(TendermintEngine):
     def _try_precommit(self) -> None:
         polka = self._votes[self._height].polka(self._round)
         if polka is not None and polka.block_id == NIL_BLOCK and self._step == PREVOTED:
-            self._locked_view, self._locked_id = 0, NIL_BLOCK
+            self._locked_view = 0
         super()._try_precommit()
 
 
@@ -166,7 +166,7 @@ class ForgetsLock(_Forgets):
     """A restart forgets the lock."""
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        return self.changed(record, locked_view=0, locked_id=NIL_BLOCK)
+        return self.changed(record, locked_view=0)
 
 
 class ForgetsAll(_Forgets):

@@ -146,7 +146,7 @@ STATES: dict[str, msgspec.Struct] = {
     "streamlet": streamlet_types.SafetyState(last_voted_view=300, last_voted_height=70_000, longest=CERTIFICATE),
     "tendermint": tendermint_state.SafetyState(
         view=tendermint_types.view_at(70_001, 2), step=tendermint_state.PRECOMMITTED, locked_view=300,
-        locked_id=filled(1), valid=_PREVOTES, entry=(_OTHER_VOTE,),
+        valid=_PREVOTES, entry=(_OTHER_VOTE,),
     ),
 }  # fmt: skip
 """What a journal keeps of each family."""
