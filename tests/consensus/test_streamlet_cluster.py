@@ -13,12 +13,11 @@ from functools import partial
 import msgspec
 import pytest
 
-from consensus.codec import Malformed
-from consensus.engine import Commit, Event, Received, Recovered, Reject, ReportEvidence, Sign, Step
+from consensus.engine import Received, ReportEvidence
 from consensus.genesis import Pacing
 from consensus.protocols.streamlet_definition import STREAMLET
-from consensus.replica import Replica
 from consensus.types import Vote
+from tests.support.changed_bytes import Heard, check_message, listen
 from tests.support.cluster import MILLISECOND, SECOND, Cluster, Crash, Node
 from tests.support.committee import committee
 
@@ -301,67 +300,17 @@ def test_2_all_nodes_killed_at_once_come_back_a_thousand_times() -> None:
 
 # --- changed bytes -------------------------------------------------------------------------------------------------
 
-Heard = list[tuple[Event, int]]
-"""What one replica was told, and when."""
-
 
 def history() -> tuple[Cluster, Heard]:
     """What v1 heard in a run with a silent leader."""
     cluster = new_cluster()
     silence(cluster, "v2")
     cluster.start()
-    replica = cluster.nodes[1].replica
-    assert replica is not None
-    heard: Heard = []
-    handle = replica.handle
-
-    def listening(event: Event, now: int) -> Step:
-        heard.append((event, now))
-        return handle(event, now)
-
-    replica.handle = listening  # type: ignore[method-assign]
+    heard = listen(cluster)
     for number in range(6):
         cluster.submit(b"payload %d" % number)
     cluster.run(8 * VIEW)
     return cluster, heard
-
-
-def replay(cluster: Cluster, heard: Heard) -> Replica:
-    """A replica that heard the same: the core is deterministic, so it is in the same state."""
-    members = cluster.committee
-    engine = cluster.definition.engine(spec=members.spec, epoch=members.epoch, scheme=members.scheme, me=1)
-    replica = Replica(engine, members.spec.pacing)
-    replica.start(Recovered(), 0)
-    for event, now in heard:
-        replica.handle(event, now)
-    return replica
-
-
-def signed_by(step: Step) -> set[object]:
-    return {effect.subject for effect in step.effects if isinstance(effect, Sign)}
-
-
-def check_message(cluster: Cluster, before: Heard, event: Received, now: int, counts: Counter[str]) -> None:
-    wire = cluster.definition.wire()
-    frame = wire.encode(event.message)
-    expected = signed_by(replay(cluster, before).handle(event, now))
-    for position in range(len(frame)):
-        changed = bytearray(frame)
-        changed[position] ^= 0x01
-        decoded = wire.decode(bytes(changed))
-        if isinstance(decoded, Malformed):
-            counts["malformed"] += 1
-            continue
-        replica = replay(cluster, before)
-        step = replica.handle(Received(event.peer, decoded), now)
-        rejects = [effect for effect in step.effects if isinstance(effect, Reject)]
-        assert all(reject.peer == event.peer for reject in rejects)
-        counts["refused" if rejects else "without effect"] += 1
-        assert not any(isinstance(effect, Commit) for effect in step.effects)
-        if not rejects:
-            assert signed_by(step) <= expected
-        again = replica.handle(event, now)
-        assert all(effect.peer == event.peer for effect in again.effects if isinstance(effect, Reject))
 
 
 def test_6_every_changed_byte() -> None:
