@@ -27,6 +27,7 @@ from consensus.safety import Forbidden, Granted, SafetyGuard
 from consensus.types import BlockHeader, Certificate, Epoch, Nanoseconds, PeerId, Subject, ValidatorIndex, Vote
 from consensus.validators import ValidatorSet
 from consensus.vote_tally import TallyResult, VoteTally
+from netsim.mutants.parts import GrantsAll, TakesAll, changed, forgetting
 
 Adjust = Callable[[ChainSpec, EpochInfo], tuple[ChainSpec, EpochInfo]]
 
@@ -200,27 +201,12 @@ class LockLags(HotStuff):
 # --- engines -----------------------------------------------------------------------------------------------------
 
 
-class _Yes(SafetyGuard):
-    """Grants everything."""
-
-    def authorize(self, subject: Subject, state: msgspec.Struct) -> Granted | Forbidden:
-        self._last.pop(subject.kind, None)
-        return super().authorize(subject, state)
-
-
-class _Forgetful(FirstProposals[Proposal]):
-    """Takes every proposal for the first."""
-
-    def keep(self, proposal: Proposal) -> bool:
-        return True
-
-
 class VotesTwice(ChainedEngine):
     """Votes for every block of a view."""
 
     def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
-        self._guard = _Yes()
-        self._first_proposals = _Forgetful()
+        self._guard = GrantsAll()
+        self._first_proposals = TakesAll()
         return super().start(recovered, now)
 
     def _on_proposal(self, peer: PeerId, proposal: Proposal) -> None:
@@ -343,39 +329,29 @@ class VotesToNextLeader(ChainedEngine):
 
 # --- restarts ----------------------------------------------------------------------------------------------------
 
-_states = msgspec.msgpack.Decoder(SafetyState)
-_encode = msgspec.msgpack.Encoder().encode
-
-
 class _ForgetsState(ChainedEngine):
     """Starts from records that were changed."""
 
     def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
-        kept = tuple(changed for changed in (self.forget(record) for record in recovered.safety) if changed is not None)
-        return super().start(msgspec.structs.replace(recovered, safety=kept), now)
+        return super().start(forgetting(recovered, self.forget), now)
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
         """What is left of a record."""
         return record
 
 
-def _changed(record: SafetyRecord, **changes: object) -> SafetyRecord:
-    state = msgspec.structs.replace(_states.decode(record.state), **changes)
-    return msgspec.structs.replace(record, state=_encode(state))
-
-
 class ForgetsVotedView(_ForgetsState):
     """A restart forgets the voted view."""
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        return None if record.kind == "vote" else _changed(record, last_voted_view=0)
+        return None if record.kind == "vote" else changed(record, SafetyState, last_voted_view=0)
 
 
 class ForgetsLock(_ForgetsState):
     """A restart forgets the lock."""
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        return _changed(record, lock=self._epoch.genesis)
+        return changed(record, SafetyState, lock=self._epoch.genesis)
 
 
 class ForgetsAll(_ForgetsState):
@@ -403,4 +379,4 @@ class ForgetsHighCertificate(_ForgetsState):
     """A restart forgets the highest certificates."""
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        return _changed(record, high_qc=self._epoch.genesis, high_tc=None)
+        return changed(record, SafetyState, high_qc=self._epoch.genesis, high_tc=None)

@@ -45,11 +45,11 @@ from consensus.engine import (
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND
+from consensus.protocols.chained_family import chained
 from consensus.protocols.chained_state import SafetyState
 from consensus.protocols.chained_types import Proposal, Timeout, TimeoutSubject
-from consensus.protocols.jolteon import Jolteon
-from consensus.protocols.chained_family import chained
 from consensus.protocols.definition import ProtocolDefinition
+from consensus.protocols.jolteon import Jolteon
 from consensus.safety import Forbidden, SafetyGuard
 from consensus.signing import VOTE
 from consensus.types import (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from consensus.engine import SafetyRecord
 from consensus.protocols.chained import ChainedEngine
-from consensus.protocols.chained_state import Restored
+from consensus.protocols.chained_state import Restored, SafetyState
 from consensus.protocols.order_votes import ORDER
 from consensus.types import View
-from netsim.mutants.engines import _changed, _ForgetsState
+from netsim.mutants.engines import _ForgetsState
+from netsim.mutants.parts import changed
 
 
 class OrdersWhatItGaveUp(ChainedEngine):
@@ -47,7 +48,7 @@ class ForgetsTheRaise(_ForgetsState):
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
         if record.kind != ORDER:
             return record
-        return _changed(record, lock=self._epoch.genesis, high_qc=self._epoch.genesis)
+        return changed(record, SafetyState, lock=self._epoch.genesis, high_qc=self._epoch.genesis)
 
     _ordered: View = 0
 

@@ -22,6 +22,7 @@ from consensus.signing import PROPOSAL
 from consensus.types import NIL_BLOCK, Certificate, CommitProof, Nanoseconds, PeerId, Subject, ValidatorIndex, View
 from netsim.mutants.engines import weak_quorum
 from netsim.mutants.mutant import Mutant
+from netsim.mutants.parts import GrantsAll, TakesAll, forgetting
 
 NAME: Final = "simplex"
 
@@ -59,29 +60,14 @@ class AnyParent(SimplexEngine):
         return None
 
 
-class _Yes(SafetyGuard):
-    """Grants everything."""
-
-    def authorize(self, subject: Subject, state: msgspec.Struct) -> Granted | Forbidden:
-        self._last.pop(subject.kind, None)
-        return super().authorize(subject, state)
-
-
-class _Forgetful(FirstProposals[Proposal]):
-    """Takes every proposal for the first."""
-
-    def keep(self, proposal: Proposal) -> bool:
-        return True
-
-
 class NotarizesTwice(SimplexEngine):
     """Notarizes every block of a view."""
 
     _notarized: bytes = b""
 
     def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
-        self._guard = _Yes()
-        self._first_proposals = _Forgetful()
+        self._guard = GrantsAll()
+        self._first_proposals = TakesAll()
         return super().start(recovered, now)
 
     def _try_notarize(self) -> None:
@@ -128,12 +114,11 @@ class _Forgets(SimplexEngine):
     """A restart forgets something of each record."""
 
     def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
-        kept = [self.forget(record) for record in recovered.safety]
-        safety = tuple(record for record in kept if record is not None)
-        return super().start(msgspec.structs.replace(recovered, safety=safety), now)
+        return super().start(forgetting(recovered, self.forget), now)
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        raise NotImplementedError
+        """What is left of a record."""
+        return record
 
 
 class ForgetsCertificates(_Forgets):

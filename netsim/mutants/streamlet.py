@@ -21,6 +21,7 @@ from consensus.safety import Forbidden, Granted, SafetyGuard
 from consensus.types import BlockHeader, Certificate, Nanoseconds, Subject, ValidatorIndex
 from netsim.mutants.engines import weak_quorum
 from netsim.mutants.mutant import Mutant
+from netsim.mutants.parts import GrantsAll, TakesAll, changed, forgetting
 
 
 class ComparesViews(StreamletEngine):
@@ -41,29 +42,14 @@ class WeakQuorum(StreamletEngine):
         super().__init__(spec=spec, epoch=epoch, scheme=scheme, me=me)
 
 
-class _Yes(SafetyGuard):
-    """Grants everything."""
-
-    def authorize(self, subject: Subject, state: msgspec.Struct) -> Granted | Forbidden:
-        self._last.pop(subject.kind, None)
-        return super().authorize(subject, state)
-
-
-class _Forgetful(FirstProposals[Proposal]):
-    """Takes every proposal for the first."""
-
-    def keep(self, proposal: Proposal) -> bool:
-        return True
-
-
 class VotesTwice(StreamletEngine):
     """Votes for every block of a view."""
 
     _voted_for: bytes = b""
 
     def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
-        self._guard = _Yes()
-        self._first_proposals = _Forgetful()
+        self._guard = GrantsAll()
+        self._first_proposals = TakesAll()
         return super().start(recovered, now)
 
     def _try_vote(self) -> None:
@@ -146,30 +132,25 @@ class _Forgets(StreamletEngine):
     """A restart forgets something of each record."""
 
     def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
-        kept = [self.forget(record) for record in recovered.safety]
-        safety = tuple(record for record in kept if record is not None)
-        return super().start(msgspec.structs.replace(recovered, safety=safety), now)
+        return super().start(forgetting(recovered, self.forget), now)
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        raise NotImplementedError
-
-    def changed(self, record: SafetyRecord, **changes: object) -> SafetyRecord:
-        state = msgspec.msgpack.decode(record.state, type=SafetyState)
-        return msgspec.structs.replace(record, state=encode(msgspec.structs.replace(state, **changes)))
+        """What is left of a record."""
+        return record
 
 
 class ForgetsVotedView(_Forgets):
     """A restart forgets the last vote and its view."""
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        return None if record.kind == "vote" else self.changed(record, last_voted_view=0)
+        return None if record.kind == "vote" else changed(record, SafetyState, last_voted_view=0)
 
 
 class ForgetsVotedHeight(_Forgets):
     """A restart forgets the height of the last vote and the chain that it stood on."""
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        return self.changed(record, last_voted_height=0, longest=self._epoch.genesis)
+        return changed(record, SafetyState, last_voted_height=0, longest=self._epoch.genesis)
 
 
 class ForgetsAll(_Forgets):

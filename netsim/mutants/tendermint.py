@@ -32,6 +32,7 @@ from consensus.types import (
 )
 from netsim.mutants.engines import no_join, weak_quorum
 from netsim.mutants.mutant import Mutant
+from netsim.mutants.parts import GrantsAll, changed, forgetting
 
 NAME: Final = "tendermint"
 
@@ -46,19 +47,11 @@ class WeakQuorum(TendermintEngine):
         super().__init__(spec=spec, epoch=epoch, scheme=scheme, me=me)
 
 
-class _Yes(SafetyGuard):
-    """Grants everything."""
-
-    def authorize(self, subject: Subject, state: msgspec.Struct) -> Granted | Forbidden:
-        self._last.pop(subject.kind, None)
-        return super().authorize(subject, state)
-
-
 class PrevotesTwice(TendermintEngine):
     """Prevotes the second proposal of a round too."""
 
     def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
-        self._guard = _Yes()
+        self._guard = GrantsAll()
         return super().start(recovered, now)
 
     def _on_proposal(self, peer: PeerId, proposal: Proposal) -> None:
@@ -143,30 +136,25 @@ class _Forgets(TendermintEngine):
     """A restart forgets something of each record."""
 
     def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
-        kept = [self.forget(record) for record in recovered.safety]
-        safety = tuple(record for record in kept if record is not None)
-        return super().start(msgspec.structs.replace(recovered, safety=safety), now)
+        return super().start(forgetting(recovered, self.forget), now)
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        raise NotImplementedError
-
-    def changed(self, record: SafetyRecord, **changes: object) -> SafetyRecord:
-        state = msgspec.msgpack.decode(record.state, type=SafetyState)
-        return msgspec.structs.replace(record, state=encode(msgspec.structs.replace(state, **changes)))
+        """What is left of a record."""
+        return record
 
 
 class ForgetsVotes(_Forgets):
     """A restart forgets the last votes and the step of the round."""
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        return self.changed(record, step=PROPOSING) if record.kind == PROPOSAL else None
+        return changed(record, SafetyState, step=PROPOSING) if record.kind == PROPOSAL else None
 
 
 class ForgetsLock(_Forgets):
     """A restart forgets the lock."""
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        return self.changed(record, locked_view=0)
+        return changed(record, SafetyState, locked_view=0)
 
 
 class ForgetsAll(_Forgets):
@@ -180,7 +168,7 @@ class ForgetsProposal(_Forgets):
     """A restart forgets the last proposal."""
 
     def forget(self, record: SafetyRecord) -> SafetyRecord | None:
-        return None if record.kind == PROPOSAL else self.changed(record, step=PROPOSING)
+        return None if record.kind == PROPOSAL else changed(record, SafetyState, step=PROPOSING)
 
 
 # --- liveness ----------------------------------------------------------------------------------------------------
