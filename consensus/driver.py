@@ -29,6 +29,7 @@ from consensus.engine import (
     CheckPayload,
     Commit,
     Effect,
+    EndEpoch,
     Event,
     FetchBlocks,
     LoadBlocks,
@@ -209,7 +210,8 @@ class Driver:
                 self._rarer_effect(effect)
 
     def _rarer_effect(
-        self, effect: BuildPayload | CheckPayload | Commit | LoadBlocks | Reject | ReportEvidence | FetchBlocks
+        self,
+        effect: BuildPayload | CheckPayload | Commit | EndEpoch | LoadBlocks | Reject | ReportEvidence | FetchBlocks,
     ) -> None:
         match effect:
             case CheckPayload():
@@ -226,6 +228,8 @@ class Driver:
                 self._transport.reject(peer, reason)
             case LoadBlocks():
                 self._to_load.send_nowait(effect)
+            case EndEpoch():
+                raise RuntimeError("no epoch ends yet")
             case FetchBlocks():
                 raise RuntimeError("FetchBlocks is answered inside the replica")
             case _:
@@ -282,7 +286,11 @@ class Driver:
         async for request in self._signing:
             if self._signer is None:
                 raise RuntimeError("an observer was asked to sign")
-            self._post(Signed(request.subject, await self._signer.sign(request.subject)))
+            epoch, me = self._replica.epoch, self._replica.me
+            if me is None:
+                raise RuntimeError("asked to sign in an epoch that this node only observes")
+            key = epoch.validators.public_keys[me]
+            self._post(Signed(request.subject, await self._signer.sign(request.subject, key, epoch.domain)))
 
     async def _judge(self) -> None:
         await self._serve(self._checking, self._payloads.check)

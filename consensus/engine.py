@@ -14,6 +14,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 
 import msgspec
 
+from consensus.epochs import EpochChange
 from consensus.types import (
     AncestorsRequest,
     Block,
@@ -29,6 +30,7 @@ from consensus.types import (
     Subject,
     View,
 )
+from consensus.validators import ValidatorSet
 
 # --- events --------------------------------------------------------------------------------------------------
 
@@ -55,13 +57,15 @@ class Signed(msgspec.Struct, frozen=True, gc=False):
 
 class PayloadBuilt(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The answer to ``BuildPayload``. An empty payload has ``payload_size`` 0, an empty body and
-    ``EMPTY_PAYLOAD_ROOT``."""
+    ``EMPTY_PAYLOAD_ROOT``. ``next_validators_hash`` is what the block's header must name: empty, but where the payload
+    source ends the epoch with this block."""
 
     view: View
     parent: BlockId
     payload_root: bytes
     body: bytes | memoryview
     timestamp_ms: int
+    next_validators_hash: bytes = b""
 
 
 class PayloadVerdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -102,9 +106,19 @@ class PeerConnected(msgspec.Struct, frozen=True, gc=False):
     peer: PeerId
 
 
-Event: TypeAlias = (
+class EpochReady(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """The answer to ``EndEpoch``: the validators whose hash the boundary block names. The ledger holds that block
+    durably."""
+
+    boundary: BlockId
+    validators: ValidatorSet
+
+
+EngineEvent: TypeAlias = (
     Received | Signed | PayloadVerdict | PayloadBuilt | TimerFired | BlocksFetched | BlocksLoaded | PeerConnected
 )
+"""What an engine handles: it lives in one epoch."""
+Event: TypeAlias = EngineEvent | EpochReady
 
 # --- records: decisions, durable before the effects of their step --------------------------------------------
 
@@ -144,7 +158,16 @@ class TranscriptRecord(msgspec.Struct, frozen=True, gc=False):
 
 TRANSCRIPT_PROOFS_MAX: Final = 4096
 
-Record: TypeAlias = BlockRecord | SafetyRecord | CommitRecord | TranscriptRecord
+
+class EpochRecord(msgspec.Struct, frozen=True, gc=False):
+    """A new epoch begins. With it, in one transaction, the safety records of the old epoch's protocol go (those of
+    finality, whose slots do not begin anew, stay): there is no moment at which a restart finds the old epoch and an
+    empty memory of what was signed in it. Never pruned: later epochs are verified through it."""
+
+    change: EpochChange
+
+
+Record: TypeAlias = BlockRecord | SafetyRecord | CommitRecord | TranscriptRecord | EpochRecord
 
 # --- effects -------------------------------------------------------------------------------------------------
 
@@ -228,6 +251,13 @@ class Commit(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     proof: CommitProof | None
 
 
+class EndEpoch(msgspec.Struct, frozen=True, gc=False):
+    """``boundary`` is committed and names the next validators. Answer with ``EpochReady`` once the ledger has taken
+    it."""
+
+    boundary: Block
+
+
 class ReportEvidence(msgspec.Struct, frozen=True, gc=False):
     """A signer's two conflicting messages, each with a verified signature."""
 
@@ -253,6 +283,7 @@ Effect: TypeAlias = (
     | FetchBlocks
     | LoadBlocks
     | Commit
+    | EndEpoch
     | ReportEvidence
     | Reject
 )
@@ -295,7 +326,8 @@ class StepBuilder:
 class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     """What a journal holds at start. ``blocks`` are all stored blocks above ``committed_height`` and the committed
     head itself, any order. ``commits`` are the committed blocks above the ledger's durable height, ascending, to be
-    emitted again. ``head`` is the committed head (None: nothing committed yet) and ``head_proof`` its proof."""
+    emitted again. ``head`` is the committed head (None: nothing committed yet) and ``head_proof`` its proof.
+    ``epoch_change`` is the last one (None: still the first epoch)."""
 
     safety: tuple[SafetyRecord, ...] = ()
     blocks: tuple[StoredBlock, ...] = ()
@@ -303,6 +335,7 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     committed_id: BlockId | None = None
     head_proof: CommitProof | None = None
     commits: tuple[tuple[StoredBlock, CommitProof | None], ...] = ()
+    epoch_change: EpochChange | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -325,11 +358,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Engine(Protocol):
-    """One consensus protocol as a deterministic state machine. The outer plug of the design."""
+    """One consensus protocol as a deterministic state machine, for one epoch. The outer plug of the design.
+
+    Once it has emitted the ``Commit`` of a block whose header names the next validators, the epoch is over: it commits
+    nothing above that block, and nothing is handed to it any more.
+    """
 
     def start(self, recovered: Recovered, now: Nanoseconds) -> Step: ...
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step: ...
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step: ...
 
     def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: Epoch) -> Refusal | None:
         """None when ``proof`` shows ``header``'s block committed in ``epoch``; the reason otherwise."""

@@ -3,21 +3,36 @@
 The genesis certificate of an epoch is a pure function of (epoch, boundary block id, height, timestamp, validator-set
 hash): view 0, unsigned. It is accepted byte-identical only, and nothing else may name the boundary block at any view
 of the epoch.
+
+The boundary block names the next validator set (``BlockHeader.next_validators_hash``). Its descendants in the old epoch
+carry no payload and are never handed to a ledger: every commit ends at the boundary. Committing it, by whatever proof,
+ends the epoch.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
-from consensus.codec import digest
+from consensus.codec import Canonical, digest
 from consensus.election import LeaderSchedule, leader_schedule
 from consensus.genesis import ChainSpec
 from consensus.signing import SigningDomain
-from consensus.types import BlockId, Certificate, Epoch, Hash, Height, Integer
-from consensus.validators import ValidatorSet
+from consensus.types import (
+    VALIDATORS_MAX,
+    BlockHeader,
+    BlockId,
+    Certificate,
+    CommitProof,
+    Epoch,
+    Hash,
+    Height,
+    Integer,
+)
+from consensus.validators import Validator, ValidatorSet
 
 GENESIS_KIND: Final = "genesis"
 
@@ -64,21 +79,64 @@ class EpochInfo:
     boundary_timestamp_ms: int
 
 
+class EpochChange(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+    """How one epoch follows another: ``boundary`` is the last block of the old one, ``proof`` shows it committed by the
+    old one's validators, and ``validators`` are those that ``boundary.next_validators_hash`` names. The proof differs
+    between nodes and is hashed into nothing."""
+
+    boundary: BlockHeader
+    validators: Annotated[tuple[Validator, ...], Meta(min_length=1, max_length=VALIDATORS_MAX)]
+    proof: CommitProof
+
+    @property
+    def epoch(self) -> Epoch:
+        """The epoch that begins."""
+        return self.boundary.epoch + 1
+
+
+epoch_changes: Final = Canonical(EpochChange)
+
+
 def first_epoch(spec: ChainSpec, validators: ValidatorSet) -> EpochInfo:
     """Epoch 0: its boundary block is the chain spec itself, at height 0."""
     chain = spec.hash
+    return _epoch(spec, 0, validators, boundary_id=chain, height=0, timestamp_ms=spec.genesis_time_ms)
+
+
+def epoch_after(spec: ChainSpec, boundary: BlockHeader, validators: ValidatorSet) -> EpochInfo:
+    """The epoch that begins after ``boundary``, which is committed. Its leaders are drawn from the boundary's id.
+    Raises ``ValueError`` for validators that the boundary does not name."""
+    if validators.hash != boundary.next_validators_hash:
+        raise ValueError(
+            f"epoch {boundary.epoch + 1}: the boundary at height {boundary.height} names validators "
+            f"{boundary.next_validators_hash.hex() or 'none'}, these are {validators.hash.hex()}"
+        )
+    return _epoch(
+        spec,
+        boundary.epoch + 1,
+        validators,
+        boundary_id=digest(boundary),
+        height=boundary.height,
+        timestamp_ms=boundary.timestamp_ms,
+    )
+
+
+def _epoch(
+    spec: ChainSpec, epoch: Epoch, validators: ValidatorSet, *, boundary_id: BlockId, height: Height, timestamp_ms: int
+) -> EpochInfo:
+    chain = spec.hash
     return EpochInfo(
-        epoch=0,
+        epoch=epoch,
         chain=chain,
         validators=validators,
-        leaders=leader_schedule(spec.election, validators, spec.pacing.views_per_leader, chain),
-        domain=SigningDomain(chain_id=spec.chain_id, genesis_hash=chain, epoch=0, validators_hash=validators.hash),
+        leaders=leader_schedule(spec.election, validators, spec.pacing.views_per_leader, boundary_id),
+        domain=SigningDomain(chain_id=spec.chain_id, genesis_hash=chain, epoch=epoch, validators_hash=validators.hash),
         genesis=genesis_certificate(
-            epoch=0,
-            boundary_id=chain,
-            height=0,
-            timestamp_ms=spec.genesis_time_ms,
+            epoch=epoch,
+            boundary_id=boundary_id,
+            height=height,
+            timestamp_ms=timestamp_ms,
             validators_hash=validators.hash,
         ),
-        boundary_timestamp_ms=spec.genesis_time_ms,
+        boundary_timestamp_ms=timestamp_ms,
     )

@@ -34,10 +34,30 @@ class Pacing(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_
     views_per_leader: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
 
 
+class Reconfiguration(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
+    """How the validator set changes. An epoch can end at each multiple of ``epoch_heights``, and does where a change is
+    due. A change that a block at height h orders is due from height ``h + activation_heights`` on (a removal:
+    ``h + exit_heights``).
+
+    ``governors`` are Ed25519 public keys (32 bytes); additions and removals carry the signatures of
+    ``governors_needed`` of them. A validator rotates its own key, and leaves, by its own signature. No operator holds
+    more than ``concentration_percent`` of the stake; 100 is no cap.
+    """
+
+    epoch_heights: Positive = 64
+    activation_heights: Integer = 0
+    exit_heights: Integer = 0
+    governors: Annotated[tuple[Annotated[bytes, Meta(min_length=32, max_length=32)], ...], Meta(max_length=64)] = ()
+    governors_needed: Annotated[int, Meta(ge=1, le=64)] = 1
+    concentration_percent: Annotated[int, Meta(ge=1, le=100)] = 100
+
+
 class ChainSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
     """The constants of a chain. ``rollups`` are the ids whose transactions it orders, ascending.
     ``deduplication_heights`` is K of the design: a transaction is ordered at most once within K heights, and its
-    expiry lies at most K heights ahead. ``election`` is ``round-robin`` or ``stake-weighted``."""
+    expiry lies at most K heights ahead. ``election`` is ``round-robin`` or ``stake-weighted``.
+    ``checkpoint_interval`` is that of Casper FFG in blocks; 0 runs the chain without it. ``reconfiguration`` None: the
+    validators never change."""
 
     chain_id: ShortText
     genesis_time_ms: Integer
@@ -51,6 +71,8 @@ class ChainSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forb
     transaction_size_max: Positive = 128 * 1024
     deduplication_heights: Positive = 256
     timestamp_drift_ms: Positive = 500
+    checkpoint_interval: Integer = 32
+    reconfiguration: Reconfiguration | None = None
 
     @property
     def hash(self) -> bytes:

@@ -11,6 +11,8 @@ from consensus.engine import (
     BuildPayload,
     CheckPayload,
     Commit,
+    EndEpoch,
+    EpochReady,
     LoadBlocks,
     PayloadBuilt,
     PayloadVerdict,
@@ -18,6 +20,7 @@ from consensus.engine import (
     Recovered,
     ReportEvidence,
 )
+from consensus.signing import SigningDomain
 from consensus.types import CommitProof, Height, Nanoseconds, PeerId, StoredBlock, Subject
 
 
@@ -55,9 +58,9 @@ class Archive(Protocol):
 class Signer(Protocol):
     """Holds the key. It may live in another process."""
 
-    async def sign(self, subject: Subject) -> bytes:
-        """The signature over ``SigningDomain.bytes_to_sign(subject)``. Asked twice, it gives the same answer. Raises
-        when it refuses."""
+    async def sign(self, subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes:
+        """The signature of ``public_key``'s secret over ``domain.bytes_to_sign(subject)``. Asked twice, it gives the
+        same answer. Raises when it refuses."""
         ...
 
 
@@ -98,6 +101,10 @@ class PayloadSource(Protocol):
     async def build(self, request: BuildPayload) -> PayloadBuilt: ...
 
     async def check(self, request: CheckPayload) -> PayloadVerdict: ...
+
+    async def end_epoch(self, request: EndEpoch) -> EpochReady:
+        """The validators that the boundary names, once the ledger has taken it."""
+        ...
 
 
 class CommitSink(Protocol):

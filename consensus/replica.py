@@ -7,13 +7,17 @@ other.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from typing import Final
 
 from consensus.block_sync import BlockSync
+from consensus.crypto.scheme import Scheme
 from consensus.engine import (
     NOTHING,
     BlocksLoaded,
     Engine,
+    EngineEvent,
+    EpochReady,
     Event,
     FetchBlocks,
     PayloadBuilt,
@@ -29,8 +33,10 @@ from consensus.engine import (
     StepBuilder,
     TimerFired,
 )
-from consensus.genesis import Pacing
+from consensus.epochs import EpochInfo
+from consensus.genesis import ChainSpec
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND
+from consensus.protocols.definition import EngineFactory
 from consensus.types import (
     AncestorsRequest,
     AncestorsResponse,
@@ -41,6 +47,7 @@ from consensus.types import (
     Nanoseconds,
     RangeRequest,
     RangeResponse,
+    ValidatorIndex,
 )
 
 WORKLIST_MAX: Final = 1000
@@ -54,16 +61,23 @@ PATIENCE_DIVISOR: Final = 2
 class Replica:
     """Feeds events to the parts that they concern."""
 
-    def __init__(self, engine: Engine, pacing: Pacing) -> None:
-        self._engine = engine
+    def __init__(
+        self, *, engine: EngineFactory, spec: ChainSpec, scheme: Scheme, epoch: EpochInfo, own_keys: Collection[bytes]
+    ) -> None:
+        """``engine`` makes the protocol's engine of an epoch. ``own_keys`` are the public keys that this node can sign
+        with: in an epoch without any of them it observes."""
+        keys = epoch.validators.public_keys
+        self._epoch = epoch
+        self._me = next((index for index, key in enumerate(keys) if key in own_keys), None)
+        self._engine: Engine = engine(spec=spec, epoch=epoch, scheme=scheme, me=self._me)
         self._out = StepBuilder()
-        view_timeout_ns = pacing.view_timeout_ms * NANOSECONDS_PER_MILLISECOND
+        view_timeout_ns = spec.pacing.view_timeout_ms * NANOSECONDS_PER_MILLISECOND
         self._sync = BlockSync(
-            epoch=engine.status().epoch,
+            epoch=epoch.epoch,
             out=self._out,
-            lookup=engine.block,
-            verify_commit=engine.verify_commit,
-            committed_height=lambda: engine.status().committed_height,
+            lookup=self._engine.block,
+            verify_commit=self._engine.verify_commit,
+            committed_height=lambda: self._engine.status().committed_height,
             grace_ns=view_timeout_ns // GRACE_DIVISOR,
             patience_ns=view_timeout_ns // PATIENCE_DIVISOR,
         )
@@ -75,6 +89,8 @@ class Replica:
 
     def handle(self, event: Event, now: Nanoseconds) -> Step:
         """Everything that one event causes, in one step."""
+        if isinstance(event, EpochReady):
+            raise RuntimeError("no epoch ended")
         if type(event.message) not in SYNC_MESSAGES if isinstance(event, Received) else type(event) in ANSWERS:
             step = self._engine.handle(event, now)
             if step is NOTHING:
@@ -84,7 +100,7 @@ class Replica:
                     self._merge(step, now)
                     return self._out.finish()
             return step  # the protocol's alone, as almost always
-        worklist: deque[Event] = deque((event,))
+        worklist: deque[EngineEvent] = deque((event,))
         for _ in range(WORKLIST_MAX):
             if not worklist:
                 return self._out.finish()
@@ -100,11 +116,21 @@ class Replica:
         return self._engine.status()
 
     @property
+    def epoch(self) -> EpochInfo:
+        """The current epoch."""
+        return self._epoch
+
+    @property
+    def me(self) -> ValidatorIndex | None:
+        """This node's index in the current epoch; None where it observes."""
+        return self._me
+
+    @property
     def pruned_below(self) -> Height | None:
         """Set when this node needs blocks that every peer has pruned: it must start from a newer copy."""
         return self._sync.pruned_below
 
-    def _route(self, event: Event, worklist: deque[Event], now: Nanoseconds) -> None:
+    def _route(self, event: EngineEvent, worklist: deque[EngineEvent], now: Nanoseconds) -> None:
         if isinstance(event, Received) and isinstance(event.message, SYNC_MESSAGES):
             fetched = self._sync.received(event.peer, event.message, now)
             if fetched is not None:

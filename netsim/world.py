@@ -330,10 +330,7 @@ class World:
         if host.replica is not None or host.journal.damaged:
             return
         if host.player is None or host.player.has_core:
-            engine = self.definition.engine(
-                spec=self.committee.spec, epoch=self.committee.epoch, scheme=self.committee.scheme, me=host.index
-            )
-            host.replica = Replica(engine, self.committee.spec.pacing)
+            host.replica = self.committee.replica(self.definition.engine, host.index)
             recovered = host.journal.recover(len(host.ledger))
             for watcher in self.watchers:
                 watcher.started(host, recovered)

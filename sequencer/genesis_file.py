@@ -84,6 +84,7 @@ def chain_spec_from_json(text: str | bytes) -> ChainSpec:
         rollups=tuple(_rollup(value, index) for index, value in enumerate(table.list_at("rollups"))),
         election=_text(table, "election", default=_DEFAULTS["election"]),
         pacing=_pacing(table.table("pacing")),
+        reconfiguration=None,
         **{name: table.integer(name, 1, _POSITIVE_MAX, default=_DEFAULTS[name]) for name in _SIZES},
     )
     named_hash = table.hexadecimal("genesis_hash", HASH_SIZE) if table.has("genesis_hash") else None

@@ -85,13 +85,14 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
 class LocalSigner:
     """The signer port over a key in this process."""
 
-    def __init__(self, key: SecretKey, domain: SigningDomain) -> None:
+    def __init__(self, key: SecretKey) -> None:
         self._key = key
-        self._domain = domain
 
-    async def sign(self, subject: Subject) -> bytes:
+    async def sign(self, subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes:
         """The signature; the same for the same subject."""
-        return self._key.sign(self._domain.bytes_to_sign(subject))
+        if public_key != self._key.public_key:
+            raise ValueError(f"public key {public_key.hex()} is not the one held here, {self._key.public_key.hex()}")
+        return self._key.sign(domain.bytes_to_sign(subject))
 
 
 class _LedgerIndex:
@@ -364,12 +365,16 @@ def _driver(
     ledger: Ledger,
     clock: Clock,
 ) -> Driver:
-    engine = genesis.protocol.engine(
-        spec=genesis.spec, epoch=genesis.epoch, scheme=genesis.scheme, me=keys.validator_index
+    signer = None if keys.consensus is None else LocalSigner(keys.consensus.secret_key)
+    replica = Replica(
+        engine=genesis.protocol.engine,
+        spec=genesis.spec,
+        scheme=genesis.scheme,
+        epoch=genesis.epoch,
+        own_keys=() if keys.consensus is None else (keys.consensus.secret_key.public_key,),
     )
-    signer = None if keys.consensus is None else LocalSigner(keys.consensus.secret_key, genesis.epoch.domain)
     return Driver(
-        replica=Replica(engine, genesis.spec.pacing),
+        replica=replica,
         protocol=genesis.protocol,
         journal=store,
         archive=store,

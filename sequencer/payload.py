@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from consensus.codec import Malformed
-from consensus.engine import BuildPayload, CheckPayload, PayloadBuilt, PayloadVerdict
+from consensus.engine import BuildPayload, CheckPayload, EndEpoch, EpochReady, PayloadBuilt, PayloadVerdict
 from consensus.genesis import ChainSpec
 from consensus.ports import Clock
 from consensus.types import Block, BlockHeader, Height
@@ -97,6 +97,10 @@ class InlinePayloadSource:
         if isinstance(payloads, Malformed):
             raise ValueError(f"asked to build on a block that was never judged: {payloads.reason}")
         return payloads
+
+    async def end_epoch(self, request: EndEpoch) -> EpochReady:
+        """See ``PayloadSource``."""
+        raise RuntimeError(f"block {request.boundary!r} ends an epoch, and nothing here changes validators yet")
 
     # --- judging -------------------------------------------------------------------------------------------------
 

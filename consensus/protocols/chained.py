@@ -46,7 +46,7 @@ from consensus.engine import (
     BlocksFetched,
     BlocksLoaded,
     Broadcast,
-    Event,
+    EngineEvent,
     PayloadBuilt,
     PayloadVerdict,
     PeerConnected,
@@ -182,7 +182,7 @@ class ChainedEngine:
         self._blocks.reconsider(self._high_qc)
         return self._finish()
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         self._now = now
         matters = True  # False once nothing has changed that the rest of a step looks at
         if isinstance(event, Received):

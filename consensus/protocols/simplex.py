@@ -78,7 +78,7 @@ from consensus.engine import (
     BlocksLoaded,
     Broadcast,
     BuildPayload,
-    Event,
+    EngineEvent,
     PayloadBuilt,
     PayloadVerdict,
     PeerConnected,
@@ -208,7 +208,7 @@ class SimplexEngine:
         self._look_again()
         return self._finish()
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         self._now = now
         match event:
             case Received(peer, message):

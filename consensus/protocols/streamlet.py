@@ -74,7 +74,7 @@ from consensus.engine import (
     BlocksLoaded,
     Broadcast,
     BuildPayload,
-    Event,
+    EngineEvent,
     PayloadBuilt,
     PayloadVerdict,
     PeerConnected,
@@ -191,7 +191,7 @@ class StreamletEngine:
         self._blocks.reconsider(self._longest)
         return self._finish()
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         self._now = now
         match event:
             case Received(peer, message):

@@ -71,7 +71,7 @@ from consensus.engine import (
     BlocksFetched,
     BlocksLoaded,
     Broadcast,
-    Event,
+    EngineEvent,
     PayloadBuilt,
     PayloadVerdict,
     PeerConnected,
@@ -205,7 +205,7 @@ class TendermintEngine:
             self._out.effects += self._guard.stored()
         return self._finish()
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         self._now = now
         match event:
             case Received(peer, message):

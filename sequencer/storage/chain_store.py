@@ -25,6 +25,7 @@ import apsw
 from consensus.engine import (
     BlockRecord,
     CommitRecord,
+    EpochRecord,
     LoadBlocks,
     Record,
     Recovered,
@@ -171,6 +172,11 @@ def _append(connection: apsw.Connection, records: tuple[Record, ...]) -> Head:
                 commits.append(record)
             case TranscriptRecord():
                 tables.put_transcript(connection, record)
+            case EpochRecord():
+                for decision in safety.values():
+                    tables.put_safety(connection, decision)
+                safety.clear()  # decisions of the old epoch; those that follow are of the new one
+                tables.put_epoch(connection, record)
             case _:
                 assert_never(record)
     for decision in safety.values():

@@ -14,13 +14,21 @@ import apsw
 import msgspec
 
 from consensus import codec
-from consensus.engine import TRANSCRIPT_PROOFS_MAX, BlockRecord, CommitRecord, SafetyRecord, TranscriptRecord
+from consensus.engine import (
+    TRANSCRIPT_PROOFS_MAX,
+    BlockRecord,
+    CommitRecord,
+    EpochRecord,
+    SafetyRecord,
+    TranscriptRecord,
+)
+from consensus.finality.types import FFG
 from consensus.types import PATH_LENGTH_MAX, Block, BlockId, CommitProof, Height
 from sequencer.storage.database import DamagedError, Layout, StorageError
 
 CHAIN_LAYOUT: Final = Layout(
     name="safety journal and block archive",
-    version=2,
+    version=3,
     synchronous="FULL",
     repair=(
         "A validator must not go on with an empty or older file: it could contradict what it has signed. Keep this one "
@@ -35,6 +43,7 @@ CHAIN_LAYOUT: Final = Layout(
         "CREATE TABLE undecided (height INTEGER, number INTEGER, PRIMARY KEY (height, number)) STRICT, WITHOUT ROWID",
         "CREATE TABLE commits (height INTEGER PRIMARY KEY, number INTEGER NOT NULL, proof BLOB) STRICT",
         "CREATE TABLE transcript (digest BLOB NOT NULL UNIQUE, proof BLOB NOT NULL) STRICT",
+        "CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, change BLOB NOT NULL, digest BLOB NOT NULL) STRICT",
         "INSERT INTO meta VALUES ('pruned below', 1)",
     ),
 )
@@ -116,6 +125,15 @@ def _again(connection: apsw.Connection, record: CommitRecord, proof: bytes | Non
         )
     if proof is not None:
         connection.execute("UPDATE commits SET proof = ? WHERE height = ? AND proof IS NULL", (proof, record.height))
+
+
+def put_epoch(connection: apsw.Connection, record: EpochRecord) -> None:
+    """Begin an epoch: store how it follows the one before, and forget what was signed in that one."""
+    change = codec.encode(record.change)
+    connection.execute(
+        "INSERT INTO epochs VALUES (?, ?, ?)", (record.change.epoch, change, hashlib.sha256(change).digest())
+    )
+    connection.execute("DELETE FROM safety WHERE kind <> ?", (FFG,))
 
 
 def collect_garbage(connection: apsw.Connection, blocks_max: int) -> None:

@@ -18,6 +18,8 @@ from consensus.engine import (
     BuildPayload,
     CheckPayload,
     Commit,
+    EndEpoch,
+    EpochReady,
     Event,
     LoadBlocks,
     PayloadBuilt,
@@ -35,6 +37,7 @@ from consensus.genesis import Pacing
 from consensus.ports import LoadedBlocks
 from consensus.protocols.registry import protocol_named
 from consensus.replica import Replica
+from consensus.signing import SigningDomain
 from consensus.types import PeerId, RangeRequest, Subject
 from tests.support.cluster import MemoryJournal, root_of
 from tests.support.committee import Committee, committee
@@ -81,9 +84,12 @@ class Ports:
             blocks=loaded.blocks, proof=loaded.proof, pruned_below=loaded.pruned_below, head=loaded.head
         )
 
-    async def sign(self, subject: Subject) -> bytes:
+    async def sign(self, subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes:
         self.log.lines.append(f"sign {subject.kind}")
         return self.members.sign(self.index, subject)
+
+    async def end_epoch(self, request: EndEpoch) -> EpochReady:
+        raise AssertionError("no epoch ends here")
 
     async def build(self, request: BuildPayload) -> PayloadBuilt:
         now = TrioClock().now()
@@ -159,12 +165,11 @@ def cluster(protocol: str = "jolteon") -> Cluster:
         log = Log()
         ports = Ports(members, index, log)
         transport = ListeningTransport(network.transports[index], log)
-        engine = definition.engine(spec=members.spec, epoch=members.epoch, scheme=members.scheme, me=index)
         made.ports.append(ports)
         made.transports.append(transport)
         made.drivers.append(
             Driver(
-                replica=Replica(engine, members.spec.pacing),
+                replica=members.replica(definition.engine, index),
                 protocol=definition,
                 journal=ports,
                 archive=ports,

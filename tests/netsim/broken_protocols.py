@@ -12,7 +12,7 @@ from consensus.engine import (
     Broadcast,
     BuildPayload,
     Commit,
-    Event,
+    EngineEvent,
     PayloadBuilt,
     Record,
     ReportEvidence,
@@ -40,7 +40,7 @@ def _everybody(spec: ChainSpec, epoch: EpochInfo) -> tuple[ChainSpec, EpochInfo]
 
 
 class _Accomplice(ChainedEngine):
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         records, effects = super().handle(event, now)
         return Step(records, tuple(effect for effect in effects if not isinstance(effect, ReportEvidence)))
 
@@ -48,7 +48,7 @@ class _Accomplice(ChainedEngine):
 class _Tolerant(ChainedEngine):
     """Finds nothing in two votes."""
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         records, effects = super().handle(event, now)
         kept = [
             effect for effect in effects if not (isinstance(effect, ReportEvidence) and isinstance(effect.first, Vote))
@@ -61,7 +61,7 @@ class _Accuser(ChainedEngine):
 
     _accused = False
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         step = super().handle(event, now)
         message = getattr(event, "message", None)
         if message is None or self._accused:
@@ -73,7 +73,7 @@ class _Accuser(ChainedEngine):
 class _Dice(ChainedEngine):
     """Its timers depend on the hash seed."""
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         step = super().handle(event, now)
         late = hash("dice") % 1_000_000
         effects = tuple(
@@ -88,7 +88,7 @@ class _Counter(ChainedEngine):
 
     made: list[int] = []  # noqa: RUF012 - the fault is that all share it
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         self.made.append(0)
         step = super().handle(event, now)
         effects = tuple(
@@ -101,9 +101,9 @@ class _Counter(ChainedEngine):
 class _Hoarder(ChainedEngine):
     """Throws nothing away."""
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         if not hasattr(self, "heard"):
-            self.heard: list[Event] = []
+            self.heard: list[EngineEvent] = []
         self.heard.append(event)
         return super().handle(event, now)
 
@@ -111,9 +111,9 @@ class _Hoarder(ChainedEngine):
 class _TaleKeeper(ChainedEngine):
     """Keeps what is no vote."""
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         if not hasattr(self, "heard"):
-            self.heard: list[Event] = []
+            self.heard: list[EngineEvent] = []
         if not isinstance(getattr(event, "message", None), Vote):
             self.heard.append(event)
         return super().handle(event, now)
@@ -122,7 +122,7 @@ class _TaleKeeper(ChainedEngine):
 class _Sluggish(ChainedEngine):
     """Waits for the next payload though one is waiting to be committed."""
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         records, effects = super().handle(event, now)
         late = now + 995_000_000
         waiting = tuple(
@@ -137,7 +137,7 @@ class _BlindAtFirst(ChainedEngine):
 
     overlooked = 0
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         if isinstance(event, PayloadBuilt) and event.body and self.overlooked < 10:
             self.overlooked += 1
             event = msgspec.structs.replace(event, payload_root=EMPTY_PAYLOAD_ROOT, body=b"")
@@ -147,7 +147,7 @@ class _BlindAtFirst(ChainedEngine):
 class _Chatterbox(ChainedEngine):
     """Says everything three times."""
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         records, effects = super().handle(event, now)
         again = tuple(effect for effect in effects if isinstance(effect, Broadcast))
         return Step(records, (*effects, *again, *again))
@@ -158,7 +158,7 @@ class _Scribbler(ChainedEngine):
 
     last: tuple[Record, ...] = ()
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         records, effects = super().handle(event, now)
         self.last = tuple(record for record in records if isinstance(record, BlockRecord)) or self.last
         return Step(records or self.last, effects)
@@ -167,7 +167,7 @@ class _Scribbler(ChainedEngine):
 class _Restless(ChainedEngine):
     """Never waits for a payload."""
 
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         step = super().handle(event, now)
         effects = tuple(
             msgspec.structs.replace(effect, deadline_ns=now) if isinstance(effect, BuildPayload) else effect
@@ -194,7 +194,7 @@ class _FieldBlind(ChainedEngine):
 
 
 class _Proofless(ChainedEngine):
-    def handle(self, event: Event, now: Nanoseconds) -> Step:
+    def handle(self, event: EngineEvent, now: Nanoseconds) -> Step:
         records, effects = super().handle(event, now)
         bare = tuple(
             msgspec.structs.replace(effect, proof=None) if isinstance(effect, Commit) else effect for effect in effects

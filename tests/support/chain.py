@@ -21,9 +21,11 @@ import msgspec
 
 from consensus.block_tree import BlockTree, Root
 from consensus.codec import block_of, digest
+from consensus.crypto.scheme import Scheme
 from consensus.engine import (
     CheckPayload,
     Effect,
+    Engine,
     Event,
     PayloadBuilt,
     PayloadVerdict,
@@ -36,6 +38,8 @@ from consensus.engine import (
     Step,
     TimerFired,
 )
+from consensus.epochs import EpochInfo
+from consensus.genesis import ChainSpec
 from consensus.protocols.chained_types import (
     Certificates,
     OrderVote,
@@ -48,7 +52,6 @@ from consensus.protocols.chained_types import (
 from consensus.protocols.leader_wait import WAIT_TIMER
 from consensus.protocols.order_votes import ORDER, order_subject
 from consensus.protocols.registry import protocol_named
-from consensus.replica import Replica
 from consensus.types import (
     Block,
     BlockHeader,
@@ -305,11 +308,15 @@ class Alone:
         self.signs = True
         self.timers: dict[str, int] = {}
         self.journal = MemoryJournal() if journal is None else journal
-        engine = protocol_named(committee.spec.protocol).engine(
-            spec=committee.spec, epoch=committee.epoch, scheme=committee.scheme, me=me
-        )
-        self.engine = engine
-        self.replica = Replica(engine, committee.spec.pacing)
+        definition = protocol_named(committee.spec.protocol)
+        made: list[Engine] = []
+
+        def factory(*, spec: ChainSpec, epoch: EpochInfo, scheme: Scheme, me: int | None) -> Engine:
+            made.append(definition.engine(spec=spec, epoch=epoch, scheme=scheme, me=me))
+            return made[-1]
+
+        self.replica = committee.replica(factory, me)
+        self.engine = made[0]
         self.started = self._perform(self.replica.start(self.journal.recover(ledger_height), self.now))
 
     def restart(self, *, ledger_height: int = 0) -> Alone:

@@ -33,8 +33,7 @@ def listen(cluster: Cluster) -> Heard:
 def replay(cluster: Cluster, heard: Heard) -> Replica:
     """A replica that heard the same: the core is deterministic, so it is in the same state."""
     members = cluster.committee
-    engine = cluster.definition.engine(spec=members.spec, epoch=members.epoch, scheme=members.scheme, me=ME)
-    replica = Replica(engine, members.spec.pacing)
+    replica = members.replica(cluster.definition.engine, ME)
     replica.start(Recovered(), 0)
     for event, now in heard:
         replica.handle(event, now)

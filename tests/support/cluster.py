@@ -255,10 +255,7 @@ class Cluster:
         heapq.heappush(self.heap, (time_ns, self.sequence, action))
 
     def _start(self, node: Node) -> None:
-        engine = self.definition.engine(
-            spec=self.committee.spec, epoch=self.committee.epoch, scheme=self.committee.scheme, me=node.index
-        )
-        node.replica = Replica(engine, self.committee.spec.pacing)
+        node.replica = self.committee.replica(self.definition.engine, node.index)
         recovered = node.journal.recover(len(node.ledger))
         try:
             self._perform(node, node.replica.start(recovered, self.now))

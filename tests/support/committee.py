@@ -9,6 +9,8 @@ from consensus.crypto.registry import scheme_named
 from consensus.crypto.scheme import Scheme, SecretKey
 from consensus.epochs import EpochInfo, first_epoch
 from consensus.genesis import ChainSpec, Pacing, check_chain_spec
+from consensus.protocols.definition import EngineFactory
+from consensus.replica import Replica
 from consensus.types import PeerId, Subject
 from consensus.validators import Validator
 
@@ -29,6 +31,11 @@ class Committee:
     def peer(self, index: int) -> PeerId:
         """The transport's name of validator ``index``."""
         return self.epoch.validators.peer_of(index)
+
+    def replica(self, engine: EngineFactory, me: int | None) -> Replica:
+        """The replica of one validator, or of an observer."""
+        own_keys = () if me is None else (self.epoch.validators.public_keys[me],)
+        return Replica(engine=engine, spec=self.spec, scheme=self.scheme, epoch=self.epoch, own_keys=own_keys)
 
 
 def committee(
