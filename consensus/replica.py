@@ -69,15 +69,16 @@ class Replica:
         keys = epoch.validators.public_keys
         self._epoch = epoch
         self._me = next((index for index, key in enumerate(keys) if key in own_keys), None)
-        self._engine: Engine = engine(spec=spec, epoch=epoch, scheme=scheme, me=self._me)
+        made: Engine = engine(spec=spec, epoch=epoch, scheme=scheme, me=self._me)
+        self._engine = made
         self._out = StepBuilder()
         view_timeout_ns = spec.pacing.view_timeout_ms * NANOSECONDS_PER_MILLISECOND
         self._sync = BlockSync(
             epoch=epoch.epoch,
             out=self._out,
-            lookup=self._engine.block,
-            verify_commit=self._engine.verify_commit,
-            committed_height=lambda: self._engine.status().committed_height,
+            lookup=made.block,
+            verify_commit=made.verify_commit,
+            committed_height=lambda: made.status().committed_height,
             grace_ns=view_timeout_ns // GRACE_DIVISOR,
             patience_ns=view_timeout_ns // PATIENCE_DIVISOR,
         )

@@ -15,7 +15,7 @@ from consensus.codec import Malformed, encode
 from consensus.crypto.registry import scheme_named
 from consensus.election import RoundRobin, StakeWeighted, leader_schedule
 from consensus.epochs import first_epoch, genesis_certificate
-from consensus.genesis import ChainSpec, Pacing, chain_specs, check_chain_spec
+from consensus.genesis import ChainSpec, Pacing, Reconfiguration, chain_specs, check_chain_spec
 from consensus.pacemaker import view_duration
 from consensus.types import bitmap_of, is_canonical_bitmap, signers_of
 from consensus.validators import Validator, ValidatorSet, quorum
@@ -140,6 +140,8 @@ def test_every_field_of_a_chain_spec_is_in_its_hash() -> None:
         "transaction_size_max": 1,
         "deduplication_heights": 1,
         "timestamp_drift_ms": 1,
+        "checkpoint_interval": 1,
+        "reconfiguration": Reconfiguration(),
     }
     assert set(changed) == set(ChainSpec.__struct_fields__)
     hashes = {msgspec.structs.replace(spec, **{field: value}).hash for field, value in changed.items()}
