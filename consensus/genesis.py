@@ -19,6 +19,10 @@ from consensus.validators import Validator, ValidatorSet
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
 
 PAYLOAD_SIZE_LEAST: Final = 1024
+GOVERNORS_MAX: Final = 64
+SYSTEM_ROLLUP: Final = 2**64 - 1
+"""The rollup id of the chain's own transactions, which change its validators (``reconfiguration.py``). Never one of
+``ChainSpec.rollups``; ordered only by a chain with a ``reconfiguration``."""
 
 
 class Pacing(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
@@ -47,8 +51,10 @@ class Reconfiguration(msgspec.Struct, frozen=True, kw_only=True, array_like=True
     epoch_heights: Positive = 64
     activation_heights: Integer = 0
     exit_heights: Integer = 0
-    governors: Annotated[tuple[Annotated[bytes, Meta(min_length=32, max_length=32)], ...], Meta(max_length=64)] = ()
-    governors_needed: Annotated[int, Meta(ge=1, le=64)] = 1
+    governors: Annotated[
+        tuple[Annotated[bytes, Meta(min_length=32, max_length=32)], ...], Meta(max_length=GOVERNORS_MAX)
+    ] = ()
+    governors_needed: Annotated[int, Meta(ge=1, le=GOVERNORS_MAX)] = 1
     concentration_percent: Annotated[int, Meta(ge=1, le=100)] = 100
 
 
