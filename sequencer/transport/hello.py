@@ -30,19 +30,18 @@ SESSION_SIZE: Final = 16
 REASON_LENGTH_MAX: Final = 200
 
 StreamKind: TypeAlias = Literal["control", "bulk"]
-Role: TypeAlias = Literal["validator", "observer"]
 Reason: TypeAlias = Annotated[str, Meta(max_length=REASON_LENGTH_MAX)]
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=0):
     """``wire_version`` stays the first field for ever, so that strangers of any age understand why they part.
-    ``peer`` is who the sender claims to be; ``session`` joins the two streams of one link."""
+    ``peer`` is who the sender claims to be; ``session`` joins the two streams of one link. Whether that is a validator
+    is the chain's to say, and two honest ends may stand at different epochs."""
 
     wire_version: Annotated[int, Meta(ge=0, le=2**16)]
     chain_id: ShortText
     genesis_hash: Hash
     stream: StreamKind
-    role: Role
     peer: Hash
     session: Annotated[bytes, Meta(min_length=SESSION_SIZE, max_length=SESSION_SIZE)]
 

@@ -48,6 +48,8 @@ class Limits:
     """A stream that takes no byte for this long while we write is dropped."""
     reconnect_first_s: float = 0.1
     reconnect_max_s: float = 10.0
+    second_dial_s: float = 3.0
+    """How long the validator with the higher peer id leaves the dialling to the other one."""
     rejects_per_minute_max: int = 60
     bar_first_s: float = 5.0
     """How long a peer is kept out after too many rejects; doubles up to ``bar_max_s``."""

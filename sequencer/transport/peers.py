@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import trio
 
 from consensus.ports import Connected, Frame
 from consensus.types import Nanoseconds, PeerId
-from sequencer.transport.hello import Role
 from sequencer.transport.limits import NANOSECONDS, Limits
 from sequencer.transport.queues import Box
+
+Role: TypeAlias = Literal["validator", "observer"]
 
 _MINUTE_S = 60.0
 _EXPONENT_MAX = 32
@@ -24,6 +26,7 @@ class PeerState:
 
     peer: PeerId
     role: Role
+    """In the current epoch, as this node knows it."""
     connected: bool
     connections: int
     """Links made since the start."""

@@ -1,8 +1,12 @@
 """The transport of a node: listens, dials, keeps one link per peer, and moves frames fairly.
 
-Between two validators the one with the lower peer id dials; an observer dials every validator. A link is a pair of
-streams: *control* for small urgent frames, *bulk* for proposals, sync answers and the node's own channels, so that a
-vote never waits behind a block. A newer link replaces the older one of the same peer.
+Everybody dials every peer whose address it knows and with whom it has no link. Between two validators the one with the
+higher peer id waits first, so that two links at once are rare. A link is a pair of streams: *control* for small urgent
+frames, *bulk* for proposals, sync answers and the node's own channels, so that a vote never waits behind a block. A
+newer link replaces the older one of the same peer.
+
+Whom a node knows changes with the chain: :meth:`TlsTransport.set_members` says so. A peer that is in no set any more is
+parted from, unless the configuration serves it as an observer.
 
 Whatever the network or a peer does ends one link, with a reason in the log and in :class:`PeerState`; the dialling
 side connects again with a growing, jittered delay and never gives up. Any other exception is our bug and leaves
@@ -26,10 +30,10 @@ from consensus.codec import WIRE_VERSION
 from consensus.ports import Connected, Frame
 from consensus.types import PeerId
 from sequencer.transport.framing import CONSENSUS, LINK, TRANSACTIONS, FrameReader
-from sequencer.transport.hello import SESSION_SIZE, Hello, Role, StreamKind, greet_as_acceptor, greet_as_dialler
+from sequencer.transport.hello import SESSION_SIZE, Hello, StreamKind, greet_as_acceptor, greet_as_dialler
 from sequencer.transport.limits import HELLO_SIZE_MAX, OBSERVER_RECORDS_MAX, Limits
 from sequencer.transport.link import Lane, Link
-from sequencer.transport.peers import PeerRecord, PeerState, RareLog
+from sequencer.transport.peers import PeerRecord, PeerState, RareLog, Role
 from sequencer.transport.queues import FairInbox
 from sequencer.transport.tls import Parted, TlsIdentity, TlsStream, tls_context
 
@@ -39,11 +43,12 @@ _EXPONENT_MAX: Final = 32
 
 @dataclass(frozen=True, kw_only=True)
 class TransportConfig:
-    """Who may talk to whom. A node whose own key is among ``validators`` is a validator, else an observer.
+    """Who may talk to whom, at first. A node whose own key is among ``validators`` is a validator, else an observer.
 
-    ``peers`` names at least every validator that this node dials; host and port. ``observers`` are the keys that a
-    validator serves besides, or ``any`` for every key up to ``limits.observers_max``. ``listen`` is host and port (0
-    picks one); None for a node that only dials. ``channels`` are the node's own, 1 to 254.
+    ``peers`` are the addresses that it knows, host and port; whoever has none must dial. A peer that is named here and
+    is no validator is served all the same. ``observers`` are the keys that are served besides, or ``any`` for every key
+    up to ``limits.observers_max``. ``listen`` is host and port (0 picks one); None for a node that only dials.
+    ``channels`` are the node's own, 1 to 254.
     """
 
     chain_id: str
@@ -103,8 +108,11 @@ class TlsTransport:
         self._random = random
         self._context = tls_context(identity)
         self._own = identity.peer
-        self._role: Role = "validator" if identity.peer in config.validators else "observer"
-        self._records = {peer: self._new_record(peer, "validator") for peer in config.validators - {identity.peer}}
+        self._validators: frozenset[PeerId] = frozenset()
+        self._addresses: dict[PeerId, Address] = {}
+        self._dials: dict[PeerId, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+        self._records: dict[PeerId, PeerRecord] = {}
         self._observer_records: OrderedDict[PeerId, PeerRecord] = OrderedDict()
         self._links: dict[PeerId, Link] = {}
         self._halves: dict[PeerId, _Half] = {}
@@ -122,6 +130,49 @@ class TlsTransport:
         }
         self._log = logging.getLogger(__name__)
         self._rare_log = RareLog(self._log)
+        self.set_members(validators=config.validators, guests=frozenset(), addresses=config.peers)
+
+    # --- who belongs here ----------------------------------------------------------------------------------------
+
+    def set_members(
+        self, *, validators: frozenset[PeerId], guests: frozenset[PeerId], addresses: Mapping[PeerId, Address]
+    ) -> None:
+        """From now on ``validators`` vote and ``guests`` are served besides: who is about to join, and for a while who
+        left. ``addresses`` are where any of them, or anybody else who is to be dialled, listens.
+
+        Takes effect at once, and leaves links alone that may stay: those of members, and of configured observers.
+        """
+        self._validators = validators
+        members = (validators | guests | addresses.keys()) - {self._own}
+        for peer in [peer for peer in self._records if peer not in members]:
+            self._remember_observer(self._records.pop(peer))
+            self._stop_dialling(peer)
+            link = self._links.get(peer)
+            if link is not None and not self._is_observer(peer):
+                link.part("it is no validator any more, nor an observer that is served here")
+        for peer in sorted(members):
+            record = self._records.get(peer) or self._observer_records.pop(peer, None)
+            if record is None:
+                record = PeerRecord(peer, "observer", self._limits, self._config.channels)
+            record.role = "validator" if peer in validators else "observer"
+            self._records[peer] = record
+        self._addresses = {peer: address for peer, address in addresses.items() if peer != self._own}
+        for peer in [peer for peer in self._dials if peer not in self._addresses]:
+            self._stop_dialling(peer)
+        if self._nursery is not None:
+            self._dial_all(self._nursery)
+
+    def _dial_all(self, nursery: trio.Nursery) -> None:
+        for peer in self._addresses:
+            if peer not in self._dials:
+                self._dials[peer] = trio.CancelScope()
+                nursery.start_soon(self._dial_forever, self._records[peer], self._dials[peer])
+
+    def _stop_dialling(self, peer: PeerId) -> None:
+        """A link that was dialled before stays as long as it lasts."""
+        scope = self._dials.pop(peer, None)
+        if scope is not None and peer not in self._links:
+            scope.cancel()
 
     # --- consensus.ports.Transport -----------------------------------------------------------------------------
 
@@ -192,7 +243,7 @@ class TlsTransport:
         records = [*self._records.values(), *self._observer_records.values()]
         return TransportState(
             peer=self._own,
-            role=self._role,
+            role="validator" if self._own in self._validators else "observer",
             port=self._port,
             refused=self._refused,
             peers=tuple(record.state(connected=record.peer in self._links) for record in records),
@@ -206,9 +257,8 @@ class TlsTransport:
             listeners = await trio.open_tcp_listeners(port, host=host)
             self._port = listeners[0].socket.getsockname()[1]
         async with trio.open_nursery() as nursery:
-            for peer, address in self._config.peers.items():
-                if self._dials(peer):
-                    nursery.start_soon(self._dial_forever, peer, address)
+            self._nursery = nursery
+            self._dial_all(nursery)
             if listeners:
                 nursery.start_soon(trio.serve_listeners, self._serve, listeners)
             task_status.started()
@@ -216,21 +266,31 @@ class TlsTransport:
 
     # --- dialling ----------------------------------------------------------------------------------------------
 
-    def _dials(self, peer: PeerId) -> bool:
-        return peer in self._config.validators and _dials(self._own, self._role, peer)
-
-    async def _dial_forever(self, peer: PeerId, address: Address) -> None:
-        record = self._records[peer]
+    async def _dial_forever(self, record: PeerRecord, scope: trio.CancelScope) -> None:
+        """Until the peer's address is forgotten."""
+        peer = record.peer
         failures = 0
-        while True:
-            await trio.sleep(record.barred_s())
-            started = trio.current_time()
-            record.last_reason = await self._dial(record, address)
-            name = f"validator {_short(peer)} at {address[0]}:{address[1]}"
-            self._rare_log.say(f"dial {peer.hex()}", f"not connected to {name}: {record.last_reason}")
-            longest_s = min(self._limits.reconnect_max_s, self._limits.reconnect_first_s * 2**failures)
-            failures = 0 if trio.current_time() - started > longest_s else min(failures + 1, _EXPONENT_MAX)
-            await trio.sleep(longest_s * self._random.uniform(0.5, 1.0))
+        with scope:
+            while self._dials.get(peer) is scope:
+                await trio.sleep(max(record.barred_s(), self._patience_s(peer)))
+                if (link := self._links.get(peer)) is not None:
+                    await link.finished.wait()
+                    continue
+                address = self._addresses.get(peer)
+                if address is None:
+                    break
+                started = trio.current_time()
+                record.last_reason = await self._dial(record, address)
+                name = f"{record.role} {_short(peer)} at {address[0]}:{address[1]}"
+                self._rare_log.say(f"dial {peer.hex()}", f"not connected to {name}: {record.last_reason}")
+                longest_s = min(self._limits.reconnect_max_s, self._limits.reconnect_first_s * 2**failures)
+                failures = 0 if trio.current_time() - started > longest_s else min(failures + 1, _EXPONENT_MAX)
+                await trio.sleep(longest_s * self._random.uniform(0.5, 1.0))
+
+    def _patience_s(self, peer: PeerId) -> float:
+        """How long to leave the dialling to the other one."""
+        both_dial = {self._own, peer} <= self._validators and self._config.listen is not None
+        return self._limits.second_dial_s if both_dial and self._own > peer else 0.0
 
     async def _dial(self, record: PeerRecord, address: Address) -> str:
         """Make a link and keep it while it lasts. Returns why it ended or never came to be."""
@@ -307,19 +367,17 @@ class TlsTransport:
         def answer(theirs: Hello) -> Hello:
             return self._hello(theirs.stream, theirs.session)
 
-        def judge(key: PeerId, hello: Hello) -> str:
-            if hello.role == "validator" and self._dials(hello.peer):
-                return self._judge(key, hello) or "between us two, I dial"
-            return self._judge(key, hello)
-
-        return await greet_as_acceptor(stream, reader, answer, judge, self._hello("control", bytes(SESSION_SIZE)))
+        unclear = self._hello("control", bytes(SESSION_SIZE))
+        return await greet_as_acceptor(stream, reader, answer, self._judge, unclear)
 
     async def _join(self, hello: Hello, stream: TlsStream, reader: FrameReader) -> None:
         """Run the link when both streams are here; with the first of them, wait for the second."""
         lane = Lane(hello.stream, stream, reader, self._limits, self._config.channels)
+        if refusal := self._judge_peer(hello.peer):
+            raise Parted(refusal)  # what is known here, or who took the place, changed during the hellos
         first = self._halves.pop(hello.peer, None)
         if first is not None and first.session == hello.session and first.lane.kind != lane.kind:
-            record = self._accepted_record(hello)
+            record = self._accepted_record(hello.peer)
             lanes = (first.lane, lane) if lane.kind == "bulk" else (lane, first.lane)
             first.link = link = self._link(record, *lanes)
             first.scope.cancel()
@@ -328,8 +386,6 @@ class TlsTransport:
             return
         if first is not None:
             first.scope.cancel()
-        if hello.role == "observer" and (refusal := self._judge_observer(hello.peer)):
-            raise Parted(refusal)  # another one took the place during the hellos
         half = self._halves[hello.peer] = _Half(hello.session, lane)
         half.scope.deadline = self._handshake_deadline()
         try:
@@ -339,7 +395,7 @@ class TlsTransport:
             if self._halves.get(hello.peer) is half:
                 del self._halves[hello.peer]
         if half.link is None:
-            raise Parted(f"the second stream of {hello.role} {_short(hello.peer)} did not come")
+            raise Parted(f"the second stream of {_short(hello.peer)} did not come")
         with trio.CancelScope(shield=True):  # leaving closes a stream that the link still says goodbye on
             await half.link.finished.wait()
 
@@ -363,7 +419,7 @@ class TlsTransport:
         finally:
             if self._links.get(link.peer) is link:
                 del self._links[link.peer]
-            if record.role == "observer":
+            if link.peer not in self._records:
                 self._discard(record)
             link.finished.set()
 
@@ -385,35 +441,42 @@ class TlsTransport:
             return f"your genesis is {_short(hello.genesis_hash)}, mine is {_short(self._config.genesis_hash)}"
         if hello.peer != key:
             return f"you claim to be {_short(hello.peer)}, but your key is {_short(key)}"
-        if (hello.role == "validator") != (key in self._config.validators):
-            return f"you claim the role {hello.role}, which the genesis does not say of {_short(key)}"
         if key == self._own:
             return "you are me"
         record = self._record_of(key)
         if record is not None and record.barred_s() > 0:
             return f"kept out for another {record.barred_s():.0f} s after too many rejected frames"
-        return self._judge_observer(key) if hello.role == "observer" else ""
+        return self._judge_peer(key)
 
-    def _judge_observer(self, key: PeerId) -> str:
-        if self._config.observers != "any" and key not in self._config.observers:
-            return f"the key {_short(key)} is unknown here"
+    def _judge_peer(self, key: PeerId) -> str:
+        """Why the holder of this key is not served; empty when it is."""
+        if key in self._records:
+            return ""
+        if not self._is_observer(key):
+            return f"the key {_short(key)} is unknown here: no validator now, nor an observer that is served"
         others = {peer for peer in (*self._links, *self._halves) if peer not in self._records} - {key}
         return "all places for observers are taken" if len(others) >= self._limits.observers_max else ""
+
+    def _is_observer(self, peer: PeerId) -> bool:
+        return self._config.observers == "any" or peer in self._config.observers
 
     def _record_of(self, peer: PeerId) -> PeerRecord | None:
         return self._records.get(peer) or self._observer_records.get(peer)
 
-    def _accepted_record(self, hello: Hello) -> PeerRecord:
-        record = self._record_of(hello.peer)
+    def _accepted_record(self, peer: PeerId) -> PeerRecord:
+        record = self._record_of(peer)
         if record is None:
-            record = self._observer_records[hello.peer] = self._new_record(hello.peer, "observer")
-            if len(self._observer_records) > OBSERVER_RECORDS_MAX:
-                gone = next(peer for peer in self._observer_records if peer not in self._links and peer != hello.peer)
-                del self._observer_records[gone]
+            record = PeerRecord(peer, "observer", self._limits, self._config.channels)
+            self._remember_observer(record)
         return record
 
-    def _new_record(self, peer: PeerId, role: Role) -> PeerRecord:
-        return PeerRecord(peer, role, self._config.limits, self._config.channels)
+    def _remember_observer(self, record: PeerRecord) -> None:
+        record.role = "observer"
+        self._observer_records[record.peer] = record
+        if len(self._observer_records) > OBSERVER_RECORDS_MAX:
+            # There are fewer links and halves of links than records: one is idle.
+            gone = next(peer for peer in self._observer_records if peer not in self._links and peer != record.peer)
+            del self._observer_records[gone]
 
     def _hello(self, kind: StreamKind, session: bytes) -> Hello:
         return Hello(
@@ -421,7 +484,6 @@ class TlsTransport:
             chain_id=self._config.chain_id,
             genesis_hash=self._config.genesis_hash,
             stream=kind,
-            role=self._role,
             peer=self._own,
             session=session,
         )
@@ -452,17 +514,9 @@ class TlsTransport:
             raise ValueError(f"channel {channel} is not among the configured {self._config.channels}")
 
 
-def _dials(own: PeerId, role: Role, peer: PeerId) -> bool:
-    return role == "observer" or own < peer
-
-
 def _check(config: TransportConfig, own: PeerId) -> None:
-    role: Role = "validator" if own in config.validators else "observer"
-    for peer in config.validators - {own}:
-        if _dials(own, role, peer) and peer not in config.peers:
-            raise ValueError(f"peers: validator {peer.hex()} is dialled by this node and has no address")
-        if not _dials(own, role, peer) and config.listen is None:
-            raise ValueError(f"listen: validator {peer.hex()} dials this node, which must listen")
+    if config.listen is None and not config.peers.keys() - {own}:
+        raise ValueError("listen: this node neither listens nor knows an address, so it would meet nobody; set one")
     if len(dict.fromkeys(config.channels)) != len(config.channels):
         raise ValueError("channels: a number occurs twice")
     for channel in config.channels:

@@ -20,7 +20,7 @@ from consensus.ports import Connected, Frame
 from consensus.types import PeerId
 from sequencer.transport import Limits, TlsIdentity, TlsTransport, TransportConfig, open_transport
 from sequencer.transport.framing import FrameReader
-from sequencer.transport.hello import Hello, Role, StreamKind, greet_as_dialler
+from sequencer.transport.hello import Hello, StreamKind, greet_as_dialler
 from sequencer.transport.limits import LINK_FRAME_SIZE_MAX
 from sequencer.transport.tls import TlsStream, tls_context
 
@@ -106,13 +106,12 @@ class Stranger:
         self.port = port
         self.streams: list[TlsStream] = []
 
-    def hello(self, kind: StreamKind = "control", *, role: Role = "validator", **changes: object) -> Hello:
+    def hello(self, kind: StreamKind = "control", **changes: object) -> Hello:
         values: dict[str, object] = {
             "wire_version": WIRE_VERSION,
             "chain_id": CHAIN_ID,
             "genesis_hash": GENESIS,
             "stream": kind,
-            "role": role,
             "peer": self.own.peer,
             "session": bytes(16),
             **changes,
@@ -136,8 +135,8 @@ class Stranger:
 
     async def link(self, **changes: object) -> tuple[TlsStream, TlsStream]:
         """Both streams of a link."""
-        control, _ = await self.greet(self.hello("control", **changes))  # type: ignore[arg-type]
-        bulk, _ = await self.greet(self.hello("bulk", **changes))  # type: ignore[arg-type]
+        control, _ = await self.greet(self.hello("control", **changes))
+        bulk, _ = await self.greet(self.hello("bulk", **changes))
         return control, bulk
 
     def close(self) -> None:

@@ -44,12 +44,9 @@ def me(**changes: object) -> TlsTransport:
         (MEMBERS[0], {"chain_id": "other"}, "your chain is 'other', mine is 'test-chain'"),
         (MEMBERS[0], {"genesis_hash": bytes(32)}, "your genesis is 000000000000, mine is"),
         (MEMBERS[0], {"wire_version": 2}, "your wire version is 2, mine is 1"),
-        (MEMBERS[0], {"role": "observer"}, "claim the role observer, which the genesis does not say"),
         (UNKNOWN, {"peer": MEMBERS[0].peer}, f"you claim to be {MEMBERS[0].peer.hex()[:12]}, but your key is"),
         (MEMBERS[2], {"peer": MEMBERS[0].peer}, f"you claim to be {MEMBERS[0].peer.hex()[:12]}, but your key is"),
-        (UNKNOWN, {}, "claim the role validator, which the genesis does not say"),
-        (UNKNOWN, {"role": "observer"}, f"the key {UNKNOWN.peer.hex()[:12]} is unknown here"),
-        (MEMBERS[2], {}, "between us two, I dial"),
+        (UNKNOWN, {}, f"the key {UNKNOWN.peer.hex()[:12]} is unknown here"),
         (MEMBERS[ME], {}, "you are me"),
     ],
 )
@@ -130,7 +127,6 @@ async def dial_into(acceptor: TlsIdentity, hello: Hello) -> str:
                 chain_id=hello.chain_id,
                 genesis_hash=hello.genesis_hash,
                 stream=hello.stream,
-                role=hello.role,
                 peer=hello.peer,
                 session=session,
             )
@@ -154,7 +150,6 @@ async def dial_into(acceptor: TlsIdentity, hello: Hello) -> str:
         (MEMBERS[1], {"chain_id": "other"}, "your chain is"),
         (MEMBERS[1], {"genesis_hash": bytes(32)}, "your genesis is 000000000000"),
         (MEMBERS[1], {"wire_version": 9}, "your wire version is 9, mine is 1"),
-        (MEMBERS[1], {"role": "observer"}, "claim the role observer"),
         (MEMBERS[1], {"session": b"x" * 16}, "answers another one"),
         (MEMBERS[1], {"stream": "bulk"}, "answers another one"),
     ],
@@ -191,7 +186,7 @@ async def test_a_half_open_connection_is_dropped(
         assert transport.state().refused == 0
         mock_clock.jump(QUICK.handshake_timeout_s)
         await until(lambda: transport.state().refused == 1)
-        said = "the second stream of validator" if stage == "one stream" else "no accepted hello within 5 s"
+        said = "the second stream of" if stage == "one stream" else "no accepted hello within 5 s"
         assert said in caplog.text
         assert not transport._handshakes
         assert not transport._halves
@@ -274,18 +269,18 @@ async def test_any_observer_is_served_up_to_a_bound_and_a_place_becomes_free() -
         await nursery.start(transport.run)
         first, second, third = (Stranger(identity(60 + number), transport.port) for number in range(3))
         for stranger in (first, second):
-            await stranger.link(role="observer")
+            await stranger.link()
             assert await receive_connected(transport) == {stranger.own.peer}
         with pytest.raises(Parted, match="all places for observers are taken"):
-            await third.greet(third.hello(role="observer"))
-        await second.link(role="observer", session=b"again, not a new")
+            await third.greet(third.hello())
+        await second.link(session=b"again, not a new")
         assert await receive_connected(transport) == {second.own.peer}
         validator = Stranger(MEMBERS[0], transport.port)
         await validator.link()
         assert await receive_connected(transport) == {MEMBERS[0].peer}
         first.close()
         await until(lambda: first.own.peer not in transport._links)
-        await third.link(role="observer")
+        await third.link()
         assert await receive_connected(transport) == {third.own.peer}
         for stranger in (second, third, validator):
             stranger.close()
@@ -297,7 +292,7 @@ async def test_what_an_observer_left_unread_is_forgotten_with_it() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(transport.run)
         stranger = Stranger(identity(60), transport.port)
-        control, _ = await stranger.link(role="observer")
+        control, _ = await stranger.link()
         await control.send_all(pack_frame(CONSENSUS, bytes(1000)) * 10)
         await until(lambda: stranger.own.peer in transport._links)
         box = transport._observer_records[stranger.own.peer].control
@@ -317,7 +312,7 @@ async def test_records_of_observers_that_left_are_bounded(monkeypatch: pytest.Mo
         await nursery.start(transport.run)
         for number in range(4):
             stranger = Stranger(identity(60 + number), transport.port)
-            await stranger.link(role="observer")
+            await stranger.link()
             await receive_connected(transport)
             stranger.close()
             await until(lambda: not transport._links)
