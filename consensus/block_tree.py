@@ -12,9 +12,10 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from consensus.types import Block, BlockId, Height, PeerId, View
+from consensus.types import PATH_LENGTH_MAX, Block, BlockId, Height, PeerId, View
 
-ENTRIES_MAX: Final = 8192
+ENTRIES_MAX: Final = PATH_LENGTH_MAX
+"""A path through the tree fits one commit proof, so that every block of it can be proven once the last commits."""
 BODIES_SIZE_MAX: Final = 512 * 1024 * 1024
 
 PATHS_KEPT: Final = 8

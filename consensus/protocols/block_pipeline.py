@@ -3,6 +3,15 @@ emitted.
 
 A block that is known to be committed is a *goal*. It is committed once the path from the committed head up to it is
 here and every body on that path was checked; oldest first, each height once.
+
+The first block of a path that names the next validators is the epoch's *boundary*. No commit goes beyond it: a goal
+above commits the boundary, with the goal's proof extended down to it, and then the epoch is over here. What descends
+from the boundary within the epoch is a *closing* block: its only use is to commit the boundary, and so it is empty.
+
+A boundary cannot become unprovable by closing blocks: a proof is extended by blocks of the tree alone, and the tree
+holds no more blocks than a proof may hold headers. What already has headers is a peer's proof of a closing block, which
+no honest peer commits and so none has a proof of: such a goal is dropped if it grows too long, and the next certificate
+gives another.
 """
 
 from __future__ import annotations
@@ -15,6 +24,7 @@ import msgspec
 from consensus.block_tree import BlockTree, Entry, Root
 from consensus.certificates import QuorumChecker
 from consensus.codec import block_of, encode
+from consensus.commit_proof import extend
 from consensus.engine import (
     BlockRecord,
     CheckPayload,
@@ -50,7 +60,7 @@ class CommitRule(Protocol):
 class BlockPipeline:
     """The block tree and the next commit. Adds to the step that ``out`` collects."""
 
-    __slots__ = ("_checker", "_epoch", "_goal", "_out", "_rule", "tree")
+    __slots__ = ("_checker", "_epoch", "_goal", "_highest", "_out", "_rule", "is_over", "tree")
 
     def __init__(self, epoch: EpochInfo, checker: QuorumChecker, rule: CommitRule, out: StepBuilder) -> None:
         self._epoch = epoch
@@ -58,29 +68,38 @@ class BlockPipeline:
         self._rule = rule
         self._out = out
         self._goal: Goal | None = None
+        self._highest: Goal | None = None
+        """The next goal once a nearer one is reached."""
+        self.is_over = False
+        """True once the boundary is committed. Nothing above it ever is; its engine has nothing left to do."""
         genesis = epoch.genesis
         self.tree = BlockTree(
             Root(id=genesis.block_id, height=genesis.height, view=0, timestamp_ms=epoch.boundary_timestamp_ms)
         )
 
-    def restore(self, recovered: Recovered) -> None:
-        """Take back what the journal holds, and emit the commits that the ledger lacks again. Raises
-        ``ValueError`` when it lacks its own committed head."""
-        blocks = sorted(recovered.blocks, key=lambda stored: stored.header.height)
-        if recovered.committed_id is not None:
-            heads = [stored.header for stored in blocks if block_of(stored.header).id == recovered.committed_id]
-            if not heads:
-                raise ValueError("the journal lacks its own committed head")
-            head = heads[0]
-            self.tree = BlockTree(
-                Root(id=recovered.committed_id, height=head.height, view=head.view, timestamp_ms=head.timestamp_ms)
-            )
-        for stored in blocks:
-            entry = self.tree.insert(block_of(stored.header), stored.body)
-            if entry is not None:
-                entry.checked = entry.recorded = True
+    def restore(self, recovered: Recovered) -> CommitProof | None:
+        """Take back what the journal holds, and emit the commits that the ledger lacks again. The proof of the
+        committed head, where that is a block of this epoch. Raises ``ValueError`` when the journal lacks its own
+        committed head."""
         for stored, proof in recovered.commits:
             self._out.effects.append(Commit(block=block_of(stored.header), body=stored.body, proof=proof))
+        blocks = [(block_of(stored.header), stored.body) for stored in recovered.blocks]
+        blocks = [(block, body) for block, body in blocks if block.header.epoch == self._epoch.epoch]
+        is_new = recovered.committed_id is None or recovered.committed_id == self._epoch.genesis.block_id
+        if not is_new:
+            heads = [block for block, _ in blocks if block.id == recovered.committed_id]
+            if not heads:
+                raise ValueError("the journal lacks its own committed head")
+            head = heads[0].header
+            self.is_over = bool(head.next_validators_hash)
+            self.tree = BlockTree(
+                Root(id=heads[0].id, height=head.height, view=head.view, timestamp_ms=head.timestamp_ms)
+            )
+        for block, body in sorted(blocks, key=lambda known: known[0].header.height):
+            entry = self.tree.insert(block, body)
+            if entry is not None:
+                entry.checked = entry.recorded = True
+        return None if is_new else recovered.head_proof
 
     def stored(self, block_id: BlockId) -> StoredBlock | None:
         """An uncommitted block that peers may be given: its body was checked."""
@@ -112,6 +131,20 @@ class BlockPipeline:
         """Keep a proof that the signature of this step relies on, for forensics."""
         if proof is not None:
             self._out.records.append(TranscriptRecord(encode(proof)))
+
+    def may_follow(self, path: Sequence[Entry]) -> bool:
+        """Whether the last block of ``path``, a proposed one, may stand on the others. What is wrong is its proposer's
+        fault, said once; the block is refused for good, and whatever payload it has is not looked at."""
+        if not path or path[-1].refused:
+            return False
+        parent_timestamp_ms = path[-2].block.header.timestamp_ms if len(path) > 1 else self.tree.root.timestamp_ms
+        fault = succession_fault(path, parent_timestamp_ms)
+        if fault is None:
+            return True
+        path[-1].refused = True
+        proposer = self._epoch.validators.peer_of(path[-1].block.header.proposer)
+        self._out.reject(proposer, f"proposal: {fault}")
+        return False
 
     def all_checked(self, path: Sequence[Entry], *, full_check_of_last: bool) -> bool:
         """True when every body of ``path`` was checked; asks for the checks that are missing. All but the last block
@@ -189,7 +222,10 @@ class BlockPipeline:
 
     def _prefer(self, goal: Goal) -> None:
         """The higher goal, but one whose ancestors are all here before one that is still far: a replica that is behind
-        hears of new commits faster than it can fetch, and must commit what it fetched."""
+        hears of new commits faster than it can fetch, and must commit what it fetched. The highest stays known: what
+        showed it may never be said again."""
+        if self._highest is None or goal.height > self._highest.height:
+            self._highest = goal
         known = self._goal
         if known is not None:
             is_near = self.tree.path(goal.block_id) is not None
@@ -199,19 +235,24 @@ class BlockPipeline:
         self._goal = goal
 
     def try_commit(self) -> None:
-        """Commit the goal once everything up to it is here and checked."""
+        """Commit the goal, or the boundary below it, once everything up to there is here and checked."""
         goal = self._goal
-        if goal is None:
+        if goal is None or self.is_over:
             return
         if goal.height <= self.tree.root.height:
-            self._goal = None
+            self._aim_higher()
             return
-        path = self.tree.path(goal.block_id)
-        if path is None or not self.all_checked(path, full_check_of_last=False):
+        whole = self.tree.path(goal.block_id)
+        if whole is None:
             return
-        proof = goal.shown_by if isinstance(goal.shown_by, CommitProof) else self._prove(path[-1], goal.shown_by)
+        path = up_to_boundary(whole)
+        if not self.all_checked(path, full_check_of_last=False):
+            return
+        proof = self._proof(path[-1], goal)
         if proof is None:  # a block above was discarded: found again by ``reconsider`` once it was fetched anew
-            self._goal = None
+            if self._highest is goal:
+                self._highest = None
+            self._goal = self._highest
             return
         self.record(path)
         for entry in path:
@@ -219,10 +260,19 @@ class BlockPipeline:
             self._out.records.append(CommitRecord(entry.height, entry.block.id, own))
             self._out.effects.append(Commit(block=entry.block, body=entry.body, proof=own))
         self.tree.commit(path[-1])
-        self._goal = None
+        self.is_over = bool(path[-1].block.header.next_validators_hash)
+        self._aim_higher()
+
+    def _aim_higher(self) -> None:
+        """The goal is committed: go on to the highest one."""
+        if self._highest is not None and self._highest.height <= self.tree.root.height:
+            self._highest = None
+        self._goal = self._highest
 
     def fetch_missing(self, wanted: Sequence[tuple[BlockId, Height]], peer: PeerId | None) -> None:
         """Ask for the nearest missing ancestor of each wanted block and of the goal."""
+        if self.is_over:
+            return
         goal = self._goal
         targets = wanted if goal is None else (*wanted, (goal.block_id, goal.height))
         asked: list[BlockId] = []
@@ -232,9 +282,31 @@ class BlockPipeline:
                 asked.append(missing[0])
                 self._out.effects.append(FetchBlocks(block_id=missing[0], height=missing[1], peer=peer))
 
-    def _prove(self, target: Entry, certificate: Certificate) -> CommitProof | None:
-        path = self.tree.path(certificate.block_id)
+    def _proof(self, target: Entry, goal: Goal) -> CommitProof | None:
+        """What shows the goal, extended down to ``target``, which is the goal or lies below it."""
+        proof, top = goal.shown_by, goal.block_id
+        if isinstance(proof, Certificate):
+            top = proof.block_id
+            proof = CommitProof(epoch=self._epoch.epoch, headers=(), certificate=proof)
+        path = self.tree.path(top)
         if path is None:
             return None
-        headers = tuple([entry.block.header for entry in path if entry.height > target.height])
-        return CommitProof(epoch=self._epoch.epoch, headers=headers, certificate=certificate)
+        return extend(proof, [entry.block.header for entry in path[target.height - self.tree.root.height :]])
+
+
+def succession_fault(path: Sequence[Entry], parent_timestamp_ms: int) -> str | None:
+    """None when the last block of ``path`` is later than its parent and, below a boundary, a closing block."""
+    header = path[-1].block.header
+    if header.timestamp_ms <= parent_timestamp_ms:
+        return "its timestamp does not exceed its parent's"
+    if len(up_to_boundary(path)) < len(path) and (header.payload_size or header.next_validators_hash):
+        return "after the block that ends the epoch, it has a payload or names validators"
+    return None
+
+
+def up_to_boundary(path: Sequence[Entry]) -> Sequence[Entry]:
+    """The path up to and with the first block that names the next validators; all of it where none does."""
+    for position, entry in enumerate(path):
+        if entry.block.header.next_validators_hash:
+            return path[: position + 1]
+    return path

@@ -170,9 +170,11 @@ class ChainedEngine:
         self._lock = restored.state.lock
         self._high_qc = restored.state.high_qc
         self._high_tc = restored.state.high_tc
-        self._blocks.restore(recovered)
-        if recovered.head_proof is not None:
-            self._adopt_certificate(recovered.head_proof.certificate)
+        head_proof = self._blocks.restore(recovered)
+        if self._blocks.is_over:
+            return self._out.finish()
+        if head_proof is not None:
+            self._adopt_certificate(head_proof.certificate)
         if self._high_tc is not None:
             self._adopt_certificate(self._high_tc.high_qc)
         self._update_view()
@@ -267,6 +269,8 @@ class ChainedEngine:
     def _finish(self) -> Step:
         self._update_view()
         self._blocks.try_commit()
+        if self._blocks.is_over:
+            return self._out.finish()
         self._try_order()
         self._try_vote()
         self._try_propose()
@@ -320,6 +324,8 @@ class ChainedEngine:
             return
         self._blocks.try_commit()  # the view lasts longer for views without a commit: not for this one
         self._view = view
+        if self._blocks.is_over:
+            return
         self._entered_ns = self._now
         self._candidate = None
         self._leader.enter()
@@ -411,13 +417,7 @@ class ChainedEngine:
         entry = candidate.entry
         header = entry.block.header
         path = self._blocks.tree.path(entry.block.id)
-        if path is None or entry.refused:
-            return
-        parent_timestamp_ms = self._blocks.tree.timestamp_of(header.parent)
-        if parent_timestamp_ms is None or header.timestamp_ms <= parent_timestamp_ms:
-            entry.refused = True
-            reason = "proposal: its timestamp does not exceed its parent's"
-            self._out.reject(self._validators.peer_of(header.proposer), reason)
+        if path is None or not self._blocks.may_follow(path):
             return
         if not self._blocks.all_checked(path, full_check_of_last=True):
             return
@@ -603,6 +603,8 @@ class ChainedEngine:
     # --- signing ------------------------------------------------------------------------------------------------
 
     def _sign(self, subject: Subject) -> None:
+        if self._blocks.is_over:
+            return
         state = SafetyState(
             last_voted_view=self._last_voted_view, lock=self._lock, high_qc=self._high_qc, high_tc=self._high_tc
         )

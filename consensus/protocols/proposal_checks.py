@@ -7,7 +7,7 @@ from typing import Final, Generic, Protocol, TypeVar
 import msgspec
 
 from consensus.epochs import EpochInfo
-from consensus.types import EMPTY_PAYLOAD_ROOT, BlockHeader, View
+from consensus.types import EMPTY_PAYLOAD_ROOT, HASH_SIZE, BlockHeader, View
 
 FIRST_PROPOSALS_KEPT: Final = 64
 """Views behind the current one for which the first proposal is remembered, to recognise a second."""
@@ -15,7 +15,8 @@ FIRST_PROPOSALS_KEPT: Final = 64
 
 def block_fault(header: BlockHeader, body: memoryview, epoch: EpochInfo, payload_size_max: int) -> str | None:
     """None when the block is of this chain and epoch, follows from its certificate, and its body has the size that
-    the header says. Who may propose it, and what entitles it to its view, is the protocol's to judge."""
+    the header says. Who may propose it, and what entitles it to its view, is the protocol's to judge; whether
+    it must name the next validators, the payload source's; what its ancestors forbid, the pipeline's."""
     justify = header.justify
     if header.chain != epoch.chain:
         return "of another chain"
@@ -23,8 +24,8 @@ def block_fault(header: BlockHeader, body: memoryview, epoch: EpochInfo, payload
         return "of another epoch"
     if header.parent != justify.block_id or header.height != justify.height + 1 or header.view <= justify.view:
         return "the block does not follow from its certificate"
-    if header.next_validators_hash:
-        return "names a next validator set, which no payload changed"
+    if len(header.next_validators_hash) not in (0, HASH_SIZE):
+        return f"names validators by a hash of {len(header.next_validators_hash)} bytes"
     size = len(body)
     if size != header.payload_size or size > payload_size_max:
         return f"a body of {size} bytes where the header says {header.payload_size}"

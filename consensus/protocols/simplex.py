@@ -196,9 +196,11 @@ class SimplexEngine:
         ledger's height are emitted again."""
         self._now = now
         restored = restore(recovered, self._guard)
-        self._blocks.restore(recovered)
-        if recovered.head_proof is not None:
-            self._held.take(recovered.head_proof.certificate)
+        head_proof = self._blocks.restore(recovered)
+        if self._blocks.is_over:
+            return self._out.finish()
+        if head_proof is not None:
+            self._held.take(head_proof.certificate)
         for state in restored.states:
             self._held.restore(state)
         self._update_view()
@@ -322,6 +324,8 @@ class SimplexEngine:
     def _finish(self) -> Step:
         self._update_view()
         self._blocks.try_commit()
+        if self._blocks.is_over:
+            return self._out.finish()
         self._try_finalize()
         self._try_join()
         self._try_notarize()
@@ -532,12 +536,7 @@ class SimplexEngine:
         path = self._blocks.tree.path(entry.block.id)
         if path is None:
             return
-        parent_timestamp_ms = self._blocks.tree.timestamp_of(header.parent)
-        if not entry.refused and (parent_timestamp_ms is None or header.timestamp_ms <= parent_timestamp_ms):
-            entry.refused = True
-            reason = "proposal: its timestamp does not exceed its parent's"
-            self._out.reject(self._validators.peer_of(header.proposer), reason)
-        if entry.refused:
+        if not self._blocks.may_follow(path):
             self._nullify()
             self._arm_view_timer()
             return

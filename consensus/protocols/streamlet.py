@@ -174,9 +174,11 @@ class StreamletEngine:
         self._last_voted_view = state.last_voted_view
         self._last_voted_height = state.last_voted_height
         self._longest = state.longest
-        self._blocks.restore(recovered)
-        if recovered.head_proof is not None:
-            self._adopt(recovered.head_proof.certificate)
+        head_proof = self._blocks.restore(recovered)
+        if self._blocks.is_over:
+            return self._out.finish()
+        if head_proof is not None:
+            self._adopt(head_proof.certificate)
         for subject in stored:
             if isinstance(subject, ProposalSubject):
                 self._proposed_view = subject.view
@@ -276,6 +278,8 @@ class StreamletEngine:
     def _finish(self) -> Step:
         self._follow_clock()
         self._blocks.try_commit()
+        if self._blocks.is_over:
+            return self._out.finish()
         self._try_vote()
         self._try_propose()
         wanted = [(self._longest.block_id, self._longest.height)]
@@ -500,17 +504,11 @@ class StreamletEngine:
 
     def _try_vote(self) -> None:
         entry = self._candidate()
-        if entry is None or entry.refused or self._me is None or self._last_voted_view >= self._view:
+        if entry is None or self._me is None or self._last_voted_view >= self._view:
             return
         header = entry.block.header
         path = self._blocks.tree.path(entry.block.id)
-        if path is None or not self._may_vote(header):
-            return
-        parent_timestamp_ms = self._blocks.tree.timestamp_of(header.parent)
-        if parent_timestamp_ms is None or header.timestamp_ms <= parent_timestamp_ms:
-            entry.refused = True
-            reason = "proposal: its timestamp does not exceed its parent's"
-            self._out.reject(self._validators.peer_of(header.proposer), reason)
+        if path is None or not self._may_vote(header) or not self._blocks.may_follow(path):
             return
         if not self._blocks.all_checked(path, full_check_of_last=True):
             return

@@ -189,6 +189,8 @@ class TendermintEngine:
         self._now = now
         restored = restore(recovered, self._guard)
         self._decisions.restore(recovered)
+        if self._blocks.is_over:
+            return self._out.finish()
         state = restored.state
         self._locked_view, self._polka = state.locked_view, state.valid
         self._signed_views = {kind: subject.slot.major for kind, (subject, _) in restored.by_kind.items()}
@@ -387,7 +389,7 @@ class TendermintEngine:
 
     def _commit(self) -> None:
         """L50-L54."""
-        while self._decisions.commit():
+        while self._decisions.commit() and not self._blocks.is_over:
             self._enter_height(self._blocks.tree.root.height + 1)
 
     def _learn_polka(self, certificate: Certificate, peer: PeerId) -> Refusal | None:
@@ -505,13 +507,8 @@ class TendermintEngine:
     def _is_invalid(self, entry: Entry, *, certified: bool) -> bool:
         if certified:
             return False
-        header = entry.block.header
-        parent_timestamp_ms = self._blocks.tree.timestamp_of(header.parent)
-        if parent_timestamp_ms is not None and header.timestamp_ms <= parent_timestamp_ms and not entry.refused:
-            entry.refused = True
-            reason = "proposal: its timestamp does not exceed its parent's"
-            self._out.reject(self._validators.peer_of(header.proposer), reason)
-        return entry.refused
+        path = self._blocks.tree.path(entry.block.id)
+        return entry.refused if path is None else not self._blocks.may_follow(path)
 
     def _try_precommit(self) -> None:
         """L36-L46: the polka of this round."""

@@ -46,8 +46,7 @@ class Decisions:
 
     def restore(self, recovered: Recovered) -> None:
         """Take back what the journal holds."""
-        self.pipeline.restore(recovered)
-        self._head = recovered.head_proof
+        self._head = self.pipeline.restore(recovered)
         root = self.pipeline.tree.root
         if self._head is not None:
             self._highest = Decision(root.id, root.height, self._head)
@@ -98,8 +97,6 @@ class Decisions:
             return False
         last = next(record for record in reversed(self._out.records) if isinstance(record, CommitRecord))
         self._head = last.proof
-        if self._highest is not None:
-            self.pipeline.aim(*self._highest)
         return True
 
     def ready(self, block_id: BlockId, *, certified: bool) -> Entry | None:

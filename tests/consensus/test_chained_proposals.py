@@ -78,7 +78,7 @@ def test_what_is_known_or_below_the_committed_head_costs_no_verification(protoco
         ({"height": 4}, "the block does not follow from its certificate"),
         ({"view": 2, "proposer": 1}, "the block does not follow from its certificate"),
         ({"view": 1, "proposer": 0}, "the block does not follow from its certificate"),
-        ({"next_validators_hash": bytes(32)}, "names a next validator set, which no payload changed"),
+        ({"next_validators_hash": bytes(31)}, "names validators by a hash of 31 bytes"),
         ({"entry_proof_hash": bytes(32)}, "carries an entry proof that it does not need"),
         ({"view": 7}, "carries no proof that the view before was given up"),
         ({"payload_size": 1}, "a body of 0 bytes where the header says 1"),

@@ -189,7 +189,7 @@ def test_a_malformed_block_is_refused(field: str) -> None:
     """Mutant D6."""
     chain, alone = setting()
     b1 = chain.block(1)
-    changed = {"height": 2, "proposer": 1}.get(field, b"\x05" * 32)
+    changed = {"height": 2, "proposer": 1, "next_validators_hash": b"\x05"}.get(field, b"\x05" * 32)
     bad = chain.like(b1, **{field: changed})
     happened = alone.hear(chain.proposal(bad, signer=0), peer=0)
     assert refused(happened, alone.committee.peer(0)).startswith("proposal: ")

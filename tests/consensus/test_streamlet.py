@@ -581,7 +581,7 @@ def test_only_the_leader_proposes_and_only_itself() -> None:
         ({"chain": bytes(32)}, "of another chain"),
         ({"height": 2}, "does not follow from its certificate"),
         ({"parent": bytes(32)}, "does not follow from its certificate"),
-        ({"next_validators_hash": bytes(32)}, "validator set"),
+        ({"next_validators_hash": bytes(1)}, "names validators by a hash of 1 bytes"),
         ({"entry_proof_hash": bytes(32)}, "entry proof"),
         ({"payload_size": 3}, "a body of 0 bytes"),
         ({"payload_root": b"r" * 32}, "empty payload"),
