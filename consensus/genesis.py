@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from consensus.codec import Canonical, digest
+from consensus.crypto.ed25519 import is_public_key
 from consensus.crypto.scheme import Scheme
 from consensus.types import BODY_SIZE_MAX, VALIDATORS_MAX, Integer, ShortText
 from consensus.validators import Validator, ValidatorSet
@@ -19,6 +20,7 @@ from consensus.validators import Validator, ValidatorSet
 Positive = Annotated[int, Meta(ge=1, le=2**53)]
 
 PAYLOAD_SIZE_LEAST: Final = 1024
+DELAY_HEIGHTS_MAX: Final = 2**53
 GOVERNORS_MAX: Final = 64
 SYSTEM_ROLLUP: Final = 2**64 - 1
 """The rollup id of the chain's own transactions, which change its validators (``reconfiguration.py``). Never one of
@@ -100,8 +102,8 @@ def check_chain_spec(spec: ChainSpec, scheme: Scheme) -> ValidatorSet:
         raise ValueError(f"scheme: the spec names {spec.scheme!r}, this is {scheme.name!r}")
     if spec.rollups != tuple(sorted(dict.fromkeys(spec.rollups))):
         raise ValueError("rollups: ids must be ascending and distinct")
-    if spec.rollups and spec.rollups[-1] >= 2**64:
-        raise ValueError("rollups: ids must fit 64 bits")
+    if spec.rollups and spec.rollups[-1] >= SYSTEM_ROLLUP:
+        raise ValueError(f"rollups: ids must be below {SYSTEM_ROLLUP}, which is the chain's own")
     if spec.pacing.idle_interval_ms >= spec.pacing.view_timeout_ms:
         raise ValueError("pacing.idle_interval_ms: must be below pacing.view_timeout_ms, or idle leaders time out")
     if spec.pacing.growth_numerator < spec.pacing.growth_denominator:
@@ -115,4 +117,31 @@ def check_chain_spec(spec: ChainSpec, scheme: Scheme) -> ValidatorSet:
     for position, validator in enumerate(spec.validators):
         if not scheme.check_public_key(validator.public_key, validator.possession_proof):
             raise ValueError(f"validators[{position}] ({validator.name}): public key or possession proof is not valid")
-    return ValidatorSet(spec.validators)
+    validators = ValidatorSet(spec.validators)
+    if spec.reconfiguration is not None:
+        _check_reconfiguration(spec.reconfiguration, validators)
+    return validators
+
+
+def _check_reconfiguration(reconfiguration: Reconfiguration, validators: ValidatorSet) -> None:
+    for name in ("activation_heights", "exit_heights"):
+        if getattr(reconfiguration, name) > DELAY_HEIGHTS_MAX:
+            raise ValueError(f"reconfiguration.{name}: at most {DELAY_HEIGHTS_MAX}")
+    governors = reconfiguration.governors
+    for position, governor in enumerate(governors):
+        if not is_public_key(governor):
+            raise ValueError(f"reconfiguration.governors[{position}]: {governor.hex()} is no Ed25519 public key")
+        if governor in governors[:position]:
+            raise ValueError(f"reconfiguration.governors[{position}]: {governor.hex()} stands there twice")
+    if governors and reconfiguration.governors_needed > len(governors):
+        raise ValueError(
+            f"reconfiguration.governors_needed: {reconfiguration.governors_needed}, but there are {len(governors)}"
+        )
+    # The operator of each of these is its own name, and names differ.
+    percent = reconfiguration.concentration_percent
+    for position, validator in enumerate(validators.validators):
+        if validator.stake * 100 > percent * validators.total:
+            raise ValueError(
+                f"validators[{position}] ({validator.name}): holds {validator.stake} of {validators.total} stake, more "
+                f"than reconfiguration.concentration_percent, {percent}, allows"
+            )

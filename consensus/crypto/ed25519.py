@@ -56,6 +56,11 @@ class Ed25519SecretKey:
         raise TypeError("a secret key is neither copied nor pickled; export() it into a key file")
 
 
+def is_public_key(public_key: bytes) -> bool:
+    """Whether this is the canonical form of a point of the prime-order subgroup, and not the identity."""
+    return len(public_key) == PUBLIC_KEY_SIZE and crypto_core_ed25519_is_valid_point(public_key)
+
+
 class Ed25519:
     """See :class:`consensus.crypto.scheme.Scheme`. A verification takes about 37 us, one per signer."""
 
@@ -71,9 +76,7 @@ class Ed25519:
         return Ed25519SecretKey(secret)
 
     def check_public_key(self, public_key: bytes, possession_proof: bytes) -> bool:
-        if len(public_key) != PUBLIC_KEY_SIZE or not crypto_core_ed25519_is_valid_point(public_key):
-            return False
-        return self.verify(public_key, _POSSESSION_DOMAIN + public_key, possession_proof)
+        return is_public_key(public_key) and self.verify(public_key, _POSSESSION_DOMAIN + public_key, possession_proof)
 
     def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
         return _verify(public_key, message, signature)
