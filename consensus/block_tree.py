@@ -163,13 +163,6 @@ class BlockTree:
             entry = self._entries.get(entry.parent)
         return False
 
-    def timestamp_of(self, block_id: BlockId) -> int | None:
-        """The timestamp of an uncommitted block or of the head; None for any other."""
-        if block_id == self.root.id:
-            return self.root.timestamp_ms
-        entry = self._entries.get(block_id)
-        return None if entry is None else entry.block.header.timestamp_ms
-
     def commit(self, head: Entry) -> None:
         """Make ``head`` the committed head and drop every block that does not descend from it."""
         header = head.block.header

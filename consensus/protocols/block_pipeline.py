@@ -299,9 +299,14 @@ def succession_fault(path: Sequence[Entry], parent_timestamp_ms: int) -> str | N
     header = path[-1].block.header
     if header.timestamp_ms <= parent_timestamp_ms:
         return "its timestamp does not exceed its parent's"
-    if len(up_to_boundary(path)) < len(path) and (header.payload_size or header.next_validators_hash):
+    if closes(path[:-1]) and (header.payload_size or header.next_validators_hash):
         return "after the block that ends the epoch, it has a payload or names validators"
     return None
+
+
+def closes(path: Sequence[Entry]) -> bool:
+    """True when what stands on the last block of ``path`` is a closing block: the boundary is on it."""
+    return any(entry.block.header.next_validators_hash for entry in path)
 
 
 def up_to_boundary(path: Sequence[Entry]) -> Sequence[Entry]:

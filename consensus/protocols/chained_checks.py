@@ -49,8 +49,6 @@ def order_vote_fault(vote: OrderVote, peer: PeerId, epoch: EpochInfo) -> str | N
         return "of another epoch"
     if epoch.validators.index_of(peer) != vote.signer:
         return f"of validator {vote.signer}, who is not this peer"
-    if vote.qc == epoch.genesis:
-        return "on the genesis certificate"
     return None
 
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 import msgspec
 
 from consensus.block_tree import Entry
-from consensus.codec import block_of, digest
-from consensus.engine import BuildPayload, PayloadBuilt, StepBuilder
+from consensus.engine import PayloadBuilt, StepBuilder
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND
-from consensus.protocols.block_pipeline import BlockPipeline
+from consensus.protocols.block_pipeline import BlockPipeline, closes
 from consensus.protocols.chained_types import Proposal, TimeoutCertificate
-from consensus.types import Block, BlockHeader, Certificate, Nanoseconds, ProposalSubject, ValidatorIndex, View
+from consensus.protocols.proposing import awaits_commit, block_built, payload_request
+from consensus.types import Block, Certificate, Nanoseconds, ProposalSubject, ValidatorIndex, View
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -38,7 +38,8 @@ class Leader:
     """One replica's proposals, one a view. Adds to the step that ``out`` collects.
 
     Without anything to order, a block is made at once if a payload below waits for its commit, but ``patience_ns``
-    later where that payload may be committed without another block, and after the idle interval once it was.
+    later where that payload may be committed without another block, and after the idle interval once it was. A closing
+    block is made at once.
     """
 
     __slots__ = (
@@ -84,25 +85,15 @@ class Leader:
         path = self._pipeline.tree.path(high_qc.block_id)
         if path is None or not self._pipeline.all_checked(path, full_check_of_last=False):
             return
-        hurries = any(entry.block.header.payload_size for entry in path)
+        hurries = awaits_commit(path)
         if self._building is not None and hurries:
             return
         self._hurries = hurries
         idle_ns = self._spec.pacing.idle_interval_ms * NANOSECONDS_PER_MILLISECOND
         if hurries:
-            idle_ns = min(idle_ns, self._patience_ns)
-        timestamp_ms = path[-1].block.header.timestamp_ms if path else self._pipeline.tree.root.timestamp_ms
+            idle_ns = 0 if closes(path) else min(idle_ns, self._patience_ns)
         self._building = (view, high_qc)
-        self._out.effects.append(
-            BuildPayload(
-                view=view,
-                parent=high_qc.block_id,
-                height=high_qc.height + 1,
-                parent_timestamp_ms=timestamp_ms,
-                path=tuple((entry.block, entry.body) for entry in path),
-                deadline_ns=entered_ns + idle_ns,
-            )
-        )
+        self._out.effects.append(payload_request(view, path, self._pipeline.tree.root, entered_ns + idle_ns))
 
     def build(
         self, built: PayloadBuilt, high_qc: Certificate, timeout_certificate: TimeoutCertificate | None
@@ -119,22 +110,7 @@ class Leader:
             self._building = None  # an ancestor was not what it seemed: built again once all are here
             return None
         proof = entry_proof(view, justify, timeout_certificate)
-        block = block_of(
-            BlockHeader(
-                chain=self._epoch.chain,
-                epoch=self._epoch.epoch,
-                view=view,
-                height=justify.height + 1,
-                parent=justify.block_id,
-                justify=justify,
-                entry_proof_hash=b"" if proof is None else digest(proof),
-                payload_root=built.payload_root,
-                payload_size=len(built.body),
-                next_validators_hash=b"",
-                timestamp_ms=built.timestamp_ms,
-                proposer=self._me,
-            )
-        )
+        block = block_built(built, justify, path, self._epoch, self._me, proof)
         entry = self._pipeline.insert(block, built.body, None, high_qc)
         if entry is None:
             return None

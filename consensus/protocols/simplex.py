@@ -77,7 +77,6 @@ from consensus.engine import (
     BlocksFetched,
     BlocksLoaded,
     Broadcast,
-    BuildPayload,
     EngineEvent,
     PayloadBuilt,
     PayloadVerdict,
@@ -97,13 +96,13 @@ from consensus.engine import (
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND, TimeoutTally, view_duration
-from consensus.protocols.block_pipeline import BlockPipeline
+from consensus.protocols.block_pipeline import BlockPipeline, closes
 from consensus.protocols.proposal_checks import FirstProposals, without_body
+from consensus.protocols.proposing import awaits_commit, block_built, payload_request
 from consensus.protocols.simplex_checks import (
     ExclusionWatch,
     finalization_fault,
     proposal_fault,
-    proposed_block,
     vote_fault,
 )
 from consensus.protocols.simplex_exchange import FETCH_TIMER, CertificateExchange
@@ -487,21 +486,10 @@ class SimplexEngine:
         path = self._blocks.tree.path(justify.block_id)
         if path is None or not self._blocks.all_checked(path, full_check_of_last=False):
             return
-        waiting = any(entry.block.header.payload_size for entry in path)
-        urgent = waiting and self._finalize_view != justify.view
+        urgent = closes(path) or (awaits_commit(path) and self._finalize_view != justify.view)
         idle_ns = 0 if urgent else self._spec.pacing.idle_interval_ms * NANOSECONDS_PER_MILLISECOND
-        timestamp_ms = path[-1].block.header.timestamp_ms if path else self._blocks.tree.root.timestamp_ms
         self._building = (view, justify)
-        self._out.effects.append(
-            BuildPayload(
-                view=view,
-                parent=justify.block_id,
-                height=justify.height + 1,
-                parent_timestamp_ms=timestamp_ms,
-                path=tuple((entry.block, entry.body) for entry in path),
-                deadline_ns=self._entered_ns + idle_ns,
-            )
-        )
+        self._out.effects.append(payload_request(view, path, self._blocks.tree.root, self._entered_ns + idle_ns))
 
     def _on_payload_built(self, built: PayloadBuilt) -> None:
         if self._building is None or self._me is None or self._nullify_view >= self._view:
@@ -514,7 +502,7 @@ class SimplexEngine:
         if path is None or (proof is None and justify.view != view - 1):
             self._building = None  # an ancestor was not what it seemed: built again once all are here
             return
-        block = proposed_block(self._epoch, justify, proof, built, self._me)
+        block = block_built(built, justify, path, self._epoch, self._me, proof)
         entry = self._blocks.insert(block, built.body, None, self._held.high_qc)
         if entry is None:
             return

@@ -6,17 +6,15 @@ from __future__ import annotations
 import msgspec
 
 from consensus.certificates import QuorumChecker
-from consensus.codec import block_of, digest
+from consensus.codec import digest
 from consensus.commit_proof import linked_headers
-from consensus.engine import PayloadBuilt, Refusal
+from consensus.engine import Refusal
 from consensus.epochs import EpochInfo
 from consensus.protocols.proposal_checks import block_fault
 from consensus.protocols.simplex_types import FINALIZE, NOTARIZE, NULLIFY, Proposal
 from consensus.types import (
     NIL_BLOCK,
-    Block,
     BlockHeader,
-    Certificate,
     CommitProof,
     PeerId,
     ValidatorIndex,
@@ -65,28 +63,6 @@ def vote_fault(vote: Vote, peer: PeerId, epoch: EpochInfo) -> str | None:
     elif vote.justify_view >= vote.view:
         return "for a block that cannot be"
     return None
-
-
-def proposed_block(
-    epoch: EpochInfo, justify: Certificate, proof: Certificate | None, built: PayloadBuilt, me: ValidatorIndex
-) -> Block:
-    """The block of ``built`` on ``justify``; ``proof`` is the nullification of the view before, if needed."""
-    return block_of(
-        BlockHeader(
-            chain=epoch.chain,
-            epoch=epoch.epoch,
-            view=built.view,
-            height=justify.height + 1,
-            parent=justify.block_id,
-            justify=justify,
-            entry_proof_hash=b"" if proof is None else digest(proof),
-            payload_root=built.payload_root,
-            payload_size=len(built.body),
-            next_validators_hash=b"",
-            timestamp_ms=built.timestamp_ms,
-            proposer=me,
-        )
-    )
 
 
 def finalization_fault(

@@ -73,7 +73,6 @@ from consensus.engine import (
     BlocksFetched,
     BlocksLoaded,
     Broadcast,
-    BuildPayload,
     EngineEvent,
     PayloadBuilt,
     PayloadVerdict,
@@ -96,6 +95,7 @@ from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND, view_duration
 from consensus.protocols.block_pipeline import BlockPipeline
 from consensus.protocols.chained_checks import vote_fault
 from consensus.protocols.proposal_checks import FirstProposals, block_fault, without_body
+from consensus.protocols.proposing import awaits_commit, block_built, payload_request
 from consensus.protocols.streamlet_clock import ViewClock
 from consensus.protocols.streamlet_finality import COMMIT_VIEWS, Finality
 from consensus.protocols.streamlet_types import Certificates, Clock, Proposal, SafetyState, length, restore
@@ -395,21 +395,10 @@ class StreamletEngine:
         if path is None or not self._blocks.all_checked(path, full_check_of_last=False):
             return
         pacing = self._spec.pacing
-        urgent = any(entry.block.header.payload_size for entry in path)
-        idle_ms = 0 if urgent else min(pacing.idle_interval_ms, pacing.view_timeout_ms // IDLE_DIVISOR)
-        parent_timestamp_ms = self._blocks.tree.timestamp_of(justify.block_id)
-        assert parent_timestamp_ms is not None, "a block with a path is in the tree"
+        idle_ms = 0 if awaits_commit(path) else min(pacing.idle_interval_ms, pacing.view_timeout_ms // IDLE_DIVISOR)
+        deadline_ns = self._entered_ns + idle_ms * NANOSECONDS_PER_MILLISECOND
         self._building = (view, justify)
-        self._out.effects.append(
-            BuildPayload(
-                view=view,
-                parent=justify.block_id,
-                height=justify.height + 1,
-                parent_timestamp_ms=parent_timestamp_ms,
-                path=tuple((entry.block, entry.body) for entry in path),
-                deadline_ns=self._entered_ns + idle_ms * NANOSECONDS_PER_MILLISECOND,
-            )
-        )
+        self._out.effects.append(payload_request(view, path, self._blocks.tree.root, deadline_ns))
 
     def _on_payload_built(self, built: PayloadBuilt) -> None:
         if self._building is None or self._me is None:
@@ -418,22 +407,7 @@ class StreamletEngine:
         path = self._blocks.tree.path(justify.block_id)
         if (built.view, built.parent) != (view, justify.block_id) or path is None:
             return
-        block = block_of(
-            BlockHeader(
-                chain=self._epoch.chain,
-                epoch=self._epoch.epoch,
-                view=view,
-                height=justify.height + 1,
-                parent=justify.block_id,
-                justify=justify,
-                entry_proof_hash=b"",
-                payload_root=built.payload_root,
-                payload_size=len(built.body),
-                next_validators_hash=b"",
-                timestamp_ms=built.timestamp_ms,
-                proposer=self._me,
-            )
-        )
+        block = block_built(built, justify, path, self._epoch, self._me, None)
         entry = self._blocks.insert(block, built.body, None, self._longest)
         if entry is None:
             return

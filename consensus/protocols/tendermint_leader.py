@@ -4,16 +4,15 @@ signed."""
 from __future__ import annotations
 
 from consensus.block_tree import Entry
-from consensus.codec import block_of
-from consensus.engine import BuildPayload, PayloadBuilt, StepBuilder
+from consensus.engine import PayloadBuilt, StepBuilder
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND
 from consensus.protocols.block_pipeline import BlockPipeline
-from consensus.protocols.tendermint_types import Proposal, height_of, turn_of
+from consensus.protocols.proposing import block_built, payload_request
+from consensus.protocols.tendermint_types import Proposal, turn_of
 from consensus.types import (
     Block,
-    BlockHeader,
     Certificate,
     Nanoseconds,
     ProposalSubject,
@@ -58,39 +57,15 @@ class Leader:
         if self._building == view:
             return
         self._building = view
-        root = self._pipeline.tree.root
-        self._out.effects.append(
-            BuildPayload(
-                view=view,
-                parent=root.id,
-                height=height_of(view),
-                parent_timestamp_ms=root.timestamp_ms,
-                path=(),
-                deadline_ns=entered_ns + self._spec.pacing.idle_interval_ms * NANOSECONDS_PER_MILLISECOND,
-            )
-        )
+        deadline_ns = entered_ns + self._spec.pacing.idle_interval_ms * NANOSECONDS_PER_MILLISECOND
+        self._out.effects.append(payload_request(view, (), self._pipeline.tree.root, deadline_ns))
 
     def build(self, built: PayloadBuilt, justify: Certificate) -> Entry | None:
         """The block of the payload that was asked for, on the head's certificate; None for any other answer."""
         if self._me is None or (built.view, built.parent) != (self._building, justify.block_id):
             return None
         self._building = 0
-        block = block_of(
-            BlockHeader(
-                chain=self._epoch.chain,
-                epoch=self._epoch.epoch,
-                view=built.view,
-                height=height_of(built.view),
-                parent=justify.block_id,
-                justify=justify,
-                entry_proof_hash=b"",
-                payload_root=built.payload_root,
-                payload_size=len(built.body),
-                next_validators_hash=b"",
-                timestamp_ms=built.timestamp_ms,
-                proposer=self._me,
-            )
-        )
+        block = block_built(built, justify, (), self._epoch, self._me, None)
         entry = self._pipeline.insert(block, built.body, None, justify)
         if entry is not None:
             entry.checked = True

@@ -235,15 +235,6 @@ def test_a_discarded_block_is_gone_with_its_bytes() -> None:
     assert tree._bodies_size == len(b"other")
 
 
-def test_timestamps_of_blocks_and_of_the_head() -> None:
-    chain = Chain(committee())
-    b1 = chain.block(1)
-    tree = chain.tree(b1)
-    assert tree.timestamp_of(b1.id) == 1_001
-    assert tree.timestamp_of(chain.genesis.block_id) == 1_000
-    assert tree.timestamp_of(bytes(32)) is None
-
-
 def test_the_tree_is_bounded_in_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(block_tree, "ENTRIES_MAX", 3)
     chain = Chain(committee())
