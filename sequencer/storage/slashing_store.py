@@ -45,7 +45,7 @@ _ROOT: Final = f"signing_root BLOB CHECK (length(signing_root) = {rules.SIGNING_
 
 SLASHING_LAYOUT: Final = Layout(
     name="slashing protection database",
-    version=1,
+    version=2,
     synchronous="FULL",
     repair=(
         "Do not sign with its keys until it is replaced by an import of all that they have signed; an older copy of "
@@ -60,6 +60,13 @@ SLASHING_LAYOUT: Final = Layout(
         f"CREATE TABLE attestations (key INTEGER NOT NULL, target {_NUMBER.format('target')},"
         f" source {_NUMBER.format('source')}, {_ROOT}, PRIMARY KEY (key, target, source)) STRICT, WITHOUT ROWID",
         "CREATE INDEX attestations_by_source ON attestations (key, source, target)",
+        # What a signing process signed of all kinds: sequencer.storage.signing_store.
+        "CREATE TABLE subjects (pubkey BLOB NOT NULL, kind TEXT NOT NULL, epoch INTEGER NOT NULL,"
+        " major INTEGER NOT NULL, minor INTEGER NOT NULL, subject BLOB NOT NULL, signing_root BLOB NOT NULL"
+        f" CHECK (length(signing_root) = {rules.SIGNING_ROOT_SIZE}), PRIMARY KEY (pubkey, kind, epoch, major, minor))"
+        " STRICT, WITHOUT ROWID",
+        "CREATE TABLE floors (pubkey BLOB PRIMARY KEY, epoch INTEGER NOT NULL, major INTEGER NOT NULL,"
+        " minor INTEGER NOT NULL) STRICT, WITHOUT ROWID",
     ),
 )
 
@@ -120,21 +127,13 @@ class SlashingStore:
 
     def check_and_record_block(self, pubkey: bytes, block: SignedBlock) -> Verdict:
         """Judge a block and record it if it is permitted. The record is durable on return."""
-        with self._transaction() as connection:
-            key = _find(connection, pubkey)
-            verdict = rules.judge_block(block, _block_facts(connection, key, block))
-            if isinstance(verdict, Permission) and not verdict.repeat:
-                _put_block(connection, _register(connection, key, pubkey), block)
-            return verdict
+        with self.transaction() as connection:
+            return record_block(connection, pubkey, block)
 
     def check_and_record_attestation(self, pubkey: bytes, attestation: SignedAttestation) -> Verdict:
         """Judge an attestation and record it if it is permitted. The record is durable on return."""
-        with self._transaction() as connection:
-            key = _find(connection, pubkey)
-            verdict = rules.judge_attestation(attestation, _attestation_facts(connection, key, attestation))
-            if isinstance(verdict, Permission) and not verdict.repeat:
-                _put_attestation(connection, _register(connection, key, pubkey), attestation)
-            return verdict
+        with self.transaction() as connection:
+            return record_attestation(connection, pubkey, attestation)
 
     def merge(self, histories: Iterable[SigningHistory], *, raise_bounds: bool) -> Merged:
         """Add histories, one per key, to those stored, all or nothing. Nothing that was refused before is permitted
@@ -144,7 +143,7 @@ class SlashingStore:
         forgotten.
         """
         keys = blocks = attestations = contradictions = 0
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             for history in histories:
                 key = _register(connection, _find(connection, history.pubkey), history.pubkey)
                 before = _lowest(connection, key)
@@ -164,13 +163,13 @@ class SlashingStore:
 
     def histories(self) -> tuple[SigningHistory, ...]:
         """Everything, of one moment, in the order of the keys."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return tuple(_history(connection, pubkey) for pubkey in _pubkeys(connection))
 
     def prune(self, *, before_slot: int, before_epoch: int) -> Pruned:
         """Forget blocks of slots, and attestations of targets, below these; the watermarks rise in their stead."""
         blocks = attestations = 0
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             for pubkey in _pubkeys(connection):
                 dropped = _forget(connection, _find(connection, pubkey), before_slot, before_epoch)
                 blocks += dropped.blocks
@@ -187,7 +186,7 @@ class SlashingStore:
             self._opened.close()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[apsw.Connection]:
+    def transaction(self) -> Iterator[apsw.Connection]:
         """One at a time, durable at the end. An exception undoes it; one of the disk, or a bug, also stops all later
         ones."""
         with self._lock:
@@ -205,6 +204,31 @@ class SlashingStore:
                     with contextlib.suppress(apsw.Error):
                         self._connection.execute("ROLLBACK")
                     raise
+
+
+def record_block(connection: apsw.Connection, pubkey: bytes, block: SignedBlock) -> Verdict:
+    """Judge a block and record it if it is permitted, inside a transaction of the store."""
+    key = _find(connection, pubkey)
+    verdict = rules.judge_block(block, _block_facts(connection, key, block))
+    if isinstance(verdict, Permission) and not verdict.repeat:
+        _put_block(connection, _register(connection, key, pubkey), block)
+    return verdict
+
+
+def record_attestation(connection: apsw.Connection, pubkey: bytes, attestation: SignedAttestation) -> Verdict:
+    """Judge an attestation and record it if it is permitted, inside a transaction of the store."""
+    key = _find(connection, pubkey)
+    verdict = rules.judge_attestation(attestation, _attestation_facts(connection, key, attestation))
+    if isinstance(verdict, Permission) and not verdict.repeat:
+        _put_attestation(connection, _register(connection, key, pubkey), attestation)
+    return verdict
+
+
+def forget(connection: apsw.Connection, pubkey: bytes, *, before_slot: int, before_epoch: int) -> None:
+    """Prune the history of one key, inside a transaction of the store."""
+    key = _find(connection, pubkey)
+    if key.id is not None:
+        _forget(connection, key, before_slot, before_epoch)
 
 
 def _create(path: Path, genesis_validators_root: bytes) -> None:
