@@ -110,6 +110,7 @@ class Driver:
         self._wanted_build: BuildPayload | None = None
         self._build_wanted = trio.Event()
         self._to_load, self._loading = trio.open_memory_channel[LoadBlocks](QUEUE_MAX)
+        self._to_end, self._ending = trio.open_memory_channel[EndEpoch](1)
         self._to_ledger: deque[Commit | ReportEvidence] = deque()
         self._ledger_filled = trio.Event()
         self._ledger_taken = trio.Event()
@@ -137,6 +138,7 @@ class Driver:
                 self._judge,
                 self._build,
                 self._load,
+                self._end_epochs,
                 self._deliver,
             ):
                 nursery.start_soon(task)
@@ -217,10 +219,9 @@ class Driver:
             case CheckPayload():
                 self._to_check.send_nowait(effect)
             case BuildPayload():
+                self._drop_build()  # superseded
                 self._wanted_build = effect
                 self._build_wanted.set()
-                if self._build_scope is not None:
-                    self._build_scope.cancel()  # superseded
             case Commit() | ReportEvidence():
                 self._to_ledger.append(effect)
                 self._ledger_filled.set()
@@ -229,11 +230,17 @@ class Driver:
             case LoadBlocks():
                 self._to_load.send_nowait(effect)
             case EndEpoch():
-                raise RuntimeError("no epoch ends yet")
+                self._drop_build()  # what the next epoch asks for must not be answered by this one
+                self._to_end.send_nowait(effect)
             case FetchBlocks():
                 raise RuntimeError("FetchBlocks is answered inside the replica")
             case _:
                 assert_never(effect)
+
+    def _drop_build(self) -> None:
+        self._wanted_build = None
+        if self._build_scope is not None:
+            self._build_scope.cancel()
 
     def _set_timer(self, name: str, deadline_ns: Nanoseconds) -> None:
         self._timers[name] = deadline_ns
@@ -287,6 +294,8 @@ class Driver:
             if self._signer is None:
                 raise RuntimeError("an observer was asked to sign")
             epoch, me = self._replica.epoch, self._replica.me
+            if request.subject.epoch != epoch.epoch:
+                continue  # it waited here while its epoch ended
             if me is None:
                 raise RuntimeError("asked to sign in an epoch that this node only observes")
             key = epoch.validators.public_keys[me]
@@ -320,6 +329,10 @@ class Driver:
                     head=loaded.head,
                 )
             )
+
+    async def _end_epochs(self) -> None:
+        async for request in self._ending:
+            self._post(await self._payloads.end_epoch(request))
 
     async def _deliver(self) -> None:
         """Commits to the ledger in order, as many at once as are queued."""

@@ -1,7 +1,18 @@
-"""One replica: block sync and the protocol on one bounded worklist, one merged step per event.
+"""One replica: block sync and the protocol on one bounded worklist, one merged step per event; and what happens between
+two epochs.
 
 What the protocol lacks is asked for here and comes back as an event of the same worklist, so that neither knows the
 other.
+
+An engine lives in one epoch::
+
+    Commit(boundary)   it names the next validators: the engine is over, and is handed nothing more   -> EndEpoch
+    EpochReady         EpochRecord, the old engine's timers cancelled, a new engine started on the boundary; then what
+                       came for it too early, in the order of arrival
+
+Between the two there is no engine: peers are answered, and messages of the next epoch are kept. The new engine's first
+records stand behind the ``EpochRecord`` in one step, so a crash finds either the old epoch with all that was signed in
+it, and ends it again, or the new one.
 """
 
 from __future__ import annotations
@@ -11,13 +22,18 @@ from collections.abc import Collection
 from typing import Final
 
 from consensus.block_sync import BlockSync
+from consensus.codec import digest
 from consensus.crypto.scheme import Scheme
 from consensus.engine import (
     NOTHING,
     BlocksLoaded,
+    Broadcast,
+    CancelTimer,
+    Commit,
+    EndEpoch,
     Engine,
-    EngineEvent,
     EpochReady,
+    EpochRecord,
     Event,
     FetchBlocks,
     PayloadBuilt,
@@ -27,35 +43,41 @@ from consensus.engine import (
     Record,
     Recovered,
     Refusal,
+    Reject,
+    ReportEvidence,
+    Send,
+    SetTimer,
     Signed,
     Status,
     Step,
     StepBuilder,
     TimerFired,
 )
-from consensus.epochs import EpochInfo
+from consensus.epoch_mail import EpochMail
+from consensus.epochs import EpochChange, EpochInfo, epoch_after
 from consensus.genesis import ChainSpec
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND
 from consensus.protocols.definition import EngineFactory
 from consensus.types import (
-    AncestorsRequest,
-    AncestorsResponse,
+    SYNC_MESSAGES,
+    Block,
     BlockHeader,
     CommitProof,
     Epoch,
+    EpochEnd,
     Height,
     Nanoseconds,
-    RangeRequest,
-    RangeResponse,
     ValidatorIndex,
+    epoch_of,
 )
+from consensus.validators import ValidatorSet
 
 WORKLIST_MAX: Final = 1000
-SYNC_MESSAGES: Final = (AncestorsRequest, AncestorsResponse, RangeRequest, RangeResponse)
-ANSWERS: Final = (Signed, PayloadVerdict, PayloadBuilt)
-"""What ports answer to the protocol; block sync has no part in it."""
+PARTING: Final = (Broadcast, Send, Reject, ReportEvidence)
+"""What an engine still does once it is over: what it said belongs to others."""
 GRACE_DIVISOR: Final = 10
 PATIENCE_DIVISOR: Final = 2
+_SYNC_TYPES: Final = frozenset(SYNC_MESSAGES)
 
 
 class Replica:
@@ -65,43 +87,86 @@ class Replica:
         self, *, engine: EngineFactory, spec: ChainSpec, scheme: Scheme, epoch: EpochInfo, own_keys: Collection[bytes]
     ) -> None:
         """``engine`` makes the protocol's engine of an epoch. ``own_keys`` are the public keys that this node can sign
-        with: in an epoch without any of them it observes."""
-        keys = epoch.validators.public_keys
-        self._epoch = epoch
-        self._me = next((index for index, key in enumerate(keys) if key in own_keys), None)
-        made: Engine = engine(spec=spec, epoch=epoch, scheme=scheme, me=self._me)
-        self._engine = made
+        with: in an epoch without any of them it observes. ``epoch`` is the chain's first; :meth:`start` goes on to the
+        one that the journal names."""
+        self._factory = engine
+        self._spec = spec
+        self._scheme = scheme
+        self._own_keys = tuple(own_keys)
         self._out = StepBuilder()
         view_timeout_ns = spec.pacing.view_timeout_ms * NANOSECONDS_PER_MILLISECOND
         self._sync = BlockSync(
-            epoch=epoch.epoch,
             out=self._out,
-            lookup=made.block,
-            verify_commit=made.verify_commit,
-            committed_height=lambda: made.status().committed_height,
             grace_ns=view_timeout_ns // GRACE_DIVISOR,
             patience_ns=view_timeout_ns // PATIENCE_DIVISOR,
         )
+        self._mail = EpochMail(self._out, view_timeout_ns)
+        self._timers: dict[str, None] = {}
+        self._end: tuple[Block, CommitProof] | None = None
+        self._live: Epoch | None = None
+        """The epoch whose engine handles events; None between two."""
+        self._enter(epoch)
+
+    def _enter(self, epoch: EpochInfo) -> None:
+        """Make the engine of an epoch. It holds nothing of this replica, and block sync nothing but the engine."""
+        keys = epoch.validators.public_keys
+        self._epoch = epoch
+        self._me = next((index for index, key in enumerate(keys) if key in self._own_keys), None)
+        made: Engine = self._factory(spec=self._spec, epoch=epoch, scheme=self._scheme, me=self._me)
+        self._engine = made
+        self._live = epoch.epoch
+        self._end = None
+        self._sync.begin(
+            epoch=epoch.epoch,
+            lookup=made.block,
+            verify_commit=made.verify_commit,
+            committed_height=lambda: made.status().committed_height,
+        )
 
     def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
-        """Resume from what the journal holds."""
+        """Resume from what the journal holds. Raises ``ValueError`` when it contradicts itself."""
+        change = recovered.epoch_change
+        if change is not None:
+            self._mail.ended(EpochEnd(epoch=change.boundary.epoch, boundary=change.boundary, proof=change.proof))
+            self._enter(epoch_after(self._spec, change.boundary, ValidatorSet(change.validators)))
         self._merge(self._engine.start(recovered, now), now)
+        if self._live is not None:
+            for stored in recovered.blocks:
+                if _ends(stored.header, self._live) and digest(stored.header) == recovered.committed_id:
+                    self._finish_epoch(Block(stored.header, recovered.committed_id), recovered.head_proof)
         return self._out.finish()
 
     def handle(self, event: Event, now: Nanoseconds) -> Step:
         """Everything that one event causes, in one step."""
-        if isinstance(event, EpochReady):
-            raise RuntimeError("no epoch ended")
-        if type(event.message) not in SYNC_MESSAGES if isinstance(event, Received) else type(event) in ANSWERS:
-            step = self._engine.handle(event, now)
-            if step is NOTHING:
-                return step
-            for effect in step.effects:
-                if type(effect) is FetchBlocks:
-                    self._merge(step, now)
-                    return self._out.finish()
-            return step  # the protocol's alone, as almost always
-        worklist: deque[EngineEvent] = deque((event,))
+        if isinstance(event, Received):
+            if epoch_of(event.message) != self._live:
+                self._on_other_epoch(event, now)
+                return self._out.finish()
+            if type(event.message) in _SYNC_TYPES:
+                return self._handle_all(event, now)
+        elif isinstance(event, Signed):
+            if event.subject.epoch != self._live:
+                return NOTHING
+        elif isinstance(event, (PayloadVerdict, PayloadBuilt)):  # no part of block sync's
+            if self._live is None:
+                return NOTHING
+        else:
+            return self._handle_all(event, now)
+        step = self._engine.handle(event, now)  # the protocol's alone, as almost always
+        if step is NOTHING:
+            return step
+        for effect in step.effects:
+            if type(effect) is SetTimer:
+                self._timers[effect.name] = None
+            elif type(effect) is FetchBlocks or (
+                type(effect) is Commit and (effect.block.header.next_validators_hash or self._sync.follows)
+            ):
+                self._merge(step, now)
+                return self._out.finish()
+        return step
+
+    def _handle_all(self, event: Event, now: Nanoseconds) -> Step:
+        worklist: deque[Event] = deque((event,))
         for _ in range(WORKLIST_MAX):
             if not worklist:
                 return self._out.finish()
@@ -109,7 +174,7 @@ class Replica:
         raise RuntimeError("one event caused more work than can be")
 
     def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: Epoch) -> Refusal | None:
-        """The protocol's check of a commit proof."""
+        """The protocol's check of a commit proof of the current epoch."""
         return self._engine.verify_commit(proof, header, epoch)
 
     def status(self) -> Status:
@@ -131,26 +196,97 @@ class Replica:
         """Set when this node needs blocks that every peer has pruned: it must start from a newer copy."""
         return self._sync.pruned_below
 
-    def _route(self, event: EngineEvent, worklist: deque[EngineEvent], now: Nanoseconds) -> None:
-        if isinstance(event, Received) and isinstance(event.message, SYNC_MESSAGES):
-            fetched = self._sync.received(event.peer, event.message, now)
-            if fetched is not None:
-                worklist.append(fetched)
-            return
-        if isinstance(event, BlocksLoaded):
-            self._sync.loaded(event)
-            return
-        if isinstance(event, TimerFired) and self._sync.timer_fired(event.name, now):
-            return
-        if isinstance(event, PeerConnected):
-            self._sync.connected(event.peer)
-        self._merge(self._engine.handle(event, now), now)
+    def _route(self, event: Event, worklist: deque[Event], now: Nanoseconds) -> None:
+        match event:
+            case EpochReady():
+                self._begin_epoch(event, now)
+                return
+            case Received(peer=peer, message=message) if isinstance(message, SYNC_MESSAGES):
+                fetched = self._sync.received(peer, message, now)
+                if fetched is not None:
+                    worklist.append(fetched)
+                return
+            case BlocksLoaded():
+                self._sync.loaded(event)
+                return
+            case TimerFired(name):
+                if self._sync.timer_fired(name, now):
+                    return
+                self._timers.pop(name, None)
+            case PeerConnected(peer):
+                self._sync.connected(peer)
+            case _:
+                pass
+        if self._live is not None:
+            self._merge(self._engine.handle(event, now), now)
 
     def _merge(self, step: Step, now: Nanoseconds) -> None:
         records: tuple[Record, ...] = step.records
         self._out.records += records
+        committed = False
         for effect in step.effects:
+            if self._live is None and not isinstance(effect, PARTING):
+                if isinstance(effect, Commit):
+                    raise RuntimeError(f"the engine commits height {effect.block.header.height} after its epoch ended")
+                continue
             if isinstance(effect, FetchBlocks):
                 self._sync.fetch(effect, now)
-            else:
-                self._out.effects.append(effect)
+                continue
+            self._out.effects.append(effect)
+            if isinstance(effect, SetTimer):
+                self._timers[effect.name] = None
+            elif isinstance(effect, Commit):
+                committed = True
+                if self._live is not None and _ends(effect.block.header, self._live):
+                    self._finish_epoch(effect.block, effect.proof)
+        if committed:
+            self._sync.go_on(now)
+
+    # --- epochs -------------------------------------------------------------------------------------------------
+
+    def _on_other_epoch(self, event: Received, now: Nanoseconds) -> None:
+        """A message that no engine here waits for: of another epoch, or of ours when it is over."""
+        message, epoch = event.message, epoch_of(event.message)
+        if isinstance(message, SYNC_MESSAGES):
+            self._sync.received(event.peer, message, now)
+        elif epoch > self._epoch.epoch:
+            if epoch == self._epoch.epoch + 1:
+                self._mail.keep(event)
+            self._sync.ahead(event.peer, epoch, now)
+        else:
+            self._mail.answer(event.peer, now)
+
+    def _finish_epoch(self, boundary: Block, proof: CommitProof | None) -> None:
+        """The epoch's last block is committed. Its proof is what the next epoch begins with."""
+        if proof is None:
+            raise RuntimeError(f"the boundary at height {boundary.header.height} was committed without its proof")
+        self._end = (boundary, proof)
+        self._live = None
+        self._mail.ended(EpochEnd(epoch=self._epoch.epoch, boundary=boundary.header, proof=proof))
+        self._sync.end()
+        self._out.effects.append(EndEpoch(boundary))
+
+    def _begin_epoch(self, ready: EpochReady, now: Nanoseconds) -> None:
+        if self._end is None or self._end[0].id != ready.boundary:
+            raise RuntimeError(f"no epoch ended with block {ready.boundary.hex()}")
+        boundary, proof = self._end
+        header, validators = boundary.header, ready.validators
+        if validators.hash != header.next_validators_hash:
+            raise RuntimeError(
+                f"the boundary at height {header.height} names other validators than {validators.hash.hex()}"
+            )
+        change = EpochChange(boundary=header, validators=validators.validators, proof=proof)
+        self._out.records.append(EpochRecord(change))
+        self._out.effects += [CancelTimer(name) for name in self._timers]
+        self._timers.clear()
+        self._enter(epoch_after(self._spec, header, validators))
+        self._merge(self._engine.start(Recovered(committed_height=header.height, committed_id=boundary.id), now), now)
+        for received in self._mail.take():
+            if self._live == change.epoch:
+                self._merge(self._engine.handle(received, now), now)
+        self._sync.go_on(now)
+
+
+def _ends(header: BlockHeader, epoch: Epoch) -> bool:
+    """True for the last block of ``epoch``."""
+    return header.epoch == epoch and bool(header.next_validators_hash)

@@ -10,8 +10,9 @@ beside its block by reference and is judged by the sequencer alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Annotated, Final, Protocol, TypeAlias
 
 import msgspec
@@ -256,7 +257,24 @@ class RangeResponse(
     head: Integer
 
 
-SyncMessage: TypeAlias = AncestorsRequest | AncestorsResponse | RangeRequest | RangeResponse
+class EpochEnd(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True, tag=20
+):
+    """Tells a peer whose message is of an epoch that is over: ``boundary`` is the last block of ``epoch``, and
+    ``proof`` shows it committed. To a peer that is further behind it says only how far ahead the sender is."""
+
+    epoch: Integer
+    boundary: BlockHeader
+    proof: CommitProof
+
+
+SyncMessage: TypeAlias = AncestorsRequest | AncestorsResponse | RangeRequest | RangeResponse | EpochEnd
+SYNC_MESSAGES: Final = (AncestorsRequest, AncestorsResponse, RangeRequest, RangeResponse, EpochEnd)
+"""The messages of every chain, whatever its protocol."""
+
+epoch_of: Final[Callable[[msgspec.Struct], Epoch]] = attrgetter("epoch")
+"""The epoch of a message. Every message between peers has a field ``epoch`` (``ProtocolDefinition`` checks it): a
+replica hands its engine none of another epoch."""
 
 
 def vote_subject(vote: Vote) -> VoteSubject:

@@ -10,20 +10,10 @@ from typing import Final
 
 import msgspec
 
-from consensus.types import (
-    NIL_BLOCK,
-    AncestorsRequest,
-    AncestorsResponse,
-    BlockHeader,
-    Certificate,
-    RangeRequest,
-    RangeResponse,
-    Vote,
-)
+from consensus.types import NIL_BLOCK, SYNC_MESSAGES, BlockHeader, Certificate, Vote
 
 DEPTH_MAX: Final = 6
 LEAVES: Final = (int, bytes, type(None), str, memoryview)
-SYNC_MESSAGES: Final = (AncestorsRequest, AncestorsResponse, RangeRequest, RangeResponse)
 
 
 def parts(message: msgspec.Struct, depth: int = 0) -> list[msgspec.Struct]:

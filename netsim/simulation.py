@@ -12,8 +12,7 @@ import msgspec
 from consensus.engine import Record
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.registry import protocol_named, protocol_names
-from consensus.replica import SYNC_MESSAGES
-from consensus.types import PeerId
+from consensus.types import SYNC_MESSAGES, PeerId
 from netsim.actors.registry import ACTORS, COPIED, OPTIONS, ActorFactory, actor_kinds
 from netsim.committee import Committee, committee_of
 from netsim.journal import Journal

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -17,11 +17,11 @@ from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
 from consensus.offences import Offence, Signed, signed_in_proof
 from consensus.types import (
-    AncestorsRequest,
+    SYNC_MESSAGES,
     AncestorsResponse,
     BlockHeader,
+    EpochEnd,
     ProposalSubject,
-    RangeRequest,
     RangeResponse,
     Subject,
     ValidatorIndex,
@@ -29,8 +29,6 @@ from consensus.types import (
     Vote,
     vote_subject,
 )
-
-_SYNC_MESSAGES: Final = (AncestorsRequest, AncestorsResponse, RangeRequest, RangeResponse)
 
 
 class EngineFactory(Protocol):
@@ -94,9 +92,10 @@ def _same(view: View) -> int:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProtocolDefinition:
     """A protocol: its name; its messages and signed subjects (tagged structs, message tags below 16, which are block
-    sync's); which of its messages carry payloads and so travel in bulk; what a message states and who signed that; its
-    kinds of votes; how an engine of it is made; and what it costs. ``offences`` are the pairs of subjects that convict
-    their signer, besides two in one slot; ``signed_in`` reads the proofs of its ``TranscriptRecord``.
+    sync's; each has a field ``epoch``, and engines get those of their own epoch only); which of its messages carry
+    payloads and so travel in bulk; what a message states and who signed that; its kinds of votes; how an engine of it
+    is made; and what it costs. ``offences`` are the pairs of subjects that convict their signer, besides two in one
+    slot; ``signed_in`` reads the proofs of its ``TranscriptRecord``.
 
     Views grow strictly along a chain and name one leader each. ``turn`` numbers them one by one where the protocol's
     own numbers leave gaps (a height and a round in one number); leader schedules and simulated faults go by turns.
@@ -115,13 +114,20 @@ class ProtocolDefinition:
     turn: Callable[[View], int] = _same
     view_name: Callable[[View], str] = str
 
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for a message or subject without the field ``epoch``: a replica could not tell those of
+        one epoch from those of the next."""
+        for declared in (*self.messages, *self.subjects):
+            if "epoch" not in declared.__struct_fields__:
+                raise ValueError(f"protocol {self.name!r}: {declared.__name__} has no field 'epoch'")
+
     def wire(self) -> Wire:
         """The codec of a chain that runs this protocol."""
-        return Wire((*self.messages, *_SYNC_MESSAGES))
+        return Wire((*self.messages, *SYNC_MESSAGES))
 
     def is_bulk(self, message: msgspec.Struct) -> bool:
         """True when a message may be large: it must not stand before votes in a queue."""
-        return isinstance(message, (*self.bulk, AncestorsResponse, RangeResponse))
+        return isinstance(message, (*self.bulk, AncestorsResponse, RangeResponse, EpochEnd))
 
     def subject_codec(self) -> Canonical[msgspec.Struct]:
         """Decodes the subjects in safety records and evidence."""

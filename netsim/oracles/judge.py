@@ -17,6 +17,7 @@ from consensus.engine import Commit, Event, Record, Recovered, ReportEvidence
 from consensus.protocols.chained_types import TimeoutCertificate, TimeoutSubject
 from consensus.types import (
     NIL_BLOCK,
+    SYNC_MESSAGES,
     BlockHeader,
     BlockId,
     Certificate,
@@ -27,7 +28,7 @@ from consensus.types import (
     certificate_subject,
     vote_subject,
 )
-from netsim.reading import SYNC_MESSAGES, header_in, parts
+from netsim.reading import header_in, parts
 from netsim.world import Host, Violation, World
 
 _encode: Final = msgspec.msgpack.Encoder().encode

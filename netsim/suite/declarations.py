@@ -9,8 +9,17 @@ import msgspec
 
 from consensus.codec import commit_proofs, digest, encode, headers
 from consensus.engine import Engine, Refusal
-from consensus.replica import SYNC_MESSAGES
-from consensus.types import NIL_BLOCK, BlockHeader, BlockId, Certificate, CommitProof, Slot, Vote, VoteSubject
+from consensus.types import (
+    NIL_BLOCK,
+    SYNC_MESSAGES,
+    BlockHeader,
+    BlockId,
+    Certificate,
+    CommitProof,
+    Slot,
+    Vote,
+    VoteSubject,
+)
 from netsim.committee import committee_of
 from netsim.reading import parts
 from netsim.schedule import Actor, Crash, Heal, Partition, Schedule, Stop, Submit

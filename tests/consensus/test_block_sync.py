@@ -66,17 +66,18 @@ class Desk:
         self.here: dict[bytes, StoredBlock] = {}
         self.refusal: Refusal | None = None
         self.out = StepBuilder()
-        self.sync = BlockSync(
-            epoch=0,
-            out=self.out,
+        self.sync = BlockSync(out=self.out, grace_ns=GRACE, patience_ns=PATIENCE)
+        self.begin(0)
+        for peer in peers:
+            self.sync.connected(peer)
+
+    def begin(self, epoch: int) -> None:
+        self.sync.begin(
+            epoch=epoch,
             lookup=self.here.get,
             verify_commit=lambda proof, header, epoch: self.refusal,
             committed_height=lambda: self.committed,
-            grace_ns=GRACE,
-            patience_ns=PATIENCE,
         )
-        for peer in peers:
-            self.sync.connected(peer)
 
     def block(self, height: int) -> Block:
         return self.blocks[height - 1]
@@ -529,13 +530,25 @@ def test_pruned_up_to_what_is_needed_is_not_pruned() -> None:
 # --- answering -------------------------------------------------------------------------------------------------------
 
 
-def test_messages_of_another_epoch_are_refused() -> None:
+def test_requests_of_earlier_epochs_are_answered_in_their_name() -> None:
     desk = Desk(A)
-    for message in (
-        RangeRequest(epoch=1, request_id=1, from_height=1),
-        AncestorsResponse(epoch=1, request_id=1, blocks=()),
-    ):
-        assert desk.hear(A, message) == (None, (Reject(A, "sync: of epoch 1, expected 0"),))
+    desk.begin(3)
+    request = RangeRequest(epoch=1, request_id=8, from_height=3)
+    assert desk.hear(A, request) == (None, (LoadBlocks(A, request),))
+    desk.sync.loaded(
+        BlocksLoaded(peer=A, request=request, blocks=desk.stored(3), proof=desk.proof(3), pruned_below=2, head=9)
+    )
+    expected = RangeResponse(epoch=1, request_id=8, blocks=desk.stored(3), proof=desk.proof(3), pruned_below=2, head=9)
+    assert desk.done() == (Send(A, expected),)
+
+
+def test_answers_to_an_earlier_epoch_are_ignored() -> None:
+    desk = Desk(A)
+    asked = question(desk.fetch(30, A))
+    desk.sync.end()
+    assert desk.done() == (CancelTimer("sync:"),)
+    desk.begin(1)
+    assert desk.answer(asked, 1, 2) == (None, ())
 
 
 def test_uncommitted_ancestors_are_answered_from_memory_newest_first() -> None:

@@ -31,6 +31,7 @@ from consensus.types import (
     BlockHeader,
     Certificate,
     CommitProof,
+    EpochEnd,
     ProposalSubject,
     RangeRequest,
     RangeResponse,
@@ -111,6 +112,7 @@ MESSAGES: tuple[msgspec.Struct, ...] = (
     AncestorsResponse(epoch=0, request_id=1, blocks=(STORED,)),
     RangeRequest(epoch=0, request_id=2, from_height=3),
     RangeResponse(epoch=0, request_id=2, blocks=(STORED,), proof=PROOF, pruned_below=1, head=70_001),
+    EpochEnd(epoch=0, boundary=HEADER, proof=PROOF),
 )
 _NIL = msgspec.structs.replace(CERTIFICATE, kind="nullify", block_id=NIL_BLOCK, height=0, justify_view=0)
 _PREVOTES = msgspec.structs.replace(CERTIFICATE, kind="prevote")

@@ -30,6 +30,7 @@ from consensus.engine import (
     Commit,
     CommitRecord,
     Effect,
+    EpochRecord,
     Event,
     LoadBlocks,
     PayloadBuilt,
@@ -48,6 +49,8 @@ from consensus.engine import (
     Step,
     TimerFired,
 )
+from consensus.epochs import EpochChange
+from consensus.finality.types import FFG
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.registry import protocol_named
 from consensus.replica import Replica
@@ -78,6 +81,7 @@ class MemoryJournal:
     safety: dict[str, SafetyRecord] = field(default_factory=dict)
     blocks: dict[BlockId, StoredBlock] = field(default_factory=dict)
     commits: dict[int, tuple[BlockId, CommitProof | None]] = field(default_factory=dict)
+    epochs: list[EpochChange] = field(default_factory=list)
 
     def append(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -90,6 +94,9 @@ class MemoryJournal:
                     self.blocks[block.id] = StoredBlock(header=block.header, body=memoryview(bytes(body)))
                 case CommitRecord(height, block_id, proof):
                     self.commits[height] = (block_id, proof)
+                case EpochRecord(change):
+                    self.epochs.append(change)
+                    self.safety = {kind: kept for kind, kept in self.safety.items() if kind == FFG}
 
     def recover(self, ledger_height: int) -> Recovered:
         head = max(self.commits, default=0)
@@ -110,6 +117,7 @@ class MemoryJournal:
             committed_id=committed_id,
             head_proof=proof,
             commits=commits,
+            epoch_change=self.epochs[-1] if self.epochs else None,
         )
 
     def load(self, event: LoadBlocks) -> BlocksLoaded:
@@ -128,6 +136,8 @@ class MemoryJournal:
                 blocks.append(self.blocks[block_id])
                 if at is not None:
                     proof, proved = at, len(blocks)
+                if blocks[-1].header.next_validators_hash:
+                    break
             if proof is not None:
                 del blocks[proved:]
         return BlocksLoaded(

@@ -21,6 +21,7 @@ from consensus.types import (
     BlockHeader,
     Certificate,
     CommitProof,
+    EpochEnd,
     ProposalSubject,
     RangeRequest,
     RangeResponse,
@@ -121,6 +122,7 @@ messages: st.SearchStrategy[msgspec.Struct] = st.one_of(
         pruned_below=integers,
         head=integers,
     ),
+    st.builds(EpochEnd, epoch=integers, boundary=headers, proof=commit_proofs),
 )
 subjects: st.SearchStrategy[msgspec.Struct] = st.one_of(
     st.builds(ProposalSubject, epoch=integers, view=integers, block_id=hashes),
