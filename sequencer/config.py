@@ -9,14 +9,15 @@ rollups says::
 
     [keys]
     tls = "keys/tls.json"
-    consensus = "keys/consensus.json"       # without it the node is an observer: it follows and verifies
+    consensus = "keys/consensus.json"       # without it the node is an observer: it follows and verifies. A list of
+                                            # files while one key follows another
 
     [network]
     listen = "127.0.0.1:26600"              # for other validators and observers; an observer may leave it out
     observers = ["3f61…"]                   # peer ids that this node serves besides the validators
 
-    [network.peers]                         # where the validators listen, by their names in the genesis file
-    validator-1 = "10.0.0.2:26600"
+    [network.peers]                         # where others listen: validators by their names in the genesis file,
+    validator-1 = "10.0.0.2:26600"          # anybody by the peer id. Those who joined since are found by the chain
 
     [api]
     listen = "127.0.0.1:26680"              # port 0 picks a free one
@@ -35,11 +36,12 @@ rollups says::
     [rollups.settings]                      # the adapter's own
     chain_id = 700
 
-Everything but ``genesis_file``, ``keys.tls`` and, for a validator, ``network.peers`` has the default shown above.
+Everything but ``keys.tls`` and ``network.peers`` has the default shown above.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,6 +54,7 @@ from rollup_adapters.base import JsonValue
 from rollup_adapters.registry import known_adapters
 from sequencer.genesis import genesis_of
 from sequencer.genesis_file import read_chain_spec
+from sequencer.keys import CONSENSUS_KEYS_MAX
 from sequencer.mempool import MempoolLimits
 from sequencer.tables import KeyPathError, Table, hexadecimal
 
@@ -67,6 +70,7 @@ BODY_SIZE_BYTES_MAX: Final = 128 * 1024 * 1024
 FILE_SIZE_MAX: Final = 4 * 1024 * 1024
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _OBSERVERS_MAX: Final = 1024
+_PEER_ID: Final = re.compile(f"[0-9a-f]{{{2 * HASH_SIZE}}}")
 
 
 class ConfigError(ValueError):
@@ -84,7 +88,7 @@ class RollupConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """``listen`` is None for an observer that only dials. ``peers`` are addresses of validators by peer id."""
+    """``listen`` is None for an observer that only dials. ``peers`` are addresses by peer id."""
 
     listen: Address | None
     peers: Mapping[PeerId, Address]
@@ -102,14 +106,14 @@ class ApiConfig:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A checked configuration. Paths are absolute; ``spec`` is the content of ``genesis_file``, checked as well.
-    ``consensus_key_file`` is None for an observer. ``prune_keep_heights`` is 0 when nothing is pruned."""
+    ``consensus_key_files`` are none for an observer. ``prune_keep_heights`` is 0 when nothing is pruned."""
 
     file: Path
     data_directory: Path
     genesis_file: Path
     spec: ChainSpec
     tls_key_file: Path
-    consensus_key_file: Path | None
+    consensus_key_files: tuple[Path, ...]
     network: NetworkConfig
     api: ApiConfig
     mempool: MempoolLimits
@@ -139,15 +143,15 @@ def _config(file: Path, table: Table) -> Config:
     spec_file = file.parent / table.text("genesis_file", default="genesis.json")
     spec = _spec(table, spec_file)
     keys = table.table("keys")
-    consensus_key_file = file.parent / keys.text("consensus") if keys.has("consensus") else None
+    consensus_key_files = _consensus_key_files(keys, file.parent)
     config = Config(
         file=file,
         data_directory=file.parent / table.text("data_directory", default="data"),
         genesis_file=spec_file,
         spec=spec,
         tls_key_file=file.parent / keys.text("tls"),
-        consensus_key_file=consensus_key_file,
-        network=_network(table.table("network"), spec, is_validator=consensus_key_file is not None),
+        consensus_key_files=consensus_key_files,
+        network=_network(table.table("network"), spec, is_validator=bool(consensus_key_files)),
         api=_api(table.table("api"), spec),
         mempool=_mempool(table.table("mempool"), spec),
         rollups=_rollups(table.tables("rollups"), spec),
@@ -171,18 +175,38 @@ def _spec(table: Table, spec_file: Path) -> ChainSpec:
     return spec
 
 
+def _consensus_key_files(keys: Table, home: Path) -> tuple[Path, ...]:
+    """One file, or a list of them."""
+    if not keys.is_list("consensus"):
+        return (home / keys.text("consensus"),) if keys.has("consensus") else ()
+    names = keys.list_at("consensus")
+    if not 1 <= len(names) <= CONSENSUS_KEYS_MAX:
+        raise keys.error("consensus", f"a list of 1 to {CONSENSUS_KEYS_MAX} files belongs here")
+    files = []
+    for index, name in enumerate(names):
+        if not isinstance(name, str) or not name:
+            raise KeyPathError(f"{keys.path('consensus')}[{index}]", "expected a file's name")
+        files.append(home / name)
+    return tuple(files)
+
+
 def _network(table: Table, spec: ChainSpec, *, is_validator: bool) -> NetworkConfig:
     listen = None
     if is_validator or table.has("listen"):
-        listen = _address(table.path("listen"), table.text("listen", default=LISTEN_DEFAULT), port_min=0)
+        listen = parse_address(table.path("listen"), table.text("listen", default=LISTEN_DEFAULT), port_min=0)
     addresses = table.table("peers")
     by_name = {validator.name: validator.peer for validator in spec.validators}
     peers = {}
     for name in addresses.names():
-        address = _address(addresses.path(name), addresses.text(name), port_min=1)
-        if name not in by_name:
-            raise addresses.error(name, f"no validator of chain {spec.chain_id!r} has this name")
-        peers[by_name[name]] = address
+        address = parse_address(addresses.path(name), addresses.text(name), port_min=1)
+        peer = by_name.get(name)
+        if peer is None and not _PEER_ID.fullmatch(name):
+            raise addresses.error(
+                name,
+                f"no validator in the genesis file of chain {spec.chain_id!r} has this name; name others by peer id, "
+                f"{2 * HASH_SIZE} hexadecimal digits",
+            )
+        peers[bytes.fromhex(name) if peer is None else peer] = address
     observers = [
         hexadecimal(peer, f"{table.path('observers')}[{index}]", HASH_SIZE)
         for index, peer in enumerate(table.list_at("observers"))
@@ -195,7 +219,7 @@ def _network(table: Table, spec: ChainSpec, *, is_validator: bool) -> NetworkCon
 
 def _api(table: Table, spec: ChainSpec) -> ApiConfig:
     config = ApiConfig(
-        listen=_address(table.path("listen"), table.text("listen", default=API_LISTEN_DEFAULT), port_min=0),
+        listen=parse_address(table.path("listen"), table.text("listen", default=API_LISTEN_DEFAULT), port_min=0),
         # As hexadecimal or base64 in JSON, with room for the fields around it, the largest transaction must fit.
         body_size_bytes_max=table.integer(
             "body_size_bytes_max",
@@ -258,7 +282,8 @@ def _log_level(table: Table) -> LogLevel:
     return cast("LogLevel", level)
 
 
-def _address(path: str, text: str, *, port_min: int) -> Address:
+def parse_address(path: str, text: str, *, port_min: int) -> Address:
+    """``host:port``, an IPv6 host in brackets. Raises :class:`~sequencer.tables.KeyPathError` naming ``path``."""
     host, _, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if not host or bracketed != (":" in host) or not port.isascii() or not port.isdecimal() or len(port) > 5:

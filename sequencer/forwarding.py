@@ -4,6 +4,7 @@ A validator passes on the beginning of what is submitted to it: any leader then 
 light-load latency. Of a flood only so much is out at a time that no leader idles while somebody has work; the rest
 waits for the validator's own turn. An observer never leads: it passes on all that is submitted to it, small amounts to
 every validator, large ones to one after the other; and again what still waits, for it may have had no connection.
+Which of the two a node is changes with the epochs.
 
 Losing a forwarded transaction loses nothing that was acknowledged: it stays pending, and its client may submit it
 anywhere again.
@@ -11,7 +12,7 @@ anywhere again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Final, Protocol
 
 import msgspec
@@ -29,8 +30,8 @@ FRAME_BYTES: Final = 1024 * 1024
 """A frame ends with the transaction that crosses this."""
 LOOK_S: Final = 0.05
 """How often an observer looks for new connections."""
-AGAIN_S: Final = 2.0
-"""How often it passes on again what still waits."""
+AGAIN_LOOKS: Final = 40
+"""After so many looks it passes on again what still waits."""
 EVERYBODY_BYTES_MAX: Final = 64 * 1024
 """An observer's submission up to this size goes to every validator."""
 
@@ -64,20 +65,23 @@ class Forwarder:
     """Sends and takes forwarded transactions."""
 
     def __init__(
-        self, mempool: Mempool, window: CommittedWindow, channel: TransactionChannel, *, observer: bool
+        self, mempool: Mempool, window: CommittedWindow, channel: TransactionChannel, *, observes: Callable[[], bool]
     ) -> None:
+        """``observes`` says whether this node is an observer now."""
         self._mempool = mempool
         self._window = window
         self._channel = channel
-        self._observer = observer
+        self._observes = observes
         self._turn = 0
+        self._known: frozenset[PeerId] = frozenset()
+        self._looks = 0
 
     def submitted(
         self, rollup_id: int, transactions: Sequence[tuple[Height, bytes]], answers: Sequence[Submission]
     ) -> None:
         """Pass on what was just submitted here, as far as it should be."""
         offered = self._mempool.pending_to_forward()
-        if not self._observer:
+        if not self._observes():
             self._everybody(offered)
             return
         accepted = [
@@ -108,29 +112,23 @@ class Forwarder:
 
     async def run(self) -> None:
         """Pass on what could not be passed on when it was submitted."""
-        if self._observer:
-            await self._pass_on_again()
-        else:
-            await self._pass_on_more()
-
-    async def _pass_on_more(self) -> None:
-        """A validator's flood: some more of it whenever something was ordered."""
         while True:
-            await self._window.reached(self._window.height + 1)
-            self._everybody(self._mempool.pending_to_forward())
+            if self._observes():
+                await trio.sleep(LOOK_S)
+                self._pass_on_again()
+            else:
+                # A flood: some more of it whenever something was ordered. So do epochs begin.
+                await self._window.reached(self._window.height + 1)
+                self._everybody(self._mempool.pending_to_forward())
 
-    async def _pass_on_again(self) -> None:
+    def _pass_on_again(self) -> None:
         """An observer's: what still waits, whenever a validator connects, and now and then."""
-        known: frozenset[PeerId] = frozenset()
-        since_s = 0.0
-        while True:
-            await trio.sleep(LOOK_S)
-            since_s += LOOK_S
-            connected = frozenset(self._channel.connected_validators())
-            if connected - known or since_s >= AGAIN_S:
-                self._everybody(self._mempool.oldest(FRAME_BYTES))
-                since_s = 0.0
-            known = connected
+        self._looks += 1
+        connected = frozenset(self._channel.connected_validators())
+        if connected - self._known or self._looks >= AGAIN_LOOKS:
+            self._everybody(self._mempool.oldest(FRAME_BYTES))
+            self._looks = 0
+        self._known = connected
 
     def _everybody(self, transactions: Sequence[ForwardedTransaction]) -> None:
         for frame in _frames(transactions):

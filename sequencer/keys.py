@@ -1,12 +1,12 @@
-"""A node's keys and their files: the consensus key, which signs votes, and the TLS key, which names the node to its
-peers.
+"""Keys and their files: a node's consensus keys, which sign votes (two while one follows the other), its TLS key, which
+names it to its peers, and the governors' keys, which approve changes of the validators and belong on no node.
 
 A key file is one JSON object, readable by its owner alone (mode 0600), written once and never overwritten::
 
     {
       "version": 1,
-      "kind": "consensus",            or "tls"
-      "scheme": "ed25519",            the signature scheme; for kind tls: "x509"
+      "kind": "consensus",            or "tls", or "governor"
+      "scheme": "ed25519",            the signature scheme; always this for governors; for kind tls: "x509"
       "public_key": "…",              hexadecimal; for kind tls: the peer id
       "certificate": "-----BEGIN …",  kind tls only: the self-signed certificate, PEM
       "secret": "…"                   hexadecimal: what SecretKey.export gives; for kind tls the PKCS #8 key, DER
@@ -27,9 +27,10 @@ import os
 import secrets
 import shlex
 import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from cryptography import x509
@@ -46,15 +47,18 @@ from nacl.exceptions import CryptoError
 from nacl.pwhash import argon2id
 from nacl.secret import SecretBox
 
+from consensus.crypto.ed25519 import Ed25519
 from consensus.crypto.registry import scheme_named
 from consensus.crypto.scheme import Scheme, SecretKey
 from consensus.genesis import ChainSpec
-from consensus.types import ValidatorIndex
 from sequencer.transport import TlsIdentity
 
 FORMAT_VERSION: Final = 1
 FILE_SIZE_MAX: Final = 64 * 1024
+CONSENSUS_KEYS_MAX: Final = 8
+"""Consensus keys of one node: one, and while keys change the next."""
 _X509: Final = "x509"
+_Kind: TypeAlias = Literal["consensus", "tls", "governor"]
 
 
 class KeyFileError(Exception):
@@ -74,11 +78,16 @@ class ConsensusKey:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeKeys:
-    """What a node starts with. An observer has no consensus key and no index."""
+    """What a node starts with. An observer has no consensus key. Which of several keys signs, if any, is said by the
+    validators of the epoch."""
 
     tls: TlsIdentity
-    consensus: ConsensusKey | None
-    validator_index: ValidatorIndex | None
+    consensus: tuple[ConsensusKey, ...]
+
+    @property
+    def public_keys(self) -> tuple[bytes, ...]:
+        """Of the consensus keys."""
+        return tuple(key.secret_key.public_key for key in self.consensus)
 
 
 class KdfCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +107,7 @@ class _Encrypted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     version: int
-    kind: Literal["consensus", "tls"]
+    kind: _Kind
     scheme: str
     public_key: str
     certificate: str | None = None
@@ -115,6 +124,11 @@ class _Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def generate_consensus_key(scheme: Scheme) -> ConsensusKey:
     """A new key from the system's entropy."""
     return ConsensusKey(scheme, scheme.generate(secrets.token_bytes(32)))
+
+
+def generate_governor_key() -> SecretKey:
+    """A new Ed25519 key from the system's entropy."""
+    return Ed25519().generate(secrets.token_bytes(32))
 
 
 def generate_tls_identity(name: str) -> TlsIdentity:
@@ -145,11 +159,19 @@ def write_consensus_key(
 ) -> None:
     """Write ``key`` to a new file, encrypted when a passphrase is given. Raises :class:`KeyFileError` when the file
     exists, ``OSError`` when it cannot be written."""
+    _write_key(file, "consensus", key, passphrase, cost)
+
+
+def write_governor_key(
+    file: Path, key: SecretKey, passphrase: str | None = None, *, cost: KdfCost | None = None
+) -> None:
+    """Write a governor's ``key`` to a new file, as :func:`write_consensus_key` does."""
+    _write_key(file, "governor", ConsensusKey(Ed25519(), key), passphrase, cost)
+
+
+def _write_key(file: Path, kind: _Kind, key: ConsensusKey, passphrase: str | None, cost: KdfCost | None) -> None:
     document = _Document(
-        version=FORMAT_VERSION,
-        kind="consensus",
-        scheme=key.scheme.name,
-        public_key=key.secret_key.public_key.hex(),
+        version=FORMAT_VERSION, kind=kind, scheme=key.scheme.name, public_key=key.secret_key.public_key.hex()
     )
     _write(file, _with_secret(document, key.secret_key.export(), passphrase, cost or KdfCost()))
 
@@ -171,7 +193,19 @@ def write_tls_identity(
 
 def load_consensus_key(file: Path, passphrase: str | None = None) -> ConsensusKey:
     """The key in ``file``. Raises :class:`KeyFileError`, and ``OSError`` when it cannot be read."""
-    document = _read(file, "consensus")
+    return _load_key(file, "consensus", passphrase)
+
+
+def load_governor_key(file: Path, passphrase: str | None = None) -> SecretKey:
+    """The governor's key in ``file``. Raises as :func:`load_consensus_key` does."""
+    key = _load_key(file, "governor", passphrase)
+    if key.scheme.name != Ed25519.name:
+        raise KeyFileError(file, f"a governor signs with {Ed25519.name}, and this key is for {key.scheme.name}")
+    return key.secret_key
+
+
+def _load_key(file: Path, kind: _Kind, passphrase: str | None) -> ConsensusKey:
+    document = _read(file, kind)
     try:
         scheme = scheme_named(document.scheme)
     except ValueError as error:
@@ -200,33 +234,53 @@ def load_tls_identity(file: Path, passphrase: str | None = None) -> TlsIdentity:
 
 
 def load_node_keys(
-    spec: ChainSpec, *, tls_file: Path, consensus_file: Path | None, passphrase: str | None = None
+    spec: ChainSpec, *, tls_file: Path, consensus_files: Sequence[Path] = (), passphrase: str | None = None
 ) -> NodeKeys:
-    """Both keys of a node, checked against the chain: a validator's keys must be those of one entry of the chain spec.
+    """All keys of a node. Where the validators never change they must be those of one entry of the chain spec; where
+    they do, a key may be that of a validator to come.
 
     Raises :class:`KeyFileError`, and ``OSError`` when a file cannot be read.
     """
     tls = load_tls_identity(tls_file, passphrase)
-    by_peer = {validator.peer: index for index, validator in enumerate(spec.validators)}
-    index = by_peer.get(tls.peer)
-    if consensus_file is None:
-        if index is not None:
-            name = spec.validators[index].name
+    keys: dict[bytes, ConsensusKey] = {}
+    for file in consensus_files:
+        key = load_consensus_key(file, passphrase)
+        public_key = key.secret_key.public_key
+        if key.scheme.name != spec.scheme:
             raise KeyFileError(
-                tls_file, f"is the TLS key of validator {name!r}; name its consensus key in keys.consensus"
+                file, f"holds a {key.scheme.name} key, and chain {spec.chain_id!r} signs with {spec.scheme}"
             )
-        return NodeKeys(tls=tls, consensus=None, validator_index=None)
-    if index is None:
-        raise KeyFileError(tls_file, f"no validator of chain {spec.chain_id!r} has the peer id {tls.peer.hex()}")
-    consensus = load_consensus_key(consensus_file, passphrase)
-    validator = spec.validators[index]
-    if consensus.scheme.name != spec.scheme or consensus.secret_key.public_key != validator.public_key:
+        if public_key in keys:
+            raise KeyFileError(file, f"holds key {public_key.hex()}, as another file in keys.consensus does; name one")
+        keys[public_key] = key
+    if spec.reconfiguration is None:
+        _check_fixed(spec, tls, tls_file, keys, consensus_files)
+    return NodeKeys(tls=tls, consensus=tuple(keys.values()))
+
+
+def _check_fixed(
+    spec: ChainSpec,
+    tls: TlsIdentity,
+    tls_file: Path,
+    keys: Mapping[bytes, ConsensusKey],
+    consensus_files: Sequence[Path],
+) -> None:
+    """Validators that never change: this node is one of them, or has no key."""
+    validator = next((validator for validator in spec.validators if validator.peer == tls.peer), None)
+    if validator is None:
+        if keys:
+            raise KeyFileError(tls_file, f"no validator of chain {spec.chain_id!r} has the peer id {tls.peer.hex()}")
+        return
+    if not keys:
         raise KeyFileError(
-            consensus_file,
-            f"holds {consensus.scheme.name} key {consensus.secret_key.public_key.hex()}, but validator "
-            f"{validator.name!r} of chain {spec.chain_id!r} signs with {spec.scheme} key {validator.public_key.hex()}",
+            tls_file, f"is the TLS key of validator {validator.name!r}; name its consensus key in keys.consensus"
         )
-    return NodeKeys(tls=tls, consensus=consensus, validator_index=index)
+    if validator.public_key not in keys:
+        raise KeyFileError(
+            consensus_files[0],
+            f"holds {spec.scheme} key {next(iter(keys)).hex()}, but validator {validator.name!r} of chain "
+            f"{spec.chain_id!r} signs with key {validator.public_key.hex()}",
+        )
 
 
 # --- the format ----------------------------------------------------------------------------------------------
@@ -283,7 +337,7 @@ def _check_public(file: Path, document: _Document, public_key: bytes) -> None:
         )
 
 
-def _read(file: Path, kind: Literal["consensus", "tls"]) -> _Document:
+def _read(file: Path, kind: _Kind) -> _Document:
     with file.open("rb") as source:
         status = os.fstat(source.fileno())
         if not stat.S_ISREG(status.st_mode):

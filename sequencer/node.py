@@ -42,6 +42,7 @@ from sequencer.forwarding import Forwarder
 from sequencer.genesis import Genesis, genesis_of
 from sequencer.keys import NodeKeys, load_node_keys
 from sequencer.ledger import Follower, IndexedBlock, Ledger
+from sequencer.membership import Membership, ValidatorsView
 from sequencer.mempool import Mempool, Ordered, Pending, Submission, SubmissionRefused
 from sequencer.payload import InlinePayloadSource
 from sequencer.receipts import Receipt, Section
@@ -67,12 +68,14 @@ class AdapterStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a node stands. ``mempool`` holds (rollup id, transactions, bytes); ``pruned_below`` is set when every peer
-    has pruned what this node needs."""
+    """Where a node stands. ``held_keys`` are the public halves of its consensus keys. ``mempool`` holds (rollup id,
+    transactions, bytes); ``pruned_below`` is set when every peer has pruned what this node needs."""
 
     name: str
     role: Literal["validator", "observer"]
     consensus: Status
+    validators: ValidatorsView
+    held_keys: tuple[bytes, ...]
     ledger_height: Height
     mempool: tuple[tuple[int, int, int], ...]
     transport: TransportState
@@ -83,16 +86,18 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LocalSigner:
-    """The signer port over a key in this process."""
+    """The signer port over keys in this process."""
 
-    def __init__(self, key: SecretKey) -> None:
-        self._key = key
+    def __init__(self, keys: Sequence[SecretKey]) -> None:
+        self._keys = {key.public_key: key for key in keys}
 
     async def sign(self, subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes:
-        """The signature; the same for the same subject."""
-        if public_key != self._key.public_key:
-            raise ValueError(f"public key {public_key.hex()} is not the one held here, {self._key.public_key.hex()}")
-        return self._key.sign(domain.bytes_to_sign(subject))
+        """The signature; the same for the same subject. Raises ``ValueError`` for a key that is not here."""
+        key = self._keys.get(public_key)
+        if key is None:
+            held = ", ".join(each.hex() for each in self._keys) or "none"
+            raise ValueError(f"public key {public_key.hex()} is not held here; held are {held}")
+        return key.sign(domain.bytes_to_sign(subject))
 
 
 class _LedgerIndex:
@@ -121,9 +126,8 @@ class _LedgerIndex:
 class _Channel:
     """The transport's channel for transactions, in the forwarder's terms."""
 
-    def __init__(self, transport: TlsTransport, validators: frozenset[PeerId]) -> None:
+    def __init__(self, transport: TlsTransport) -> None:
         self._transport = transport
-        self._validators = validators
 
     def broadcast(self, data: bytes) -> None:
         for peer in self.connected_validators():
@@ -134,7 +138,7 @@ class _Channel:
 
     def connected_validators(self) -> Sequence[PeerId]:
         peers = self._transport.state().peers
-        return sorted(peer.peer for peer in peers if peer.connected and peer.peer in self._validators)
+        return sorted(peer.peer for peer in peers if peer.connected and peer.role == "validator")
 
 
 class _EvidenceChannel:
@@ -164,6 +168,7 @@ class _Parts:
     forwarder: Forwarder
     feeds: tuple[AdapterFeed, ...]
     evidence: EvidenceStore
+    membership: Membership
 
 
 class Node:
@@ -173,9 +178,17 @@ class Node:
         self._parts = parts
         self.genesis = parts.genesis
         self.spec: ChainSpec = parts.genesis.spec
-        index = parts.keys.validator_index
-        self.role: Literal["validator", "observer"] = "observer" if index is None else "validator"
-        self.name = parts.keys.tls.peer.hex()[:8] if index is None else self.spec.validators[index].name
+
+    @property
+    def role(self) -> Literal["validator", "observer"]:
+        """What it is in the present epoch."""
+        return "observer" if self._parts.membership.own is None else "validator"
+
+    @property
+    def name(self) -> str:
+        """The validator's, while it is one; else the beginning of its peer id."""
+        own = self._parts.membership.own
+        return self._parts.keys.tls.peer.hex()[:8] if own is None else own.name
 
     # --- transactions -------------------------------------------------------------------------------------------
 
@@ -243,6 +256,8 @@ class Node:
             name=self.name,
             role=self.role,
             consensus=parts.driver.status(),
+            validators=parts.membership.view(),
+            held_keys=parts.keys.public_keys,
             ledger_height=parts.ledger.height,
             mempool=tuple((rollup_id, *parts.mempool.pending(rollup_id)) for rollup_id in self.spec.rollups),
             transport=parts.transport.state(),
@@ -271,7 +286,7 @@ async def open_node(config: Config, *, passphrase: str | None = None) -> AsyncIt
     """
     genesis = genesis_of(config.spec)
     keys = load_node_keys(
-        config.spec, tls_file=config.tls_key_file, consensus_file=config.consensus_key_file, passphrase=passphrase
+        config.spec, tls_file=config.tls_key_file, consensus_files=config.consensus_key_files, passphrase=passphrase
     )
     config.data_directory.mkdir(parents=True, exist_ok=True)
     spec = config.spec
@@ -324,8 +339,16 @@ async def _assemble(
         spec, mempool=mempool, window=window, cache=cache, clock=clock, wall_clock_ms=_wall_clock_ms
     )
     driver = _driver(genesis, keys, store, transport, payloads, ledger, clock)
-    validators = frozenset(validator.peer for validator in spec.validators)
-    forwarder = Forwarder(mempool, window, _Channel(transport, validators), observer=keys.validator_index is None)
+    membership = Membership(
+        spec=spec,
+        own_peer=keys.tls.peer,
+        own_keys=keys.public_keys,
+        configured=config.network.peers,
+        transport=transport,
+        registry=lambda: None,
+        height=lambda: ledger.height,
+    )
+    forwarder = Forwarder(mempool, window, _Channel(transport), observes=lambda: membership.own is None)
     feeds = tuple(_feed(config, rollup, ledger) for rollup in config.rollups)
     node = Node(
         _Parts(
@@ -340,13 +363,16 @@ async def _assemble(
             forwarder=forwarder,
             feeds=feeds,
             evidence=evidence,
+            membership=membership,
         )
     )
     await ledger.restore()
+    membership.restore(())
     nursery.start_soon(ledger.run)
     nursery.start_soon(_take_forwarded, transport, forwarder)
     nursery.start_soon(_take_evidence, transport, exchange)
     nursery.start_soon(forwarder.run)
+    nursery.start_soon(_follow_members, window, membership)
     if config.prune_keep_heights:
         nursery.start_soon(_prune, store, index, config.prune_keep_heights, spec.deduplication_heights)
     await nursery.start(partial(driver.run, ledger_height=ledger.height))
@@ -365,13 +391,13 @@ def _driver(
     ledger: Ledger,
     clock: Clock,
 ) -> Driver:
-    signer = None if keys.consensus is None else LocalSigner(keys.consensus.secret_key)
+    signer = LocalSigner([key.secret_key for key in keys.consensus]) if keys.consensus else None
     replica = Replica(
         engine=genesis.protocol.engine,
         spec=genesis.spec,
         scheme=genesis.scheme,
         epoch=genesis.epoch,
-        own_keys=() if keys.consensus is None else (keys.consensus.secret_key.public_key,),
+        own_keys=keys.public_keys,
     )
     return Driver(
         replica=replica,
@@ -406,6 +432,12 @@ def _transport_config(config: Config) -> TransportConfig:
 
 def _wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+async def _follow_members(window: CommittedWindow, membership: Membership) -> None:
+    while True:
+        await window.reached(window.height + 1)
+        membership.update()
 
 
 async def _take_forwarded(transport: TlsTransport, forwarder: Forwarder) -> None:

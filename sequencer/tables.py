@@ -49,6 +49,10 @@ class Table:
         self._note(key)
         return key in self._values
 
+    def is_list(self, key: str) -> bool:
+        """Whether the value at ``key`` is a list, where another kind may stand as well."""
+        return isinstance(self._values.get(key), list)
+
     def text(self, key: str, *, default: str | None = None) -> str:
         """A string that is not empty."""
         value = self._get(key, default)

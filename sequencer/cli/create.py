@@ -152,7 +152,7 @@ def _homes_json(homes: list[Path], configs: list[Config]) -> JsonValue:
         "homes": [
             {
                 "home": str(home),
-                "role": "observer" if config.consensus_key_file is None else "validator",
+                "role": "validator" if config.consensus_key_files else "observer",
                 "api": f"http://{address_text(config.api.listen)}",
             }
             for home, config in zip(homes, configs, strict=True)

@@ -44,7 +44,7 @@ def test_a_file_that_says_nothing_gets_the_defaults(home: Path) -> None:
     assert config.genesis_file == home / "genesis.json"
     assert config.spec.chain_id == "testnet"
     assert config.tls_key_file == home / "tls.json"
-    assert config.consensus_key_file is None
+    assert config.consensus_key_files == ()
     assert config.network.listen is None
     assert (config.network.peers, config.network.observers) == ({}, frozenset())
     assert config.api.listen == ("127.0.0.1", 26680)
@@ -58,6 +58,18 @@ def test_a_file_that_says_nothing_gets_the_defaults(home: Path) -> None:
 def test_a_validator_listens_on_loopback_unless_told_otherwise(home: Path) -> None:
     assert load(home, VALIDATOR).network.listen == ("127.0.0.1", 26600)
     assert load(home, VALIDATOR + '[network]\nlisten = "0.0.0.0:1"').network.listen == ("0.0.0.0", 1)
+
+
+def test_several_consensus_keys_are_a_list(home: Path) -> None:
+    config = load(home, MINIMAL + 'consensus = ["one.json", "two.json"]\n')
+    assert config.consensus_key_files == (home / "one.json", home / "two.json")
+    assert config.network.listen is not None
+
+
+def test_peers_are_named_by_the_genesis_file_or_by_their_ids(home: Path) -> None:
+    peer = b"\xab" * 32
+    config = load(home, MINIMAL + f'[network.peers]\n{peer.hex()} = "10.0.0.9:1"\n')
+    assert config.network.peers == {peer: ("10.0.0.9", 1)}
 
 
 def test_everything_that_is_said_is_heard(home: Path) -> None:
@@ -98,7 +110,7 @@ def test_everything_that_is_said_is_heard(home: Path) -> None:
     )
     assert config.data_directory == home / ".." / "elsewhere"
     assert config.genesis_file == home / "genesis.json"
-    assert config.consensus_key_file == home / "keys" / "consensus.json"
+    assert config.consensus_key_files == (home / "keys" / "consensus.json",)
     assert config.network.listen == ("::1", 0)
     assert config.network.peers == {peers["validator-0"]: ("node.example", 65535), peers["validator-1"]: ("fe80::1", 1)}
     assert config.network.observers == {b"\xab" * 32}
@@ -119,6 +131,8 @@ ROLLUP = '[[rollups]]\nid = 7\nadapter = "raw"\n'
     ("text", "message"),
     [
         ("", r"keys\.tls: missing"),
+        (MINIMAL + "consensus = []", r"keys\.consensus: a list of 1 to 8 files"),
+        (MINIMAL + "consensus = [3]", r"keys\.consensus\[0\]: expected a file's name"),
         ("keys = 5", "keys: expected a table, not 5"),
         ("[keys]\ntls = 5", r"keys\.tls: expected a text, not 5"),
         (MINIMAL + 'validator = "x"', r"keys\.validator: unknown key; known here are consensus, tls"),
@@ -147,7 +161,7 @@ ROLLUP = '[[rollups]]\nid = 7\nadapter = "raw"\n'
         (MINIMAL + "[network]\nseeds = []", r"network\.seeds: unknown key; known here are listen, observers, peers"),
         (
             MINIMAL + '[network.peers]\ncarol = "h:1"',
-            r"network\.peers\.carol: no validator of chain 'testnet' has this",
+            r"network\.peers\.carol: no validator in the genesis file of chain 'testnet' has this",
         ),
         (MINIMAL + '[network.peers]\nvalidator-1 = "h:0"', r"network\.peers\.validator-1: the port must be from 1"),
         (MINIMAL + "[mempool]\nsize_bytes_max = 131071", r"mempool\.size_bytes_max: must be from 131072"),

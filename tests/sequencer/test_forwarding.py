@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from consensus.types import PeerId
 from sequencer.body import assemble_payload
-from sequencer.forwarding import AGAIN_S, EVERYBODY_BYTES_MAX, Forwarder
+from sequencer.forwarding import AGAIN_LOOKS, EVERYBODY_BYTES_MAX, LOOK_S, Forwarder
 from sequencer.mempool import Mempool
 from sequencer.window import CommittedBlock, CommittedWindow
 from tests.support.committee import committee
@@ -43,7 +43,7 @@ class Channel:
 def node(*, observer: bool) -> tuple[Mempool, Channel, Forwarder]:
     window, channel = CommittedWindow(SPEC.deduplication_heights), Channel()
     mempool = Mempool(SPEC, window)
-    return mempool, channel, Forwarder(mempool, window, channel, observer=observer)
+    return mempool, channel, Forwarder(mempool, window, channel, observes=lambda: observer)
 
 
 def submit(mempool: Mempool, forwarder: Forwarder, transactions: Sequence[tuple[int, bytes]]) -> None:
@@ -104,12 +104,12 @@ async def test_an_observer_without_connections_passes_on_once_it_has_one(autojum
     channel.broadcasts.clear()  # nobody was there to hear it
     async with trio.open_nursery() as nursery:
         nursery.start_soon(forwarder.run)
-        await trio.sleep(AGAIN_S / 2)
+        await trio.sleep(AGAIN_LOOKS * LOOK_S / 2)
         assert not channel.broadcasts
         channel.peers = PEERS
-        await trio.sleep(AGAIN_S / 4)
+        await trio.sleep(AGAIN_LOOKS * LOOK_S / 4)
         assert len(channel.broadcasts) == 1
-        await trio.sleep(AGAIN_S)
+        await trio.sleep(AGAIN_LOOKS * LOOK_S)
         assert len(channel.broadcasts) == 2, "and again, while it waits"
         nursery.cancel_scope.cancel()
     other, _, receiver = node(observer=False)

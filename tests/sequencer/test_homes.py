@@ -29,7 +29,7 @@ def keys_of(config: Config, passphrase: str | None = None) -> NodeKeys:
     return load_node_keys(
         config.spec,
         tls_file=config.tls_key_file,
-        consensus_file=config.consensus_key_file,
+        consensus_files=config.consensus_key_files,
         passphrase=passphrase,
     )
 
@@ -42,8 +42,9 @@ def test_a_testnet_is_validators_and_observers_of_one_chain(tmp_path: Path) -> N
     spec = configs[0].spec
     assert all(config.spec == spec for config in configs)
     assert spec.rollups == (7, 9)
-    assert [key.validator_index for key in keys] == [0, 1, 2, 3, None, None]
-    assert [key.consensus is None for key in keys] == [False] * 4 + [True] * 2
+    assert [key.public_keys for key in keys[:4]] == [(validator.public_key,) for validator in spec.validators]
+    assert [key.tls.peer for key in keys[:4]] == [validator.peer for validator in spec.validators]
+    assert [key.consensus for key in keys[4:]] == [(), ()]
     assert all(config.rollups == ROLLUPS for config in configs)
 
 
@@ -59,7 +60,7 @@ def test_nodes_of_a_testnet_know_each_other(tmp_path: Path) -> None:
     for key, config in zip(keys, configs, strict=True):
         assert config.network.peers == {peer: at for peer, at in addresses.items() if peer != key.tls.peer}
         assert config.network.observers == (observers if key.consensus else frozenset())
-        assert (config.network.listen is None) == (key.consensus is None)
+        assert (config.network.listen is None) == (key.consensus == ())
 
 
 @pytest.mark.parametrize("scheme", PRODUCTION_SCHEMES)
@@ -84,7 +85,7 @@ def test_a_home_can_be_moved(tmp_path: Path) -> None:
     home = write_testnet(tmp_path / "before", PLAN)[1]
     moved = Path(shutil.move(home, tmp_path / "after"))
     config = Config.load(moved / "node.toml")
-    assert keys_of(config).validator_index == 1
+    assert keys_of(config).public_keys == (config.spec.validators[1].public_key,)
     assert config.data_directory == moved / "data"
     assert str(tmp_path) not in (moved / "node.toml").read_text()
 
@@ -128,13 +129,13 @@ def test_founders_make_a_chain_of_their_registrations(tmp_path: Path, scheme: st
     for index, founder in enumerate(founders):
         home = tmp_path / founder.name
         (home / "genesis.json").write_text(chain_spec_to_json(spec))
-        assert keys_of(Config.load(home / "node.toml")).validator_index == index
+        assert keys_of(Config.load(home / "node.toml")).public_keys == (founders[index].public_key,)
 
 
 def test_an_encrypted_home_wants_its_passphrase(tmp_path: Path) -> None:
     homes = write_testnet(tmp_path, replace(PLAN, validators=1, observers=0), passphrase="correct horse")
     config = Config.load(homes[0] / "node.toml")
-    assert keys_of(config, "correct horse").validator_index == 0
+    assert keys_of(config, "correct horse").public_keys == (config.spec.validators[0].public_key,)
     with pytest.raises(KeyFileError, match="give its passphrase"):
         keys_of(config)
 

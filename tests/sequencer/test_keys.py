@@ -8,22 +8,26 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from consensus.crypto.registry import PRODUCTION_SCHEMES, scheme_named
-from consensus.genesis import ChainSpec
+from consensus.genesis import ChainSpec, Reconfiguration
 from consensus.validators import Validator
 from sequencer.keys import (
     ConsensusKey,
     KdfCost,
     KeyFileError,
     generate_consensus_key,
+    generate_governor_key,
     generate_tls_identity,
     load_consensus_key,
+    load_governor_key,
     load_node_keys,
     load_tls_identity,
     write_consensus_key,
+    write_governor_key,
     write_tls_identity,
 )
 from sequencer.transport import TlsIdentity, peer_id_of
@@ -283,21 +287,49 @@ def test_a_nodes_keys_are_held_against_the_chain(tmp_path: Path) -> None:
         write_consensus_key(files[-1][1], key)
     spec = chain_of(*members)
 
-    keys = load_node_keys(spec, tls_file=files[1][0], consensus_file=files[1][1])
-    assert keys.validator_index == 1
-    assert keys.consensus is not None
-    assert keys.consensus.secret_key.public_key == spec.validators[1].public_key
+    keys = load_node_keys(spec, tls_file=files[1][0], consensus_files=files[1][1:])
+    assert keys.public_keys == (spec.validators[1].public_key,)
 
     with pytest.raises(KeyFileError, match=r"consensus-0.json: holds ed25519 key .* validator 'validator-1'"):
-        load_node_keys(spec, tls_file=files[1][0], consensus_file=files[0][1])
+        load_node_keys(spec, tls_file=files[1][0], consensus_files=files[0][1:])
     with pytest.raises(
         KeyFileError, match=r"tls-1.json: is the TLS key of validator 'validator-1'; name its consensus"
     ):
-        load_node_keys(spec, tls_file=files[1][0], consensus_file=None)
+        load_node_keys(spec, tls_file=files[1][0])
     with pytest.raises(KeyFileError, match=r"no validator of chain 'test' has the peer id"):
-        load_node_keys(chain_of(members[0]), tls_file=files[1][0], consensus_file=files[1][1])
-    observer = load_node_keys(chain_of(members[0]), tls_file=files[1][0], consensus_file=None)
-    assert (observer.consensus, observer.validator_index) == (None, None)
+        load_node_keys(chain_of(members[0]), tls_file=files[1][0], consensus_files=files[1][1:])
+    assert load_node_keys(chain_of(members[0]), tls_file=files[1][0]).consensus == ()
+
+
+def test_where_validators_change_a_key_may_be_that_of_one_to_come(tmp_path: Path) -> None:
+    tls_file, files = tmp_path / "tls.json", [tmp_path / "one.json", tmp_path / "two.json", tmp_path / "bls.json"]
+    founder, keys = new_key(), [new_key(), new_key()]
+    write_tls_identity(tls_file, generate_tls_identity("joiner"))
+    for file, key in zip(files, [*keys, generate_consensus_key(scheme_named("bls"))], strict=True):
+        write_consensus_key(file, key)
+    spec = msgspec.structs.replace(
+        chain_of((founder, generate_tls_identity("founder"))), reconfiguration=Reconfiguration()
+    )
+    loaded = load_node_keys(spec, tls_file=tls_file, consensus_files=files[:2])
+    assert loaded.public_keys == tuple(key.secret_key.public_key for key in keys)
+    with pytest.raises(KeyFileError, match=r"bls.json: holds a bls key, and chain 'test' signs with ed25519"):
+        load_node_keys(spec, tls_file=tls_file, consensus_files=files)
+    with pytest.raises(KeyFileError, match=r"two.json: holds key .*, as another file in keys.consensus does"):
+        load_node_keys(spec, tls_file=tls_file, consensus_files=[files[1], files[1]])
+
+
+def test_a_governors_key_is_no_nodes_key(tmp_path: Path) -> None:
+    file, key = tmp_path / "governor.json", generate_governor_key()
+    write_governor_key(file, key, "correct horse", cost=CHEAP)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert load_governor_key(file, "correct horse").public_key == key.public_key
+    with pytest.raises(KeyFileError, match="wrong passphrase"):
+        load_governor_key(file, "battery staple")
+    with pytest.raises(KeyFileError, match="holds a governor key, and a consensus key is wanted"):
+        load_consensus_key(file, "correct horse")
+    write_consensus_key(tmp_path / "consensus.json", new_key())
+    with pytest.raises(KeyFileError, match="holds a consensus key, and a governor key is wanted"):
+        load_governor_key(tmp_path / "consensus.json")
 
 
 def test_a_loaded_key_is_not_copied() -> None:

@@ -127,8 +127,7 @@ async def test_evidence_reaches_every_node_and_outlives_them(tmp_path: Path) -> 
     async with running(*files) as nodes:
         with trio.fail_after(PATIENCE_S):
             parts = [node._parts for node in nodes]
-            key = parts[3].keys.consensus
-            assert key is not None
+            (key,) = parts[3].keys.consensus
             votes = []
             for name in (b"a", b"b"):
                 subject = VoteSubject(kind="vote", epoch=0, view=9, block_id=name * 32, height=9, justify_view=8)

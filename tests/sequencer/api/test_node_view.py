@@ -13,5 +13,5 @@ def as_view(node: Node) -> NodeView:
 
 def test_the_real_node_has_every_method() -> None:
     wanted = {name for name in vars(NodeView) if not name.startswith("_")}
-    attributes = {"name", "role", "genesis"}  # set when it is made
+    attributes = {"genesis"}  # set when it is made
     assert {name for name in wanted if hasattr(Node, name)} == wanted - attributes
