@@ -32,6 +32,7 @@ from consensus.engine import (
     SafetyRecord,
     TranscriptRecord,
 )
+from consensus.epochs import EpochChange
 from consensus.ports import LoadedBlocks
 from consensus.types import (
     HASH_SIZE,
@@ -115,11 +116,17 @@ class ChainStore:
         """
         return await self._database.read(partial(_recover, ledger_height=ledger_height))
 
+    async def epoch_changes(self) -> tuple[EpochChange, ...]:
+        """How each epoch followed the one before, ascending; empty in the first one. Raises :class:`DamagedError` for
+        one that is not what was written."""
+        return await self._database.read(tables.epoch_changes)
+
     # --- the archive -----------------------------------------------------------------------------------------
 
     async def load(self, request: LoadBlocks) -> LoadedBlocks:
         """What a peer asks for, within the caps of one answer. A range ends at a block whose proof is short to state
-        where that loses nothing; it is empty when its start is pruned or not committed yet."""
+        where that loses nothing, and at an epoch's boundary in any case; it is empty when its start is pruned or not
+        committed yet."""
         return await self._database.read(partial(_load, request=request))
 
     async def proof_for(self, height: Height) -> CommitProof | None:
@@ -216,6 +223,7 @@ def _recover(connection: apsw.Connection, ledger_height: Height) -> Recovered:
         committed_id=head.id,
         head_proof=tables.proof_at(connection, head.height),
         commits=tuple(commits),
+        epoch_change=tables.last_epoch_change(connection),
     )
 
 
@@ -247,15 +255,22 @@ def _ancestors(connection: apsw.Connection, request: AncestorsRequest) -> Iterab
 
 
 def _range(connection: apsw.Connection, from_height: Height) -> tuple[tuple[BlockRow, ...], CommitProof | None]:
-    """Committed blocks that fit one answer, and the proof of the last: of the highest one that has its own, or else
-    with the headers up to the next one that has."""
-    rows = _capped(tables.committed_blocks(connection, from_height), SYNC_BLOCKS_MAX, SYNC_BYTES_MAX)
+    """Committed blocks of one epoch that fit one answer, and the proof of the last: of the highest one that has its
+    own, or else with the headers up to the next one that has."""
+    rows = _capped(_of_one_epoch(tables.committed_blocks(connection, from_height)), SYNC_BLOCKS_MAX, SYNC_BYTES_MAX)
     if not rows:
         return (), None
     last = rows[-1][0].header.height
     proven = tables.proven_height_up_to(connection, from_height, last) or last
     proof = tables.proof_for(connection, proven)
     return (rows[: proven - from_height + 1], proof) if proof is not None else ((), None)
+
+
+def _of_one_epoch(rows: Iterable[BlockRow]) -> Iterable[BlockRow]:
+    for row in rows:
+        yield row
+        if row[0].header.next_validators_hash:
+            return
 
 
 def _capped(rows: Iterable[BlockRow], limit: int, bytes_max: int) -> tuple[BlockRow, ...]:

@@ -22,6 +22,8 @@ from consensus.engine import (
     SafetyRecord,
     TranscriptRecord,
 )
+from consensus.epochs import EpochChange
+from consensus.epochs import epoch_changes as epoch_changes_codec
 from consensus.finality.types import FFG
 from consensus.types import PATH_LENGTH_MAX, Block, BlockId, CommitProof, Height
 from sequencer.storage.database import DamagedError, Layout, StorageError
@@ -195,6 +197,20 @@ def safety_of(connection: apsw.Connection) -> tuple[SafetyRecord, ...]:
     return tuple(records)
 
 
+def epoch_changes(connection: apsw.Connection) -> tuple[EpochChange, ...]:
+    """How each epoch followed the one before, ascending, from the second one on. They are never pruned."""
+    rows = connection.execute("SELECT epoch, change, digest FROM epochs ORDER BY epoch").fetchall()
+    if [row[0] for row in rows] != list(range(1, len(rows) + 1)):
+        raise DamagedError(f"the epochs {[row[0] for row in rows]} do not follow from each other")
+    return tuple(_checked_change(*row) for row in rows)
+
+
+def last_epoch_change(connection: apsw.Connection) -> EpochChange | None:
+    """How the current epoch began; None in the first one."""
+    row = connection.execute("SELECT epoch, change, digest FROM epochs ORDER BY epoch DESC LIMIT 1").get
+    return None if row is None else _checked_change(*row)
+
+
 def block_by_id(connection: apsw.Connection, block_id: BlockId) -> BlockRow | None:
     """A stored block, committed or not."""
     row = connection.execute("SELECT header, body FROM blocks WHERE id = ?", (block_id,)).get
@@ -303,4 +319,15 @@ def _checked_proof(height: Height, proof: object) -> CommitProof:
     decoded = codec.commit_proofs.decode(proof)
     if isinstance(decoded, codec.Malformed):
         raise DamagedError(f"commit proof of height {height}: {decoded.reason}")
+    return decoded
+
+
+def _checked_change(epoch: object, change: object, digest: object) -> EpochChange:
+    if not isinstance(change, bytes) or hashlib.sha256(change).digest() != digest:
+        raise DamagedError(f"the change to epoch {epoch} does not match its digest")
+    decoded = epoch_changes_codec.decode(change)
+    if isinstance(decoded, codec.Malformed):
+        raise DamagedError(f"the change to epoch {epoch}: {decoded.reason}")
+    if decoded.epoch != epoch:
+        raise DamagedError(f"the change to epoch {decoded.epoch} stands in the place of that to {epoch}")
     return decoded
