@@ -15,7 +15,7 @@ import msgspec
 from consensus.certificates import QuorumChecker
 from consensus.codec import digest
 from consensus.engine import Refusal
-from consensus.epochs import EpochInfo
+from consensus.epochs import CLOSING_PAYLOAD_ROOT, EpochInfo
 from consensus.types import PATH_LENGTH_MAX, BlockHeader, CommitProof, certificate_subject
 
 
@@ -52,6 +52,8 @@ def linked_headers(proof: CommitProof, header: BlockHeader, epoch: EpochInfo) ->
     block that the certificate names. What the certificate is worth is not judged here."""
     if proof.epoch != epoch.epoch or header.epoch != epoch.epoch or header.chain != epoch.chain:
         return Refusal("commit proof: of another chain or epoch")
+    if header.payload_root == CLOSING_PAYLOAD_ROOT:
+        return Refusal("commit proof: of a block after the one that ended its epoch")
     chain = (header, *proof.headers)
     for parent, child in pairwise(chain):
         linked = child.parent == digest(parent) == child.justify.block_id and child.height == parent.height + 1

@@ -114,6 +114,20 @@ class EpochHistory:
     def extend(self, change: EpochChange) -> EpochInfo | Contradiction | Refusal:
         """The epoch that ``change`` begins: one more, or one that was known, of which everything is kept again. A
         refusal names the epoch and what is wrong; nothing has changed then, nor after a contradiction."""
+        info = self.check(change)
+        if not isinstance(info, EpochInfo):
+            return info
+        if info.epoch > self._newest.info.epoch:
+            self._boundaries.append(_boundary(info))
+            self._newest = self._observed(info, change)
+            self._keep(self._newest)
+        else:
+            # The proof of a change that is known is not looked at, so it is not kept: it might be shown as evidence.
+            self._keep(self._kept.get(info.epoch) or self._observed(info, None))
+        return info
+
+    def check(self, change: EpochChange) -> EpochInfo | Contradiction | Refusal:
+        """What :meth:`extend` would answer. Nothing changes."""
         newest = self._newest.info
         if change.epoch > newest.epoch + 1:
             return _refused(change, f"the changes to epochs {newest.epoch + 1} to {change.epoch - 1} are missing")
@@ -123,11 +137,11 @@ class EpochHistory:
             return _refused(change, f"more than {EPOCHS_MAX} epochs; begin with a newer boundary that is trusted")
         known = self.boundary(change.epoch)
         if known is not None and known.block_id == digest(change.boundary):
-            return self._recall(change)
+            return self._known_again(change)
         before = self._kept.get(change.epoch - 1)
         if before is None:
             return _refused(change, f"the validators of epoch {change.epoch - 1} are not kept; show its change again")
-        validators = _validators(change, self._spec, before.info)
+        validators = _validators(change, before.info)
         if isinstance(validators, str):
             return _refused(change, validators)
         refusal = before.observer.verify_commit(change.proof, change.boundary, change.boundary.epoch)
@@ -135,11 +149,7 @@ class EpochHistory:
             return _refused(change, refusal.reason)
         if known is not None:
             return Contradiction(kept=self.change(change.epoch), shown=change)
-        info = epoch_after(self._spec, change.boundary, validators)
-        self._boundaries.append(_boundary(info))
-        self._newest = self._observed(info, change)
-        self._keep(self._newest)
-        return info
+        return epoch_after(self._spec, change.boundary, validators)
 
     def extend_all(self, changes: Iterable[EpochChange]) -> Contradiction | Refusal | None:
         """Take changes one by one, up to the first that is refused or contradicts."""
@@ -169,15 +179,11 @@ class EpochHistory:
             return f"of epoch {epoch}, whose validators are not kept; show how it began again"
         return f"of epoch {epoch}; known are the validators up to epoch {self.newest.epoch}: show how later ones began"
 
-    def _recall(self, change: EpochChange) -> EpochInfo | Refusal:
+    def _known_again(self, change: EpochChange) -> EpochInfo | Refusal:
         try:
-            info = epoch_after(self._spec, change.boundary, ValidatorSet(change.validators))
+            return epoch_after(self._spec, change.boundary, ValidatorSet(change.validators))
         except ValueError as error:
             return _refused(change, str(error))
-        # The proof is not looked at, so it is not kept: it might be shown as evidence.
-        known = self._kept.get(change.epoch) or self._observed(info, None)
-        self._keep(known)
-        return known.info
 
     def _keep(self, known: _Known) -> None:
         self._kept.pop(known.info.epoch, None)
@@ -195,7 +201,7 @@ def _boundary(info: EpochInfo) -> Boundary:
     return Boundary(height=genesis.height, block_id=genesis.block_id, validators_hash=info.validators.hash)
 
 
-def _validators(change: EpochChange, spec: ChainSpec, before: EpochInfo) -> ValidatorSet | str:
+def _validators(change: EpochChange, before: EpochInfo) -> ValidatorSet | str:
     """The set of a change that may follow ``before``, or why it cannot; its proof is not looked at."""
     boundary = change.boundary
     if boundary.chain != before.chain:

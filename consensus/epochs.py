@@ -5,8 +5,8 @@ hash): view 0, unsigned. It is accepted byte-identical only, and nothing else ma
 of the epoch.
 
 The boundary block names the next validator set (``BlockHeader.next_validators_hash``). Its descendants in the old epoch
-carry no payload and are never handed to a ledger: every commit ends at the boundary. Committing it, by whatever proof,
-ends the epoch.
+carry no payload, say so by their payload root, and are never handed to a ledger: every commit ends at the boundary.
+Committing it, by whatever proof, ends the epoch.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from consensus.election import LeaderSchedule, leader_schedule
 from consensus.genesis import ChainSpec
 from consensus.signing import SigningDomain
 from consensus.types import (
+    HASH_SIZE,
     VALIDATORS_MAX,
     BlockHeader,
     BlockId,
@@ -35,6 +36,10 @@ from consensus.types import (
 from consensus.validators import Validator, ValidatorSet
 
 GENESIS_KIND: Final = "genesis"
+CLOSING_PAYLOAD_ROOT: Final = b"\xff" * HASH_SIZE
+"""The payload root of a block between the boundary and the end of its epoch, whose body is empty. No payload has it, so
+that a header shows by itself that its block is never committed. (Otherwise the honest votes that commit the boundary
+would also prove to a stranger that an empty block stands where the next epoch's first block does.)"""
 
 
 class _Boundary(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -33,15 +33,14 @@ import trio
 
 from consensus.codec import Malformed, digest
 from consensus.engine import Refusal
-from consensus.epochs import EpochInfo, first_epoch
 from consensus.light_client import Advanced, Checkpoint, Fork, Known, LightClient, Proven
-from consensus.types import BlockHeader, BlockId, CommitProof, Epoch, Height
-from consensus.validators import ValidatorSet
+from consensus.types import BlockId, Height
 from sequencer.api.submit import NotAdmitted, SubmissionAnswer
 from sequencer.block_summary import BlockSummary
 from sequencer.event_stream import EventStreamError, ServerSentEvent, open_event_stream
+from sequencer.genesis import Genesis
 from sequencer.mempool import Full, Ordered, Pending, SubmissionRefused
-from sequencer.receipts import Genesis, Receipt, Section, VerificationError
+from sequencer.receipts import Receipt, Section, VerificationError
 from sequencer.transactions import Level, TransactionId, TransactionStatus, transaction_id, transaction_ids
 
 logger = logging.getLogger(__name__)
@@ -153,17 +152,6 @@ _states: Final = msgspec.msgpack.Decoder(_State)
 _errors: Final = msgspec.msgpack.Decoder(_ErrorAnswer)
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """What the light client follows: the first epoch of a checked genesis."""
-
-    genesis: Genesis
-    epoch: EpochInfo
-
-    def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: Epoch) -> Refusal | None:
-        return self.genesis.verify_commit(proof, header, epoch)
-
-
 class SequencerClient:
     """See the module's docstring. ``urls`` name the nodes' APIs, the preferred one first."""
 
@@ -173,8 +161,7 @@ class SequencerClient:
         self._urls = deque(url.rstrip("/") for url in urls)
         self._genesis = genesis
         self._timeout_s = timeout_s
-        epoch = first_epoch(genesis.spec, ValidatorSet(genesis.spec.validators))
-        self._light = LightClient(_Rule(genesis, epoch))
+        self._light = LightClient(genesis.history)
         self._liars: dict[str, Lie] = {}
         self._http = httpx.AsyncClient(headers=_HEADERS, timeout=timeout_s)
         self.lies: deque[Lie] = deque(maxlen=LIES_MAX)

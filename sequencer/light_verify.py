@@ -194,7 +194,7 @@ class _Judge:
 
     def __init__(self, genesis: Genesis, checkpoint: Checkpoint | None) -> None:
         self._genesis = genesis
-        self._client = LightClient(genesis, checkpoint)
+        self._client = LightClient(genesis.history.copy(), checkpoint)
         self._walks: list[tuple[_Walk, RawArchive]] = []
         self._claims: list[ClaimReport] = []
         self._findings: list[Finding] = []
@@ -289,7 +289,7 @@ class _Walk:
         self._archive = archive
         self._genesis = genesis
         self._checkpoint = checkpoint
-        self._client = LightClient(genesis, checkpoint)
+        self._client = LightClient(genesis.history.copy(), checkpoint)
         self._last: Proven | None = None
         self._before: tuple[BlockId, BlockHeader | None] | None = None
         self._proofs = 0

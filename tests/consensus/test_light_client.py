@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import msgspec
 import pytest
 
 from consensus.codec import Malformed, digest, encode, headers
 from consensus.commit_proof import extend
-from consensus.engine import Refusal
+from consensus.engine import Engine, Refusal
+from consensus.epoch_history import EpochHistory
 from consensus.light_client import (
     HEADERS_KEPT_MAX,
     HEADS_KEPT_MAX,
@@ -22,7 +24,6 @@ from consensus.light_client import (
     Known,
     LightClient,
     Proven,
-    foreign_fault,
 )
 from consensus.protocols.registry import protocol_names
 from consensus.types import PATH_LENGTH_MAX, BlockHeader, CommitProof
@@ -128,7 +129,7 @@ def reason(outcome: object) -> str:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_block_of_a_real_chain_is_followed_in_steps_and_in_one(protocol: str) -> None:
     run = run_of(protocol)
-    client, leaper = LightClient(run.genesis), LightClient(run.genesis)
+    client, leaper = LightClient(run.genesis.history), LightClient(run.genesis.history)
     assert client.head == Checkpoint(height=0, block_id=run.genesis.spec.hash)
     for height in range(1, run.top + 1):
         header, proof = run.at(height)
@@ -145,13 +146,12 @@ def test_every_block_of_a_real_chain_is_followed_in_steps_and_in_one(protocol: s
 def test_the_head_never_goes_down(protocol: str) -> None:
     """A stale block is proven, and changes nothing."""
     run = run_of(protocol)
-    client = LightClient(run.genesis)
+    client = LightClient(run.genesis.history)
     client.advance(*run.at(5))
     for height in (5, 3, 4, 1):
         header, proof = run.at(height)
         known = client.advance(header, proof)
-        assert isinstance(known, Known)
-        assert known.block.header == header
+        assert known == Known(block=Proven(header=header, block_id=digest(header), proof=proof))
         assert client.head.height == 5
     assert isinstance(client.advance(*run.at(6)), Advanced)
 
@@ -159,7 +159,7 @@ def test_the_head_never_goes_down(protocol: str) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_ancestors_by_a_path_of_headers(protocol: str) -> None:
     run = run_of(protocol)
-    client = LightClient(run.genesis)
+    client = LightClient(run.genesis.history)
     client.advance(*run.at(6))
     for height in range(1, 7):
         assert client.check_ancestor(run.headers[height - 1], run.headers[height:6]) is None
@@ -181,20 +181,20 @@ def test_ancestors_by_a_path_of_headers(protocol: str) -> None:
 def test_below_a_checkpoint_only_a_path_convinces(protocol: str) -> None:
     run = run_of(protocol)
     checkpoint = Checkpoint(height=4, block_id=digest(run.headers[3]))
-    client = LightClient(run.genesis, checkpoint)
+    client = LightClient(run.genesis.history, checkpoint)
     assert "height 3: below the trusted checkpoint at height 4" in reason(client.advance(*run.at(3)))
     assert client.check_ancestor(run.headers[1], run.headers[2:4]) is None
     assert isinstance(client.advance(*run.at(4)), Known)
     assert client.head == checkpoint
     assert isinstance(client.advance(*run.at(5)), Advanced)
-    assert isinstance(LightClient(run.genesis, checkpoint).advance(*run.at(7)), Advanced)
+    assert isinstance(LightClient(run.genesis.history, checkpoint).advance(*run.at(7)), Advanced)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_proven_block_against_the_checkpoint_is_a_fork(protocol: str) -> None:
     run = run_of(protocol)
     wrong = Checkpoint(height=4, block_id=bytes(32))
-    client = LightClient(run.genesis, wrong)
+    client = LightClient(run.genesis.history, wrong)
     for height in (4, 5):
         fork = client.advance(*run.at(height))
         assert isinstance(fork, Fork)
@@ -207,15 +207,15 @@ def test_a_proven_block_against_the_checkpoint_is_a_fork(protocol: str) -> None:
 def test_checkpoints_that_cannot_be() -> None:
     run = run_of("jolteon")
     with pytest.raises(ValueError, match="32 bytes, not 31"):
-        LightClient(run.genesis, Checkpoint(height=4, block_id=bytes(31)))
+        LightClient(run.genesis.history, Checkpoint(height=4, block_id=bytes(31)))
     with pytest.raises(ValueError, match="height 0 is not in epoch 0"):
-        LightClient(run.genesis, Checkpoint(height=0, block_id=bytes(32)))
+        LightClient(run.genesis.history, Checkpoint(height=0, block_id=bytes(32)))
     origin = Checkpoint(height=0, block_id=run.genesis.spec.hash)
-    assert LightClient(run.genesis, origin).head == origin
+    assert LightClient(run.genesis.history, origin).head == origin
     foreign = run_of("jolteon", exponent_max=15)
-    other = LightClient(run.genesis, Checkpoint(height=2, block_id=digest(foreign.headers[1])))
+    other = LightClient(run.genesis.history, Checkpoint(height=2, block_id=digest(foreign.headers[1])))
     said = reason(other.check_ancestor(foreign.headers[0], foreign.headers[1:2]))
-    assert said.startswith("height 1: does not stand on genesis")
+    assert said == f"height 1: does not stand on {origin.block_id.hex()}, after which its epoch begins"
 
 
 # --- what is refused -----------------------------------------------------------------------------------------
@@ -284,7 +284,7 @@ REFUSED: Sequence[tuple[Change, str]] = (
     (proof_of_another, "commit proof: "),
     (without_a_link, "commit proof: the headers do not follow from each other"),
     (of_another_kind, ""),
-    (of_epoch_one, "of epoch 1; only the validators of epoch 0 are known here"),
+    (of_epoch_one, "of epoch 1; known are the validators up to epoch 0"),
     (labelled_epoch_one, "commit proof: of another chain or epoch"),
     (of_another_chain, "of chain "),
     (another_chains_under_this_name, "commit proof: "),
@@ -295,7 +295,7 @@ REFUSED: Sequence[tuple[Change, str]] = (
 @pytest.mark.parametrize(("change", "says"), REFUSED, ids=[change.__name__ for change, _ in REFUSED])
 def test_what_proves_nothing_is_refused_with_its_height(protocol: str, change: Change, says: str) -> None:
     run = run_of(protocol)
-    client = LightClient(run.genesis)
+    client = LightClient(run.genesis.history)
     client.advance(*run.at(1))
     header, proof = change(*run.at(5), run)
     assert (header, proof) != run.at(header.height)
@@ -311,11 +311,11 @@ def test_a_quorum_that_certifies_does_not_commit(protocol: str) -> None:
     header = run.headers[4]
     justify = run.headers[5].justify
     proof = CommitProof(epoch=0, headers=(), certificate=justify)
-    outcome = LightClient(run.genesis).advance(header, proof)
+    outcome = LightClient(run.genesis.history).advance(header, proof)
     if protocol == "simplex":
         assert "commits nothing" in reason(outcome)
         renamed = replace(justify, kind=run.at(5)[1].certificate.kind)
-        forged = LightClient(run.genesis).advance(header, replace(proof, certificate=renamed))
+        forged = LightClient(run.genesis.history).advance(header, replace(proof, certificate=renamed))
         assert "the signatures do not verify" in reason(forged)
     else:
         assert isinstance(outcome, Advanced), "Tendermint's headers stand on precommits"
@@ -325,7 +325,7 @@ def test_a_quorum_that_certifies_does_not_commit(protocol: str) -> None:
 def test_no_changed_byte_of_a_header_passes(protocol: str) -> None:
     run = run_of(protocol)
     header, proof = run.at(5)
-    client = LightClient(run.genesis)
+    client = LightClient(run.genesis.history)
     client.advance(*run.at(4))
     data = encode(header)
     decodable = 0
@@ -351,7 +351,7 @@ def test_no_changed_byte_of_a_header_passes(protocol: str) -> None:
 def test_two_sides_of_a_real_fork_are_shown_with_both_proofs(protocol: str, seed: int) -> None:
     one, other = forked(protocol, seed)
     height = split_height(one, other)
-    client = LightClient(one.genesis)
+    client = LightClient(one.genesis.history)
     client.advance(*one.at(height))
     kept = client.head
     fork = client.advance(*other.at(height))
@@ -363,7 +363,7 @@ def test_two_sides_of_a_real_fork_are_shown_with_both_proofs(protocol: str, seed
         assert one.genesis.verify_commit(side.proof, side.header, 0) is None
     top = max(one, other, key=lambda run: run.top)
     below = min(one, other, key=lambda run: run.top).at(height)
-    reached = LightClient(one.genesis)
+    reached = LightClient(one.genesis.history)
     reached.advance(*top.at(height + 1))
     fork = reached.advance(*below)
     assert isinstance(fork, Fork), "a block below the head that is not its parent"
@@ -382,13 +382,13 @@ def test_a_path_shows_a_fork_below_the_head(protocol: str, seed: int) -> None:
     height = split_height(near, far)
     assert far.top >= height + 2
     split, path = far.headers[height - 1], far.headers[height : far.top]
-    client = LightClient(near.genesis)
+    client = LightClient(near.genesis.history)
     client.advance(*near.at(height))
     leap = client.advance(*far.at(far.top))
     if protocol == "jolteon":
         assert isinstance(leap, Fork)
         assert "cannot stand on the one of view" in leap.reason
-        client = LightClient(near.genesis, Checkpoint(height=height, block_id=digest(near.headers[height - 1])))
+        client = LightClient(near.genesis.history, Checkpoint(height=height, block_id=digest(near.headers[height - 1])))
         leap = client.advance(*far.at(far.top))
     assert isinstance(leap, Advanced)
     fork = client.check_ancestor(split, path)
@@ -404,7 +404,7 @@ def test_a_path_shows_a_fork_below_the_head(protocol: str, seed: int) -> None:
 
 def test_a_stale_head_is_refused() -> None:
     run = run_of("jolteon")
-    client = LightClient(run.genesis)
+    client = LightClient(run.genesis.history)
     genesis_ms = run.genesis.spec.genesis_time_ms
     assert client.check_fresh(genesis_ms + 50, 50) is None
     said = "stale: the head at height 0 is 51 ms old, more than 50 ms"
@@ -414,18 +414,21 @@ def test_a_stale_head_is_refused() -> None:
     assert client.check_fresh(now_ms + 50, 50) is None
     assert client.check_fresh(now_ms - 1_000, 50) is None
     assert "height 6 is 51 ms old" in reason(client.check_fresh(now_ms + 51, 50))
-    trusted = LightClient(run.genesis, Checkpoint(height=4, block_id=digest(run.headers[3])))
+    trusted = LightClient(run.genesis.history, Checkpoint(height=4, block_id=digest(run.headers[3])))
     assert "nothing was shown above the checkpoint" in reason(trusted.check_fresh(0, 50))
 
 
 class Credulous:
-    """A rule that takes every proof, to fill a client's memory."""
-
-    def __init__(self, genesis: Genesis) -> None:
-        self.epoch = genesis.epoch
+    """An observer that takes every proof, to fill a client's memory."""
 
     def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: int) -> None:
         return None
+
+
+def credulous(genesis: Genesis) -> EpochHistory:
+    return EpochHistory(
+        spec=genesis.spec, scheme=genesis.scheme, engine=lambda **_: cast("Engine", Credulous()), first=genesis.epoch
+    )
 
 
 @pytest.mark.parametrize(
@@ -439,7 +442,7 @@ def test_views_and_timestamps_grow_with_every_height(view: int, timestamp_ms: in
     low = replace(header, view=10, height=4, timestamp_ms=2_000)
     high = replace(header, view=view, height=7, timestamp_ms=timestamp_ms)
     for first, second in ((low, high), (high, low)):
-        client = LightClient(Credulous(run.genesis))
+        client = LightClient(credulous(run.genesis))
         client.advance(first, proof)
         assert isinstance(client.advance(second, proof), Fork) == excludes
 
@@ -447,7 +450,7 @@ def test_views_and_timestamps_grow_with_every_height(view: int, timestamp_ms: in
 @pytest.mark.parametrize(("size", "kept"), [(1, HEADS_KEPT_MAX), (1_000, HEADERS_KEPT_MAX // 1_000)])
 def test_memory_is_bounded(size: int, kept: int) -> None:
     run = run_of("jolteon")
-    client = LightClient(Credulous(run.genesis))
+    client = LightClient(credulous(run.genesis))
     header, proof = run.at(3)
     blocks = [replace(header, height=each, view=each, timestamp_ms=10_000 + each) for each in range(2, 142, 2)]
     for block in blocks:
@@ -458,6 +461,6 @@ def test_memory_is_bounded(size: int, kept: int) -> None:
 
 def test_an_epochs_boundary_is_not_a_block_of_it() -> None:
     run = run_of("jolteon")
-    assert foreign_fault(run.headers[0], run.genesis.epoch) is None
-    fault = foreign_fault(replace(run.headers[0], height=0), run.genesis.epoch)
-    assert fault == "not above height 0, after which the epoch begins"
+    header, proof = run.at(1)
+    outcome = LightClient(run.genesis.history).advance(replace(header, height=0), proof)
+    assert reason(outcome) == "height 0: not above height 0, after which epoch 0 begins"
