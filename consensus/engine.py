@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Protocol, TypeAlias
 import msgspec
 
 from consensus.epochs import EpochChange
+from consensus.finality.types import Checkpoint, LinkCertificate
 from consensus.types import (
     AncestorsRequest,
     Block,
@@ -167,7 +168,13 @@ class EpochRecord(msgspec.Struct, frozen=True, gc=False):
     change: EpochChange
 
 
-Record: TypeAlias = BlockRecord | SafetyRecord | CommitRecord | TranscriptRecord | EpochRecord
+class LinkRecord(msgspec.Struct, frozen=True, gc=False):
+    """A quorum's finality votes over one link of this chain. Kept with the blocks: it proves what is final."""
+
+    certificate: LinkCertificate
+
+
+Record: TypeAlias = BlockRecord | SafetyRecord | CommitRecord | TranscriptRecord | EpochRecord | LinkRecord
 
 # --- effects -------------------------------------------------------------------------------------------------
 
@@ -258,6 +265,20 @@ class EndEpoch(msgspec.Struct, frozen=True, gc=False):
     boundary: Block
 
 
+class Finalize(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """``checkpoint`` and all its ancestors are final. Idempotent by height, heights only grow; said again after a
+    restart. The journal holds the certificates that show it."""
+
+    checkpoint: Checkpoint
+
+
+class OfferLinks(msgspec.Struct, frozen=True, gc=False):
+    """Link certificates that the chain does not hold yet, for whoever builds payloads: lowest target first. Replaces
+    what was offered before."""
+
+    certificates: tuple[LinkCertificate, ...]
+
+
 class ReportEvidence(msgspec.Struct, frozen=True, gc=False):
     """A signer's two conflicting messages, each with a verified signature."""
 
@@ -284,6 +305,8 @@ Effect: TypeAlias = (
     | LoadBlocks
     | Commit
     | EndEpoch
+    | Finalize
+    | OfferLinks
     | ReportEvidence
     | Reject
 )
@@ -327,7 +350,8 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     """What a journal holds at start. ``blocks`` are all stored blocks above ``committed_height`` and the committed
     head itself, any order. ``commits`` are the committed blocks above the ledger's durable height, ascending, to be
     emitted again. ``head`` is the committed head (None: nothing committed yet) and ``head_proof`` its proof.
-    ``epoch_change`` is the last one (None: still the first epoch)."""
+    ``epoch_change`` is the last one (None: still the first epoch). ``links`` are the finality certificates with the
+    highest targets, ascending."""
 
     safety: tuple[SafetyRecord, ...] = ()
     blocks: tuple[StoredBlock, ...] = ()
@@ -336,6 +360,7 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     head_proof: CommitProof | None = None
     commits: tuple[tuple[StoredBlock, CommitProof | None], ...] = ()
     epoch_change: EpochChange | None = None
+    links: tuple[LinkCertificate, ...] = ()
 
 
 class Refusal(msgspec.Struct, frozen=True):

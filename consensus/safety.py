@@ -73,6 +73,15 @@ class SafetyGuard:
         out.records += granted.records
         out.effects.append(granted.sign)
 
+    def again(self, subject: Subject) -> Sign:
+        """The stored subject of this kind, or the same of another epoch, said with another key: it needs no record of
+        its own. Raises ``RuntimeError`` for one that says anything else: that is our bug."""
+        last = self._last.get(subject.kind)
+        said = None if last is None else msgspec.structs.replace(cast("msgspec.Struct", subject), epoch=last.epoch)
+        if said is None or said != cast("msgspec.Struct", last):
+            raise RuntimeError(f"the guard refuses {subject}: stored is {last}")
+        return Sign(subject)
+
     def stored(self) -> tuple[Sign, ...]:
         """The stored answers again, by kind: what a restart re-emits."""
         return tuple(Sign(self._last[kind]) for kind in sorted(self._last))

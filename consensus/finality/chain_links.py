@@ -21,10 +21,21 @@ LINKS_MAX: Final = 4 * CHECKPOINTS_MAX
 """A link per checkpoint, when at most F is faulty. Beyond, the ones with the lowest targets are forgotten."""
 
 
+class Boundary(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """The last change of validators: ``epoch`` began after the block at ``height``. ``handover`` is the height of the
+    first checkpoint at or above it that both sets finalized (None: not yet). Links from below ``floor``, where the set
+    before was handed over to, count no more."""
+
+    epoch: Integer
+    height: Integer
+    handover: Integer | None
+    floor: Integer
+
+
 class ChainState(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """Where a chain's finality stands at its committed block ``(height, id)``: a pure function of the chain but for
-    ``finalized``, which a node may know from votes before the chain holds the certificate. ``justified`` are heights
-    among ``checkpoints``; ``links`` are (source height, target height)."""
+    ``known``, which is what this node knows to be final: perhaps from votes, before the chain holds the certificate.
+    ``justified`` are heights among ``checkpoints``; ``links`` are (source height, target height)."""
 
     height: Integer
     id: Hash
@@ -32,12 +43,21 @@ class ChainState(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
     justified: Annotated[tuple[Integer, ...], Meta(min_length=1, max_length=CHECKPOINTS_MAX + 2)]
     links: Annotated[tuple[tuple[Integer, Integer], ...], Meta(max_length=LINKS_MAX)]
     finalized: Checkpoint
+    known: Checkpoint
+    boundary: Boundary | None
 
 
 def initial_state(root: Checkpoint) -> ChainState:
-    """At the genesis block, or at a joiner's trusted finalized checkpoint."""
+    """At the genesis block."""
     return ChainState(
-        height=root.height, id=root.id, checkpoints=(root,), justified=(root.height,), links=(), finalized=root
+        height=root.height,
+        id=root.id,
+        checkpoints=(root,),
+        justified=(root.height,),
+        links=(),
+        finalized=root,
+        known=root,
+        boundary=None,
     )
 
 
@@ -111,7 +131,7 @@ class ChainLinks:
         self.finalized = final
         return finality.finalized[final]
 
-    def state(self, height: Height, block_id: bytes, finalized: Checkpoint) -> ChainState:
+    def state(self, height: Height, block_id: bytes, known: Checkpoint, boundary: Boundary | None) -> ChainState:
         """To go on from after a restart, at the chain's block ``(height, block_id)``."""
         return ChainState(
             height=height,
@@ -119,5 +139,7 @@ class ChainLinks:
             checkpoints=tuple(self._checkpoints[height] for height in sorted(self._checkpoints)),
             justified=tuple(sorted(self._justified)),
             links=tuple(sorted(self._links)),
-            finalized=finalized,
+            finalized=self.finalized,
+            known=known,
+            boundary=boundary,
         )

@@ -1,86 +1,97 @@
-"""Casper FFG at one node, beside the protocol that commits its blocks: events in, one :class:`FinalityStep` out.
+"""Casper FFG at one node, beside the protocol that commits its blocks: events in, one :class:`Step` out.
 
 It holds two views of its one chain. *What the chain holds* (link certificates in committed blocks, the same at every
 node) chooses the source of the own vote. *What this node knows* (those, and certificates made from votes) decides what
 is final here.
 
-Whoever runs it feeds every committed block above :attr:`Finality.height`, in order: after a restart first those of the
-archive. ``Recovered.safety`` holds our record under the kind ``ffg``; the protocol must not be given it.
+Whoever runs it feeds every committed block above :attr:`Finality.height`, in order, with the records of the block's
+commit and of the step that this gives in one transaction. So the record of kind ``ffg`` (the last vote, empty for an
+observer, and :class:`ChainState`) is never behind a block that matters: between it and the committed head no block is a
+checkpoint or carries a certificate. The protocol must not be given that record.
 
-One epoch: a second one needs the two sets of ``rules.needed_sets``, which nothing here asks for yet.
+**Two sets.** After :meth:`Finality.enter` the validators of both epochs of the boundary vote, each key once per target
+(:func:`consensus.finality.rules.needed_sets` says what a link needs; the checkpoint that hands over is read from the
+chain alone, so that all nodes agree on it). The votes of epochs before are of no use any more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, cast
 
 import msgspec
 
-from consensus.codec import Canonical, Malformed
+from consensus.codec import Canonical, Malformed, encode
 from consensus.crypto.scheme import Scheme
 from consensus.engine import (
+    NOTHING,
     Broadcast,
-    Event,
+    EngineEvent,
+    Finalize,
+    LinkRecord,
+    OfferLinks,
     PeerConnected,
     Received,
     Recovered,
     Refusal,
-    Reject,
     ReportEvidence,
     SafetyRecord,
     Send,
     Signed,
+    Step,
+    StepBuilder,
 )
 from consensus.epochs import EpochInfo
 from consensus.finality import rules
 from consensus.finality.certificates import BadSignature, Counted, Ignored, LinkChecker, LinkTally, Slashable
-from consensus.finality.chain_links import LINKS_MAX, ChainLinks, ChainState
-from consensus.finality.types import (
-    FFG,
-    NO_STEP,
-    Checkpoint,
-    FfgVote,
-    FfgVoteSubject,
-    FinalityEffect,
-    FinalityStep,
-    Finalize,
-    Link,
-    LinkCertificate,
-)
+from consensus.finality.chain_links import LINKS_MAX, Boundary, ChainLinks, ChainState
+from consensus.finality.types import FFG, Checkpoint, FfgVote, FfgVoteSubject, Link, LinkCertificate
 from consensus.safety import Forbidden, SafetyGuard
-from consensus.types import Block, Height, Nanoseconds, PeerId, ValidatorIndex
+from consensus.types import INTEGER_MAX, VALIDATORS_MAX, Block, Epoch, Height, PeerId
 
 MESSAGES: Final = (FfgVote,)
 SUBJECTS: Final = (FfgVoteSubject,)
 CERTIFICATES_PER_BLOCK_MAX: Final = 4
-"""Link certificates that count in one block: the further ones are not looked at."""
+"""Link certificates that one block may carry."""
+EARLY_MAX: Final = VALIDATORS_MAX
+"""Peers of whom one vote of the next epoch is kept until it begins."""
 
 _subjects: Final[Canonical[msgspec.Struct]] = Canonical[msgspec.Struct](*SUBJECTS)
 _states: Final[Canonical[ChainState]] = Canonical(ChainState)
 
 
 class Finality:
-    """The finality of one chain at one node. ``chain`` is where the ledger left it (``initial_state`` of the genesis
-    block, or of a joiner's trusted finalized checkpoint); ``me`` is None for an observer, who signs nothing."""
+    """The finality of one chain at one node. ``epochs`` are the current one and, where there is one, the one before,
+    ascending; ``own_keys`` the public keys that this node signs with (none for an observer); ``chain`` is where to
+    begin when the journal holds nothing: ``initial_state`` of the genesis block."""
 
     def __init__(
-        self, *, epoch: EpochInfo, scheme: Scheme, me: ValidatorIndex | None, interval: Height, chain: ChainState
+        self,
+        *,
+        epochs: Sequence[EpochInfo],
+        scheme: Scheme,
+        own_keys: Collection[bytes],
+        interval: Height,
+        chain: ChainState,
     ) -> None:
         if interval < 1:
             raise ValueError("checkpoint interval: at least 1 block")
-        self._epoch = epoch
-        self._me = me
+        self._epochs = tuple(epochs)
+        self._scheme = scheme
+        self._own_keys = own_keys
         self._interval = interval
-        self._checker = LinkChecker((epoch,), scheme)
-        self._tally = LinkTally(epoch.validators, self._checker, interval)
+        self._checker = LinkChecker(epochs, scheme)
+        self._tally = LinkTally(self._checker, interval, self._needed)
         self._guard = SafetyGuard()
         self._last: Link | None = None
-        self._own: FfgVote | None = None
+        self._subject = b""
+        self._own: list[FfgVote] = []
+        self._early: dict[PeerId, FfgVote] = {}
         self._certificates: dict[Link, LinkCertificate] = {}
-        self._records: list[SafetyRecord] = []
-        self._effects: list[FinalityEffect] = []
-        self._height, self._head = chain.height, chain.id
+        self._offered: tuple[LinkCertificate, ...] = ()
+        self._pending_changed = False
+        self._out = StepBuilder()
+        self._height, self._head, self._boundary = chain.height, chain.id, chain.boundary
         self._chain, self._known = self._views(chain)
 
     @property
@@ -98,49 +109,85 @@ class Finality:
         """The highest checkpoint that is final as far as this node knows."""
         return self._known.finalized
 
+    @property
+    def epochs(self) -> tuple[EpochInfo, ...]:
+        """The epochs whose validators may vote."""
+        return self._epochs
+
+    @property
+    def handed_over(self) -> bool:
+        """True when the chain shows that both sets of the last boundary finalized a checkpoint at or above it. Until
+        then the validators must not change again."""
+        return self._boundary is None or self._boundary.handover is not None
+
     def chain_state(self) -> ChainState:
-        """To go on from: what a ledger stores with its head."""
-        return self._chain.state(self._height, self._head, self._known.finalized)
+        """To go on from."""
+        return self._chain.state(self._height, self._head, self._known.finalized, self._boundary)
 
     def pending(self) -> tuple[LinkCertificate, ...]:
-        """Certificates of this chain that it does not hold yet: what a proposer puts into its block, lowest target
-        first, at most ``CERTIFICATES_PER_BLOCK_MAX``."""
-        links = [link for link in self._certificates if self._chain.holds(link) and not self._chain.has(link)]
+        """Certificates of this chain that it does not hold yet and that may still matter: what a proposer puts into
+        its block, lowest target first, at most ``CERTIFICATES_PER_BLOCK_MAX``."""
+        final = self._chain.finalized.height
+        links = [
+            link
+            for link in self._certificates
+            if link.target.height > final and self._chain.holds(link) and not self._chain.has(link)
+        ]
         return tuple(self._certificates[link] for link in sorted(links, key=lambda link: link.order))[
             :CERTIFICATES_PER_BLOCK_MAX
         ]
 
     def check(self, certificate: LinkCertificate) -> Refusal | None:
-        """None when a certificate may stand in a block: its signatures are those of a quorum."""
-        return self._checker.check(certificate, (self._epoch.validators,))
+        """None when a certificate may stand in a block of the current epoch: its signatures verify, and are those of a
+        quorum of this epoch's validators or of the last one's. Whether it counts there, the chain says. A pure function
+        of certificate and epochs, so that all who judge a block agree."""
+        refusal = self._checker.check_signatures(certificate)
+        if refusal is not None:
+            return refusal
+        if certificate.source.height % self._interval or certificate.target.height % self._interval:
+            return Refusal(f"link certificate: checkpoints are {self._interval} blocks apart")
+        keys = self._checker.keys(certificate)
+        if not any(rules.has_quorum(info.validators, keys) for info in self._epochs):
+            return Refusal("link certificate: its signers are no quorum")
+        return None
 
     # --- events -------------------------------------------------------------------------------------------------
 
-    def start(self, recovered: Recovered, now: Nanoseconds) -> FinalityStep:
-        """Resume from the journal: the stored vote is signed and sent again. Raises ``ValueError`` when the record
-        holds something else than what was written."""
+    def start(self, recovered: Recovered) -> Step:
+        """Resume from the journal: the stored vote is signed and sent again, and what is final is said again. Raises
+        ``ValueError`` when the record holds something else than what was written, or lacks checkpoints of the chain."""
         record = next((record for record in recovered.safety if record.kind == FFG), None)
-        if record is None:
-            return NO_STEP
-        subject = cast("FfgVoteSubject", self._guard.restore(record, _subjects))
-        state = _states.decode(record.state)
-        if isinstance(state, Malformed):
-            raise ValueError(f"safety record {FFG!r}: state does not decode: {state.reason}")
-        self._last = subject.link
-        if state.height > self._height:
-            final = max(state.finalized, self._known.finalized, key=lambda checkpoint: checkpoint.height)
-            self._height, self._head = state.height, state.id
-            self._chain, self._known = self._views(msgspec.structs.replace(state, finalized=final))
-        if self._me is not None and subject.epoch == self._epoch.epoch:
-            self._effects += self._guard.stored()
+        if record is not None:
+            if record.subject:
+                self._last = cast("FfgVoteSubject", self._guard.restore(record, _subjects)).link
+                self._subject = record.subject
+            state = _states.decode(record.state)
+            if isinstance(state, Malformed):
+                raise ValueError(f"safety record {FFG!r}: state does not decode: {state.reason}")
+            if state.height > self._height:
+                self._height, self._head, self._boundary = state.height, state.id, state.boundary
+                self._chain, self._known = self._views(state)
+        if recovered.committed_id is not None and recovered.committed_height > self._height:
+            if recovered.committed_height // self._interval != self._height // self._interval:
+                raise ValueError(f"safety record {FFG!r} is of height {self._height}, checkpoints were committed since")
+            self._height, self._head = recovered.committed_height, recovered.committed_id
+        for certificate in recovered.links:
+            self._certificates[certificate.link] = certificate
+            self._pending_changed = True
+            if self._known.holds(certificate.link):
+                self._known.add(certificate.link)
+        if self._last is not None:
+            self._out.effects += [self._guard.again(subject) for subject in self._subjects_of(self._last)]
+        if self.finalized.height:
+            self._out.effects.append(Finalize(checkpoint=self.finalized))
         return self._finish()
 
-    def committed(self, block: Block, certificates: Sequence[LinkCertificate] = ()) -> FinalityStep:
+    def committed(self, block: Block, certificates: Sequence[LinkCertificate] = ()) -> Step:
         """A block is committed; ``certificates`` are the link certificates in its payload. A block that was fed before
         is ignored; one that does not follow is our bug (``ValueError``)."""
         header = block.header
         if header.height <= self._height:
-            return NO_STEP
+            return NOTHING
         if header.height != self._height + 1 or header.parent != self._head:
             raise ValueError(f"finality at height {self._height} was fed a block that does not follow: {block!r}")
         self._height, self._head = header.height, block.id
@@ -151,66 +198,125 @@ class Finality:
             self._known.extend(checkpoint)
             self._tally.advance(header.height)
         for certificate in certificates[:CERTIFICATES_PER_BLOCK_MAX]:
-            if self._chain.holds(certificate.link) and self.check(certificate) is None:
-                self._chain.add(certificate.link)
-                self._adopt(certificate)
+            self._held_by_chain(certificate)
         if is_checkpoint:
             for link in [link for link in self._certificates if link.target == checkpoint]:
                 self._apply(link)
             self._vote(checkpoint)
+        if is_checkpoint or certificates:
+            self._pending_changed = True
+            self._record()
         return self._finish()
 
-    def handle(self, event: Event, now: Nanoseconds) -> FinalityStep:
+    def enter(self, epoch: EpochInfo) -> Step:
+        """The epoch after the current one begins; its boundary was fed. Nothing happens for an epoch that is known."""
+        if epoch.epoch <= self._epochs[-1].epoch:
+            return NOTHING
+        if epoch.genesis.height != self._height:
+            raise ValueError(f"epoch {epoch.epoch} begins at {epoch.genesis.height}, finality stands at {self._height}")
+        before = self._boundary
+        floor: Height | None = 0 if before is None else before.handover
+        # Without a hand-over no link can count again; nobody honest lets a chain get there.
+        floor = INTEGER_MAX if floor is None else floor
+        self._boundary = Boundary(epoch=epoch.epoch, height=epoch.genesis.height, handover=None, floor=floor)
+        self._epochs = (self._epochs[-1], epoch)
+        self._checker = LinkChecker(self._epochs, self._scheme)
+        self._tally.enter(self._checker)
+        self._record()
+        early, self._early = self._early, {}
+        for peer, vote in early.items():
+            self._received(peer, vote)
+        return self._finish()
+
+    def handle(self, event: EngineEvent) -> Step:
         """A peer's vote, the own signature, a new peer; everything else is none of finality's business."""
         match event:
             case Received(peer, FfgVote() as vote):
                 self._received(peer, vote)
             case Signed(FfgVoteSubject() as subject, signature):
                 self._signed(subject, signature)
-            case PeerConnected(peer) if self._own is not None:
-                self._effects.append(Send(peer, self._own))
+            case PeerConnected(peer):
+                self._out.effects += [Send(peer, vote) for vote in self._own]
             case _:
-                return NO_STEP
+                return NOTHING
         return self._finish()
 
     # --- voting -------------------------------------------------------------------------------------------------
 
+    def _needed(self, link: Link) -> tuple[EpochInfo, ...]:
+        """The epochs of whose validators ``link`` needs a quorum each; none for a link that cannot count any more."""
+        boundary, current = self._boundary, self._epochs[-1]
+        if boundary is None or len(self._epochs) == 1:
+            return (current,)
+        if link.source.height < boundary.floor:
+            return ()
+        if link.target.height <= boundary.height:
+            return (self._epochs[0],)
+        if boundary.handover is not None and link.source.height >= boundary.handover:
+            return (current,)
+        return self._epochs
+
+    def _subjects_of(self, link: Link) -> list[FfgVoteSubject]:
+        """What this node signs for ``link``: once with each of its keys that counts, for the latest epoch that it
+        belongs to."""
+        subjects: dict[bytes, FfgVoteSubject] = {}
+        for info in reversed(self._needed(link)):
+            for key in info.validators.public_keys:
+                if key in self._own_keys and key not in subjects:
+                    subjects[key] = FfgVoteSubject(epoch=info.epoch, source=link.source, target=link.target)
+        return list(subjects.values())
+
     def _vote(self, target: Checkpoint) -> None:
         """Sign for ``target`` when the rules allow it. They do not after a restart, for what was voted on before."""
         link = Link(self._chain.justified, target)
-        if self._me is None or not rules.may_follow(self._last, link):
+        subjects = self._subjects_of(link)
+        if not subjects or not rules.may_follow(self._last, link):
             return
-        subject = FfgVoteSubject(epoch=self._epoch.epoch, source=link.source, target=link.target)
-        granted = self._guard.authorize(subject, self.chain_state())
+        granted = self._guard.authorize(subjects[0], self.chain_state())
         if isinstance(granted, Forbidden):
-            raise RuntimeError(f"the guard holds {granted.stored!r}, and the rules allow {subject!r}")
+            raise RuntimeError(f"the guard holds {granted.stored!r}, and the rules allow {subjects[0]!r}")
         self._last = link
-        self._records += granted.records
-        self._effects.append(granted.sign)
+        self._subject = encode(subjects[0])
+        self._out.effects.append(granted.sign)
+        self._out.effects += [self._guard.again(subject) for subject in subjects[1:]]
+
+    def _record(self) -> None:
+        """The last vote and where the chain stands, in one record."""
+        self._out.records.append(SafetyRecord(kind=FFG, subject=self._subject, state=encode(self.chain_state())))
 
     def _signed(self, subject: FfgVoteSubject, signature: bytes) -> None:
-        if self._me is None:
+        info = self._info(subject.epoch)
+        if info is None:
+            return  # two epochs ago by now
+        signer = next((index for index, key in enumerate(info.validators.public_keys) if key in self._own_keys), None)
+        if signer is None:
             raise RuntimeError("an observer's vote was signed")
         vote = FfgVote(
-            epoch=subject.epoch, source=subject.source, target=subject.target, signer=self._me, signature=signature
+            epoch=subject.epoch, source=subject.source, target=subject.target, signer=signer, signature=signature
         )
-        self._own = vote
-        self._effects.append(Broadcast(vote))
+        self._own = [*(own for own in self._own if own.link == vote.link and own.epoch != vote.epoch), vote]
+        self._out.effects.append(Broadcast(vote))
         self._count(vote)
+
+    def _info(self, epoch: Epoch) -> EpochInfo | None:
+        return next((info for info in self._epochs if info.epoch == epoch), None)
 
     # --- the votes of others ------------------------------------------------------------------------------------
 
     def _received(self, peer: PeerId, vote: FfgVote) -> None:
-        refusal = self._check_form(peer, vote)
+        info = self._info(vote.epoch)
+        if info is None:
+            if vote.epoch == self._epochs[-1].epoch + 1 and (peer in self._early or len(self._early) < EARLY_MAX):
+                self._early[peer] = vote
+            return  # of an epoch that is long over, or far ahead: no fault of theirs
+        refusal = self._check_form(peer, vote, info)
         if refusal is not None:
-            self._effects.append(Reject(peer, refusal))
+            self._out.reject(peer, refusal)
             return
         self._count(vote)
 
-    def _check_form(self, peer: PeerId, vote: FfgVote) -> str | None:
-        if vote.epoch != self._epoch.epoch:
-            return f"finality vote: epoch {vote.epoch}, expected {self._epoch.epoch}"
-        if self._epoch.validators.index_of(peer) != vote.signer:
+    def _check_form(self, peer: PeerId, vote: FfgVote, info: EpochInfo) -> str | None:
+        if info.validators.index_of(peer) != vote.signer:
             return "finality vote: the sender is not the signer"
         if vote.source.height >= vote.target.height:
             return "finality vote: the source is not below the target"
@@ -222,24 +328,42 @@ class Finality:
         result = self._tally.add(vote)
         match result:
             case Counted(certificate, spoiled):
-                for signer in spoiled:
-                    self._blame(signer)
+                for bad in spoiled:
+                    self._blame(bad)
                 if certificate is not None:
                     self._adopt(certificate)
             case Slashable(first, second):
-                self._effects.append(ReportEvidence(first, second))
+                self._out.effects.append(ReportEvidence(first, second))
             case BadSignature():
-                self._blame(vote.signer)
+                self._blame(vote)
             case Ignored():
                 pass
 
-    def _blame(self, signer: ValidatorIndex) -> None:
-        if signer == self._me:
+    def _blame(self, vote: FfgVote) -> None:
+        if self._checker.key_of(vote) in self._own_keys:
             raise RuntimeError("our own finality vote does not verify: the signer port holds another key")
-        peer = self._epoch.validators.peer_of(signer)
-        self._effects.append(Reject(peer, "finality vote: the signature does not verify"))
+        info = self._info(vote.epoch)
+        assert info is not None, "the tally keeps votes of known epochs alone"
+        self._out.reject(info.validators.peer_of(vote.signer), "finality vote: the signature does not verify")
 
     # --- certificates -------------------------------------------------------------------------------------------
+
+    def _held_by_chain(self, certificate: LinkCertificate) -> None:
+        """A committed block carries it: it counts when its link is of this chain and has the quorums that it needs."""
+        link = certificate.link
+        needed = self._needed(link)
+        if not self._chain.holds(link) or not needed:
+            return
+        if self._checker.check(certificate, [info.validators for info in needed]) is not None:
+            return
+        self._chain.add(link)
+        self._note_handover()
+        self._adopt(certificate)
+
+    def _note_handover(self) -> None:
+        boundary, final = self._boundary, self._chain.finalized
+        if boundary is not None and boundary.handover is None and final.height >= boundary.height:
+            self._boundary = msgspec.structs.replace(boundary, handover=final.height)
 
     def _adopt(self, certificate: LinkCertificate) -> None:
         """A verified certificate, of this chain or (then more than F is faulty) of another."""
@@ -247,9 +371,10 @@ class Finality:
             return
         for other in self._certificates.values():
             if rules.conflict(other.link, certificate.link) is not None:
-                self._effects.append(ReportEvidence(other, certificate))
+                self._out.effects.append(ReportEvidence(other, certificate))
                 break
         self._certificates[certificate.link] = certificate
+        self._pending_changed = True
         self._apply(certificate.link)
         if len(self._certificates) > LINKS_MAX:
             del self._certificates[min(self._certificates, key=lambda link: link.order)]
@@ -258,31 +383,32 @@ class Finality:
         """A link that holds justifies and finalizes once both its ends are committed here."""
         if not self._known.holds(link):
             return
-        finalizing = self._known.add(link)
-        if finalizing is not None:
-            held = [self._certificates.get(part) for part in finalizing]
-            proof = tuple(certificate for certificate in held if certificate is not None)
-            self._effects.append(Finalize(checkpoint=self._known.finalized, certificates=proof))
+        self._out.records.append(LinkRecord(self._certificates[link]))
+        if self._known.add(link) is not None:
+            self._out.effects.append(Finalize(checkpoint=self._known.finalized))
 
     # --- odds and ends ------------------------------------------------------------------------------------------
 
-    def _views(self, chain: ChainState) -> tuple[ChainLinks, ChainLinks]:
-        self._tally.advance(chain.height)
-        return ChainLinks(self._interval, chain), ChainLinks(self._interval, _with_final(chain))
+    def _views(self, state: ChainState) -> tuple[ChainLinks, ChainLinks]:
+        self._tally.advance(state.height)
+        return ChainLinks(self._interval, state), ChainLinks(self._interval, _with_known(state))
 
-    def _finish(self) -> FinalityStep:
-        step = FinalityStep(tuple(self._records), tuple(self._effects))
-        self._records.clear()
-        self._effects.clear()
-        return step
+    def _finish(self) -> Step:
+        pending = self.pending() if self._pending_changed else self._offered
+        self._pending_changed = False
+        if pending != self._offered:
+            self._offered = pending
+            self._out.effects.append(OfferLinks(pending))
+        return self._out.finish()
 
 
-def _with_final(chain: ChainState) -> ChainState:
+def _with_known(state: ChainState) -> ChainState:
     """What is final is justified, whether or not the chain holds the certificate yet."""
-    final = chain.finalized
-    checkpoints = {checkpoint.height: checkpoint for checkpoint in (*chain.checkpoints, final)}
+    final = state.known
+    checkpoints = {checkpoint.height: checkpoint for checkpoint in (*state.checkpoints, final)}
     return msgspec.structs.replace(
-        chain,
+        state,
+        finalized=final,
         checkpoints=tuple(checkpoints[height] for height in sorted(checkpoints)),
-        justified=tuple(sorted({*chain.justified, final.height})),
+        justified=tuple(sorted({*state.justified, final.height})),
     )

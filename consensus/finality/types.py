@@ -5,12 +5,12 @@ Message and subject tags begin at 24: those below 16 are the protocols', 16 to 1
 
 from __future__ import annotations
 
-from typing import Annotated, Final, NamedTuple, TypeAlias
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
-from consensus.engine import Broadcast, Reject, ReportEvidence, SafetyRecord, Send, Sign
+from consensus.codec import Canonical
 from consensus.types import AggregateSignature, Bitmap, Epoch, Hash, Index, Integer, Signature, Slot
 
 FFG: Final = "ffg"
@@ -109,23 +109,4 @@ class LinkCertificate(msgspec.Struct, frozen=True, kw_only=True, array_like=True
         return FfgVoteSubject(epoch=epoch, source=self.source, target=self.target)
 
 
-class Finalize(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """``checkpoint`` and all its ancestors are final. ``certificates`` are the link from it that finalizes and, for
-    k = 2, the one that justified the checkpoint between; empty where this node knows them from before a restart.
-    Idempotent by height, heights only grow; one lost in a crash is made good by the next."""
-
-    checkpoint: Checkpoint
-    certificates: tuple[LinkCertificate, ...]
-
-
-FinalityEffect: TypeAlias = Sign | Broadcast | Send | ReportEvidence | Reject | Finalize
-
-
-class FinalityStep(NamedTuple):
-    """As :class:`consensus.engine.Step`: ``records`` are durable before anything of ``effects`` happens."""
-
-    records: tuple[SafetyRecord, ...]
-    effects: tuple[FinalityEffect, ...]
-
-
-NO_STEP: Final = FinalityStep((), ())
+link_certificates: Final = Canonical(LinkCertificate)

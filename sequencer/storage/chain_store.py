@@ -26,6 +26,7 @@ from consensus.engine import (
     BlockRecord,
     CommitRecord,
     EpochRecord,
+    LinkRecord,
     LoadBlocks,
     Record,
     Recovered,
@@ -33,6 +34,8 @@ from consensus.engine import (
     TranscriptRecord,
 )
 from consensus.epochs import EpochChange
+from consensus.finality.chain_links import LINKS_MAX
+from consensus.finality.types import LinkCertificate
 from consensus.ports import LoadedBlocks
 from consensus.types import (
     HASH_SIZE,
@@ -134,6 +137,11 @@ class ChainStore:
         ``PATH_LENGTH_MAX`` headers from the next stored proof."""
         return await self._database.read(partial(tables.proof_for, height=height))
 
+    async def links_above(self, height: Height, count: int) -> tuple[LinkCertificate, ...]:
+        """The finality certificates of this chain with the lowest targets above a height, ascending, at most
+        ``count``."""
+        return await self._database.read(partial(tables.links_above, height=height, count=count))
+
     async def block_at(self, height: Height) -> BlockRow | None:
         """The block committed at a height, and its body. None when it is pruned or not committed."""
         rows = await self.blocks_from(height, limit=1, bytes_max=0)
@@ -179,6 +187,8 @@ def _append(connection: apsw.Connection, records: tuple[Record, ...]) -> Head:
                 commits.append(record)
             case TranscriptRecord():
                 tables.put_transcript(connection, record)
+            case LinkRecord():
+                tables.put_link(connection, record)
             case EpochRecord():
                 for decision in safety.values():
                     tables.put_safety(connection, decision)
@@ -224,6 +234,7 @@ def _recover(connection: apsw.Connection, ledger_height: Height) -> Recovered:
         head_proof=tables.proof_at(connection, head.height),
         commits=tuple(commits),
         epoch_change=tables.last_epoch_change(connection),
+        links=tables.newest_links(connection, LINKS_MAX),
     )
 
 

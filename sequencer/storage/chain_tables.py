@@ -19,12 +19,13 @@ from consensus.engine import (
     BlockRecord,
     CommitRecord,
     EpochRecord,
+    LinkRecord,
     SafetyRecord,
     TranscriptRecord,
 )
 from consensus.epochs import EpochChange
 from consensus.epochs import epoch_changes as epoch_changes_codec
-from consensus.finality.types import FFG
+from consensus.finality.types import FFG, LinkCertificate, link_certificates
 from consensus.types import PATH_LENGTH_MAX, Block, BlockId, CommitProof, Height
 from sequencer.storage.database import DamagedError, Layout, StorageError
 
@@ -46,6 +47,8 @@ CHAIN_LAYOUT: Final = Layout(
         "CREATE TABLE commits (height INTEGER PRIMARY KEY, number INTEGER NOT NULL, proof BLOB) STRICT",
         "CREATE TABLE transcript (digest BLOB NOT NULL UNIQUE, proof BLOB NOT NULL) STRICT",
         "CREATE TABLE epochs (epoch INTEGER PRIMARY KEY, change BLOB NOT NULL, digest BLOB NOT NULL) STRICT",
+        "CREATE TABLE links (target INTEGER, source INTEGER, certificate BLOB NOT NULL, digest BLOB NOT NULL,"
+        " PRIMARY KEY (target, source)) STRICT, WITHOUT ROWID",
         "INSERT INTO meta VALUES ('pruned below', 1)",
     ),
 )
@@ -138,6 +141,20 @@ def put_epoch(connection: apsw.Connection, record: EpochRecord) -> None:
     connection.execute("DELETE FROM safety WHERE kind <> ?", (FFG,))
 
 
+def put_link(connection: apsw.Connection, record: LinkRecord) -> None:
+    """Store a finality certificate of this chain, once for its two checkpoints."""
+    certificate = codec.encode(record.certificate)
+    connection.execute(
+        "INSERT INTO links VALUES (?, ?, ?, ?) ON CONFLICT (target, source) DO NOTHING",
+        (
+            record.certificate.target.height,
+            record.certificate.source.height,
+            certificate,
+            hashlib.sha256(certificate).digest(),
+        ),
+    )
+
+
 def collect_garbage(connection: apsw.Connection, blocks_max: int) -> None:
     """Delete up to ``blocks_max`` of the blocks that lost, oldest first."""
     lost = connection.execute(
@@ -158,6 +175,7 @@ def prune_below(connection: apsw.Connection, height: Height, blocks_max: int) ->
         return lowest
     connection.execute("DELETE FROM blocks WHERE number IN (SELECT number FROM commits WHERE height < ?)", (upper,))
     connection.execute("DELETE FROM commits WHERE height < ?", (upper,))
+    connection.execute("DELETE FROM links WHERE target < ?", (upper,))
     connection.execute("UPDATE meta SET value = ? WHERE key = 'pruned below'", (upper,))
     return upper
 
@@ -195,6 +213,23 @@ def safety_of(connection: apsw.Connection) -> tuple[SafetyRecord, ...]:
             raise DamagedError(f"the safety record of kind {kind!r} does not match its digest")
         records.append(record)
     return tuple(records)
+
+
+def newest_links(connection: apsw.Connection, count: int) -> tuple[LinkCertificate, ...]:
+    """The finality certificates with the highest targets, ascending."""
+    rows = connection.execute(
+        "SELECT target, certificate, digest FROM links ORDER BY target DESC, source DESC LIMIT ?", (count,)
+    ).fetchall()
+    return tuple(_checked_link(*row) for row in reversed(rows))
+
+
+def links_above(connection: apsw.Connection, height: Height, count: int) -> tuple[LinkCertificate, ...]:
+    """The finality certificates with the lowest targets above a height, ascending."""
+    rows = connection.execute(
+        "SELECT target, certificate, digest FROM links WHERE target > ? ORDER BY target, source LIMIT ?",
+        (height, count),
+    )
+    return tuple(_checked_link(*row) for row in rows)
 
 
 def epoch_changes(connection: apsw.Connection) -> tuple[EpochChange, ...]:
@@ -319,6 +354,15 @@ def _checked_proof(height: Height, proof: object) -> CommitProof:
     decoded = codec.commit_proofs.decode(proof)
     if isinstance(decoded, codec.Malformed):
         raise DamagedError(f"commit proof of height {height}: {decoded.reason}")
+    return decoded
+
+
+def _checked_link(target: object, certificate: object, digest: object) -> LinkCertificate:
+    if not isinstance(certificate, bytes) or hashlib.sha256(certificate).digest() != digest:
+        raise DamagedError(f"the finality certificate for height {target} does not match its digest")
+    decoded = link_certificates.decode(certificate)
+    if isinstance(decoded, codec.Malformed):
+        raise DamagedError(f"the finality certificate for height {target}: {decoded.reason}")
     return decoded
 
 

@@ -8,10 +8,23 @@ import random
 from dataclasses import dataclass, field
 
 from consensus.codec import block_of
-from consensus.engine import Broadcast, Received, Recovered, Reject, ReportEvidence, SafetyRecord, Sign, Signed
+from consensus.engine import (
+    Broadcast,
+    Finalize,
+    LinkRecord,
+    OfferLinks,
+    Received,
+    Recovered,
+    Reject,
+    ReportEvidence,
+    SafetyRecord,
+    Sign,
+    Signed,
+    Step,
+)
 from consensus.finality.chain_links import initial_state
 from consensus.finality.overlay import Finality
-from consensus.finality.types import Checkpoint, FfgVote, FinalityStep, Finalize, Link, LinkCertificate
+from consensus.finality.types import Checkpoint, FfgVote, Link, LinkCertificate
 from consensus.types import Block, BlockHeader
 from tests.support.committee import Committee, committee
 from tests.support.finality_histories import punishable
@@ -28,6 +41,7 @@ class FfgNode:
 
     finality: Finality
     record: SafetyRecord | None = None
+    links: list[LinkCertificate] = field(default_factory=list)
     inbox: list[FfgVote] = field(default_factory=list)
     final_height: int = 0
     """What was announced last since the start: after a restart the same may be announced again."""
@@ -52,9 +66,9 @@ class FfgCluster:
 
     def _fresh(self, index: int) -> Finality:
         return Finality(
-            epoch=self.members.epoch,
+            epochs=(self.members.epoch,),
             scheme=self.members.scheme,
-            me=index,
+            own_keys=(self.members.epoch.validators.public_keys[index],),
             interval=INTERVAL,
             chain=initial_state(self.root),
         )
@@ -131,13 +145,12 @@ class FfgCluster:
         mail, node.inbox = node.inbox, []
         for vote in mail:
             received = Received(self.members.peer(vote.signer), vote)
-            self._perform(index, self.nodes[index].finality.handle(received, 0))
+            self._perform(index, self.nodes[index].finality.handle(received))
 
-    def _perform(self, index: int, step: FinalityStep) -> None:
+    def _perform(self, index: int, step: Step) -> None:
         """Records first; a crash may come before each of the effects."""
         node = self.nodes[index]
-        if step.records and self.keeps_records:
-            (node.record,) = step.records
+        self._keep(node, step)
         finality = node.finality
         for effect in step.effects:
             if node.finality is not finality:
@@ -148,7 +161,7 @@ class FfgCluster:
             match effect:
                 case Sign(subject):
                     signature = self.members.sign(index, subject)
-                    self._perform(index, node.finality.handle(Signed(subject, signature), 0))
+                    self._perform(index, node.finality.handle(Signed(subject, signature)))
                 case Broadcast(FfgVote() as vote):
                     node.signed += [vote.link] if vote.link not in node.signed else []
                     for other in sorted(self.nodes):
@@ -160,6 +173,8 @@ class FfgCluster:
                     node.evidence.append(effect)
                     if not isinstance(effect.first, FfgVote) or effect.first.signer != 0:
                         self.complaints.append(f"an honest validator is accused: {effect}")
+                case OfferLinks():
+                    pass
                 case Reject():
                     self.complaints.append(f"an honest peer is refused: {effect}")
                 case _:
@@ -182,10 +197,19 @@ class FfgCluster:
         node.finality = self._fresh(index)
         node.final_height = 0
         records = () if node.record is None else (node.record,)
-        step = node.finality.start(Recovered(safety=records), 0)
+        step = node.finality.start(Recovered(safety=records, links=tuple(node.links)))
         for block, certificates in self.chain[node.finality.height : height]:
             again = node.finality.committed(block, certificates)
-            step = FinalityStep((*step.records, *again.records), (*step.effects, *again.effects))
-            if again.records and self.keeps_records:
-                (node.record,) = again.records
-        self._perform(index, FinalityStep((), step.effects))
+            step = Step((*step.records, *again.records), (*step.effects, *again.effects))
+            self._keep(node, again)
+        self._perform(index, Step((), step.effects))
+
+    def _keep(self, node: FfgNode, step: Step) -> None:
+        for record in step.records if self.keeps_records else ():
+            match record:
+                case SafetyRecord():
+                    node.record = record
+                case LinkRecord(certificate):
+                    node.links.append(certificate)
+                case _:
+                    raise AssertionError(f"unexpected {record!r}")

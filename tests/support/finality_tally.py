@@ -37,7 +37,7 @@ def play_tally(seed: int) -> Played:
     stakes = tuple(draw.randint(1, 5) for _ in range(draw.randint(3, 7)))
     members = committee(len(stakes), stakes=stakes)
     checker = LinkChecker((members.epoch,), members.scheme)
-    tally = LinkTally(members.epoch.validators, checker, INTERVAL)
+    tally = LinkTally(checker, INTERVAL, lambda link: (members.epoch,))
     blocks = [
         [
             Checkpoint(height=height * INTERVAL, id=identifier(f"{branch} {height}"))
