@@ -2,7 +2,8 @@
 
 Bytes are lower-case hexadecimal digits, times milliseconds, sizes bytes. Fields with a default in
 :class:`~consensus.genesis.ChainSpec` may be left out. ``genesis_hash`` is written for people and checked when it is
-there, so that a slip of the editor is noticed before it parts a node from its chain::
+there, so that a slip of the editor is noticed before it parts a node from its chain. Without ``reconfiguration`` the
+validators never change::
 
     {
       "genesis_hash": "5f0c…",
@@ -15,6 +16,8 @@ there, so that a slip of the editor is noticed before it parts a node from its c
       "pacing": {"view_timeout_ms": 1500, "idle_interval_ms": 1000, …},
       "payload_size_max": 2097152,
       …
+      "checkpoint_interval": 32,
+      "reconfiguration": {"epoch_heights": 64, "governors": ["…"], "governors_needed": 1, …},
       "validators": [
         {"name": "validator-0", "stake": 1, "public_key": "…", "possession_proof": "…", "peer": "…"}
       ]
@@ -30,17 +33,24 @@ from typing import Any, Final
 import msgspec
 
 from consensus.codec import Malformed, encode
-from consensus.genesis import ChainSpec, Pacing, chain_specs
+from consensus.genesis import GOVERNORS_MAX, SYSTEM_ROLLUP, ChainSpec, Pacing, Reconfiguration, chain_specs
 from consensus.types import HASH_SIZE, INTEGER_MAX
 from consensus.validators import STAKE_MAX, Validator
 from rollup_adapters.base import JsonValue
 from sequencer.json_form import DEPTH_MAX, is_nested_deeper
-from sequencer.tables import KeyPathError, Table
+from sequencer.tables import KeyPathError, Table, hexadecimal
 
 FILE_SIZE_MAX: Final = 4 * 1024 * 1024
 _POSITIVE_MAX: Final = 2**53
 _TEXT_SIZE_MAX: Final = 64
 _PACING_BOUNDS: Final = {"exponent_max": (0, 64), "views_per_leader": (1, 1_000_000)}
+_RECONFIGURATION_BOUNDS: Final = {
+    "epoch_heights": (1, _POSITIVE_MAX),
+    "activation_heights": (0, _POSITIVE_MAX),
+    "exit_heights": (0, _POSITIVE_MAX),
+    "governors_needed": (1, GOVERNORS_MAX),
+    "concentration_percent": (1, 100),
+}
 _SIZES: Final = ("payload_size_max", "transaction_size_max", "deduplication_heights", "timestamp_drift_ms")
 _DEFAULTS: Final[dict[str, Any]] = {field.name: field.default for field in msgspec.structs.fields(ChainSpec)}
 
@@ -57,8 +67,11 @@ def chain_spec_to_json(spec: ChainSpec) -> str:
         "rollups": list(spec.rollups),
         "pacing": {name: getattr(spec.pacing, name) for name in Pacing.__struct_fields__},
         **{name: getattr(spec, name) for name in _SIZES},
-        "validators": [validator_to_json(validator) for validator in spec.validators],
+        "checkpoint_interval": spec.checkpoint_interval,
     }
+    if spec.reconfiguration is not None:
+        document["reconfiguration"] = _reconfiguration_to_json(spec.reconfiguration)
+    document["validators"] = [validator_to_json(validator) for validator in spec.validators]
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
@@ -84,7 +97,10 @@ def chain_spec_from_json(text: str | bytes) -> ChainSpec:
         rollups=tuple(_rollup(value, index) for index, value in enumerate(table.list_at("rollups"))),
         election=_text(table, "election", default=_DEFAULTS["election"]),
         pacing=_pacing(table.table("pacing")),
-        reconfiguration=None,
+        checkpoint_interval=table.integer(
+            "checkpoint_interval", 0, INTEGER_MAX, default=_DEFAULTS["checkpoint_interval"]
+        ),
+        reconfiguration=_reconfiguration(table.table("reconfiguration")) if table.has("reconfiguration") else None,
         **{name: table.integer(name, 1, _POSITIVE_MAX, default=_DEFAULTS[name]) for name in _SIZES},
     )
     named_hash = table.hexadecimal("genesis_hash", HASH_SIZE) if table.has("genesis_hash") else None
@@ -146,9 +162,35 @@ def _pacing(table: Table) -> Pacing:
     return pacing
 
 
+def _reconfiguration_to_json(reconfiguration: Reconfiguration) -> dict[str, JsonValue]:
+    return {
+        **{name: getattr(reconfiguration, name) for name in _RECONFIGURATION_BOUNDS},
+        "governors": [governor.hex() for governor in reconfiguration.governors],
+    }
+
+
+def _reconfiguration(table: Table) -> Reconfiguration:
+    default = Reconfiguration()
+    governors = tuple(
+        hexadecimal(governor, f"{table.path('governors')}[{index}]", HASH_SIZE)
+        for index, governor in enumerate(table.list_at("governors"))
+    )
+    if len(governors) > GOVERNORS_MAX:
+        raise table.error("governors", f"{len(governors)} of them, more than {GOVERNORS_MAX}")
+    reconfiguration = Reconfiguration(
+        governors=governors,
+        **{
+            name: table.integer(name, low, high, default=getattr(default, name))
+            for name, (low, high) in _RECONFIGURATION_BOUNDS.items()
+        },
+    )
+    table.finish()
+    return reconfiguration
+
+
 def _rollup(value: object, index: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**64:
-        raise KeyPathError(f"rollups[{index}]", "expected a rollup id, a whole number from 0 to 2**64 - 1")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < SYSTEM_ROLLUP:
+        raise KeyPathError(f"rollups[{index}]", "expected a rollup id, a whole number from 0 to 2**64 - 2")
     return value
 
 

@@ -160,6 +160,7 @@ def test_every_field_of_a_chain_spec_is_in_its_hash() -> None:
         ("pacing.growth_numerator", {"pacing": Pacing(growth_numerator=1, growth_denominator=2)}),
         ("transaction_size_max", {"transaction_size_max": 2**21}),
         ("rollups", {"rollups": (1, 2**64)}),
+        ("rollups", {"rollups": (1, 2**64 - 1)}),
         ("payload_size_max", {"payload_size_max": 2**26}),
         ("payload_size_max", {"payload_size_max": 1000}),
         ("election", {"election": "lottery"}),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus.crypto.ed25519 import Ed25519
-from consensus.genesis import ChainSpec, Pacing
+from consensus.genesis import ChainSpec, Pacing, Reconfiguration
 from consensus.validators import Validator
 from sequencer.genesis import genesis_of
 from sequencer.genesis_file import (
@@ -32,11 +32,15 @@ SPEC = ChainSpec(
     protocol="jolteon",
     scheme="ed25519",
     validators=(VALIDATOR,),
-    rollups=(1, 7, 2**64 - 1),
+    rollups=(1, 7, 2**64 - 2),
     election="stake-weighted",
     pacing=Pacing(view_timeout_ms=900, idle_interval_ms=300, views_per_leader=4, exponent_max=0),
     payload_size_max=1_000_000,
     timestamp_drift_ms=50,
+    checkpoint_interval=0,
+    reconfiguration=Reconfiguration(
+        epoch_heights=9, exit_heights=7, governors=(KEY.public_key,), concentration_percent=100
+    ),
 )
 
 
@@ -71,9 +75,20 @@ def test_a_chain_spec_comes_back_with_its_hash() -> None:
             min_size=1,
             max_size=3,
         ).map(tuple),
-        rollups=st.lists(st.integers(0, 2**64 - 1), max_size=4).map(tuple),
+        rollups=st.lists(st.integers(0, 2**64 - 2), max_size=4).map(tuple),
         payload_size_max=st.integers(1, 2**53),
         deduplication_heights=st.integers(1, 2**53),
+        checkpoint_interval=st.integers(0, 2**63 - 1),
+        reconfiguration=st.none()
+        | st.builds(
+            Reconfiguration,
+            epoch_heights=st.integers(1, 2**53),
+            activation_heights=st.integers(0, 2**53),
+            exit_heights=st.integers(0, 2**53),
+            governors=st.lists(st.binary(min_size=32, max_size=32), max_size=3).map(tuple),
+            governors_needed=st.integers(1, 64),
+            concentration_percent=st.integers(1, 100),
+        ),
     )
 )
 def test_every_chain_spec_comes_back(spec: ChainSpec) -> None:
@@ -82,7 +97,9 @@ def test_every_chain_spec_comes_back(spec: ChainSpec) -> None:
 
 def test_what_has_a_default_may_be_left_out() -> None:
     optional = ("election", "pacing", "payload_size_max", "transaction_size_max", "deduplication_heights")
-    spec = chain_spec_from_json(changed(**dict.fromkeys(optional, ...), timestamp_drift_ms=...))
+    spec = chain_spec_from_json(
+        changed(**dict.fromkeys(optional, ...), timestamp_drift_ms=..., checkpoint_interval=..., reconfiguration=...)
+    )
     assert spec == ChainSpec(
         chain_id=SPEC.chain_id,
         genesis_time_ms=SPEC.genesis_time_ms,
@@ -115,6 +132,20 @@ ENTRY = json.loads(chain_spec_to_json(SPEC))["validators"][0]
         ({"rollups": 7}, "^rollups: expected a list"),
         ({"rollups": [1, True]}, r"^rollups\[1\]: expected a rollup id"),
         ({"rollups": [-1]}, r"^rollups\[0\]: expected a rollup id"),
+        ({"rollups": [2**64 - 1]}, r"^rollups\[0\]: expected a rollup id"),
+        ({"checkpoint_interval": -1}, "^checkpoint_interval: must be from 0 to"),
+        ({"reconfiguration": None}, "^reconfiguration: missing"),
+        ({"reconfiguration": []}, "^reconfiguration: expected a table, not a list"),
+        ({"reconfiguration": {"epoch_heights": 0}}, "^reconfiguration.epoch_heights: must be from 1 to"),
+        ({"reconfiguration": {"activation_heights": 2**53 + 1}}, "^reconfiguration.activation_heights: must be"),
+        ({"reconfiguration": {"exit_heights": -1}}, "^reconfiguration.exit_heights: must be from 0 to"),
+        ({"reconfiguration": {"governors_needed": 65}}, "^reconfiguration.governors_needed: must be from 1 to 64"),
+        ({"reconfiguration": {"concentration_percent": 0}}, "^reconfiguration.concentration_percent: must be from 1"),
+        ({"reconfiguration": {"governors": "ab"}}, "^reconfiguration.governors: expected a list"),
+        ({"reconfiguration": {"governors": ["ab"]}}, r"^reconfiguration.governors\[0\]: must have 32 bytes"),
+        ({"reconfiguration": {"governors": [5]}}, r"^reconfiguration.governors\[0\]: expected lower-case hex"),
+        ({"reconfiguration": {"governors": ["ab" * 32] * 65}}, "^reconfiguration.governors: 65 of them, more than 64"),
+        ({"reconfiguration": {"epochs": 1}}, "^reconfiguration.epochs: unknown key; known here are activation_heights"),
         ({"rollups": list(range(4097))}, "^the document: not a chain spec: .*4096"),
         ({"pacing": {"view_timeout": 5}}, "^pacing.view_timeout: unknown key; known here are exponent_max, "),
         ({"pacing": {"view_timeout_ms": 0}}, "^pacing.view_timeout_ms: must be from 1"),
@@ -160,6 +191,8 @@ def test_a_file_is_read_up_to_a_bound(tmp_path: Path) -> None:
         ({"scheme": "simulated"}, "scheme: 'simulated' can be forged"),
         ({"election": "lottery"}, "election: 'lottery'"),
         ({"rollups": [2, 1]}, "rollups: ids must be ascending"),
+        ({"reconfiguration": {"governors": ["00" * 32]}}, r"reconfiguration.governors\[0\]: 0000.* is no Ed25519"),
+        ({"reconfiguration": {"concentration_percent": 99}}, r"validators\[0\] \(validator-0\): holds 3 of 3 stake"),
         ({"validators": [{**ENTRY, "possession_proof": "00" * 64}]}, r"validators\[0\] \(validator-0\): public key or"),
     ],
 )
