@@ -192,7 +192,7 @@ def test_a_rotation_to_the_own_tls_key_keeps_it() -> None:
     chain = governed()
     own_peer = chain.spec.validators[0].peer
     registry, _ = fold(chain.registry(), range(1, 9), {1: [chain.rotate(chain.first(0), "fresh", peer=own_peer)]})
-    assert registry.validators[0].peer == own_peer
+    assert (registry.validators[0].public_key, registry.validators[0].peer) == (chain.key("fresh").public_key, own_peer)
 
 
 def test_nobody_left_is_refused() -> None:
@@ -388,6 +388,14 @@ def test_the_cap_looks_at_every_set_to_come() -> None:
     # Fine at height 8, but not when validator-3 is gone: 30 + s <= 40 % of 90 + s:  s <= 10
     assert isinstance(registry.judge(2, chain.add("a", operator="validator-0", stake=10)), ChangeAccepted)
     assert "41 of 101 stake after height 24" in reason(registry, chain.add("a", operator="validator-0", stake=11), 2)
+
+
+def test_the_cap_does_not_look_at_sets_before_the_growth() -> None:
+    chain = governed(stakes=(30, 30, 30, 10), concentration_percent=40, activation_heights=9)
+    changes = [chain.remove(chain.first(0)), chain.remove(chain.first(1)), chain.add("a", stake=20)]
+    registry, _ = fold(chain.registry(), [1], {1: [*changes, chain.add("b", stake=20)]})
+    # validator-2 has 30 of 40 after height 8, and 31 of 81 after 16, when it would have grown.
+    assert registry.judge(2, chain.restake(chain.first(2), 31)) == ChangeAccepted(effective_at=16)
 
 
 def test_a_removal_is_not_held_by_the_size_of_others() -> None:
