@@ -6,7 +6,8 @@ here and every body on that path was checked; oldest first, each height once.
 
 The first block of a path that names the next validators is the epoch's *boundary*. No commit goes beyond it: a goal
 above commits the boundary, with the goal's proof extended down to it, and then the epoch is over here. What descends
-from the boundary within the epoch is a *closing* block: its only use is to commit the boundary, and so it is empty.
+from the boundary within the epoch is a *closing* block: its only use is to commit the boundary, and so it is empty. Its
+payload root says what it is, so that nobody can prove it to a stranger who does not know where the epoch ended.
 
 A boundary cannot become unprovable by closing blocks: a proof is extended by blocks of the tree alone, and the tree
 holds no more blocks than a proof may hold headers. What already has headers is a peer's proof of a closing block, which
@@ -36,7 +37,7 @@ from consensus.engine import (
     StepBuilder,
     TranscriptRecord,
 )
-from consensus.epochs import EpochInfo
+from consensus.epochs import CLOSING_PAYLOAD_ROOT, EpochInfo
 from consensus.types import Block, BlockId, Certificate, CommitProof, Height, PeerId, StoredBlock
 
 
@@ -151,6 +152,8 @@ class BlockPipeline:
         are certified by their children, the last one too unless it needs the full check that comes before a vote."""
         ready = True
         for position, entry in enumerate(path):
+            if entry.block.header.payload_root == CLOSING_PAYLOAD_ROOT:
+                entry.checked = True  # its place was judged with its header, and it has no payload
             if entry.checked:
                 continue
             ready = False
@@ -299,8 +302,11 @@ def succession_fault(path: Sequence[Entry], parent_timestamp_ms: int) -> str | N
     header = path[-1].block.header
     if header.timestamp_ms <= parent_timestamp_ms:
         return "its timestamp does not exceed its parent's"
-    if closes(path[:-1]) and (header.payload_size or header.next_validators_hash):
-        return "after the block that ends the epoch, it has a payload or names validators"
+    if closes(path[:-1]):
+        if header.payload_root != CLOSING_PAYLOAD_ROOT or header.payload_size or header.next_validators_hash:
+            return "after the block that ends the epoch, it has a payload or names validators"
+    elif header.payload_root == CLOSING_PAYLOAD_ROOT:
+        return "a closing block where no block ended the epoch"
     return None
 
 

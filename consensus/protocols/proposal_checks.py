@@ -6,7 +6,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from consensus.epochs import EpochInfo
+from consensus.epochs import CLOSING_PAYLOAD_ROOT, EpochInfo
 from consensus.types import EMPTY_PAYLOAD_ROOT, HASH_SIZE, BlockHeader, View
 
 FIRST_PROPOSALS_KEPT: Final = 64
@@ -29,7 +29,7 @@ def block_fault(header: BlockHeader, body: memoryview, epoch: EpochInfo, payload
     size = len(body)
     if size != header.payload_size or size > payload_size_max:
         return f"a body of {size} bytes where the header says {header.payload_size}"
-    if (size == 0) != (header.payload_root == EMPTY_PAYLOAD_ROOT):
+    if (size == 0) != (header.payload_root in (EMPTY_PAYLOAD_ROOT, CLOSING_PAYLOAD_ROOT)):
         return "the empty payload and its root go together"
     return None
 

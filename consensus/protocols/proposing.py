@@ -9,7 +9,7 @@ import msgspec
 from consensus.block_tree import Entry, Root
 from consensus.codec import block_of, digest
 from consensus.engine import BuildPayload, PayloadBuilt
-from consensus.epochs import EpochInfo
+from consensus.epochs import CLOSING_PAYLOAD_ROOT, EpochInfo
 from consensus.protocols.block_pipeline import closes
 from consensus.types import Block, BlockHeader, Certificate, Nanoseconds, ValidatorIndex, View
 
@@ -42,7 +42,8 @@ def block_built(
 ) -> Block:
     """The block of ``built`` on ``justify``, whose block ends ``path``; it names ``entry_proof``. Raises
     ``RuntimeError`` when the payload source fills a closing block: nobody would vote for it."""
-    if closes(path) and (len(built.body) or built.next_validators_hash):
+    is_closing = closes(path)
+    if is_closing and (len(built.body) or built.next_validators_hash):
         raise RuntimeError(f"the payload source fills the block of view {built.view} after the end of the epoch")
     return block_of(
         BlockHeader(
@@ -53,7 +54,7 @@ def block_built(
             parent=justify.block_id,
             justify=justify,
             entry_proof_hash=b"" if entry_proof is None else digest(entry_proof),
-            payload_root=built.payload_root,
+            payload_root=CLOSING_PAYLOAD_ROOT if is_closing else built.payload_root,
             payload_size=len(built.body),
             next_validators_hash=built.next_validators_hash,
             timestamp_ms=built.timestamp_ms,
