@@ -12,6 +12,11 @@ rollups says::
     consensus = "keys/consensus.json"       # without it the node is an observer: it follows and verifies. A list of
                                             # files while one key follows another
 
+    [signer]                                # instead of keys.consensus: a signing process holds the keys
+    socket = "../signer/run/signer.sock"
+    peer = "8c20…"                          # the peer id of its TLS key
+    public_keys = ["5e1d…"]                 # the consensus keys that it holds for this node
+
     [network]
     listen = "127.0.0.1:26600"              # for other validators and observers; an observer may leave it out
     observers = ["3f61…"]                   # peer ids that this node serves besides the validators
@@ -48,6 +53,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, cast
 
+from consensus.crypto.registry import scheme_named
 from consensus.genesis import ChainSpec
 from consensus.types import HASH_SIZE, INTEGER_MAX, SYNC_BLOCKS_MAX, PeerId
 from rollup_adapters.base import JsonValue
@@ -56,6 +62,7 @@ from sequencer.genesis import genesis_of
 from sequencer.genesis_file import read_chain_spec
 from sequencer.keys import CONSENSUS_KEYS_MAX
 from sequencer.mempool import MempoolLimits
+from sequencer.signer.remote import SignerEndpoint
 from sequencer.tables import KeyPathError, Table, hexadecimal
 
 Address: TypeAlias = tuple[str, int]
@@ -106,7 +113,8 @@ class ApiConfig:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """A checked configuration. Paths are absolute; ``spec`` is the content of ``genesis_file``, checked as well.
-    ``consensus_key_files`` are none for an observer. ``prune_keep_heights`` is 0 when nothing is pruned."""
+    ``consensus_key_files`` are none for an observer, and where there is a ``signer``. ``prune_keep_heights`` is 0 when
+    nothing is pruned."""
 
     file: Path
     data_directory: Path
@@ -114,6 +122,7 @@ class Config:
     spec: ChainSpec
     tls_key_file: Path
     consensus_key_files: tuple[Path, ...]
+    signer: SignerEndpoint | None
     network: NetworkConfig
     api: ApiConfig
     mempool: MempoolLimits
@@ -141,9 +150,12 @@ class Config:
 
 def _config(file: Path, table: Table) -> Config:
     spec_file = file.parent / table.text("genesis_file", default="genesis.json")
-    spec = _spec(table, spec_file)
+    spec = read_spec(table, spec_file)
     keys = table.table("keys")
     consensus_key_files = _consensus_key_files(keys, file.parent)
+    signer = _signer(table.table("signer"), spec, file.parent) if table.has("signer") else None
+    if signer is not None and consensus_key_files:
+        raise keys.error("consensus", "a node with a [signer] has no consensus key of its own")
     config = Config(
         file=file,
         data_directory=file.parent / table.text("data_directory", default="data"),
@@ -151,20 +163,22 @@ def _config(file: Path, table: Table) -> Config:
         spec=spec,
         tls_key_file=file.parent / keys.text("tls"),
         consensus_key_files=consensus_key_files,
-        network=_network(table.table("network"), spec, is_validator=bool(consensus_key_files)),
+        signer=signer,
+        network=_network(table.table("network"), spec, is_validator=bool(consensus_key_files) or signer is not None),
         api=_api(table.table("api"), spec),
         mempool=_mempool(table.table("mempool"), spec),
         rollups=_rollups(table.tables("rollups"), spec),
         prune_keep_heights=_storage(table.table("storage"), spec),
-        log_level=_log_level(table),
+        log_level=read_log_level(table),
     )
     keys.finish()
     table.finish()
     return config
 
 
-def _spec(table: Table, spec_file: Path) -> ChainSpec:
-    """The chain spec, judged: a node must not start on one that is not a chain."""
+def read_spec(table: Table, spec_file: Path) -> ChainSpec:
+    """The chain spec in the file that ``genesis_file`` of ``table`` names, judged: nobody must start on one that is not
+    a chain. Raises :class:`~sequencer.tables.KeyPathError`."""
     try:
         spec = read_chain_spec(spec_file)
         genesis_of(spec)
@@ -188,6 +202,23 @@ def _consensus_key_files(keys: Table, home: Path) -> tuple[Path, ...]:
             raise KeyPathError(f"{keys.path('consensus')}[{index}]", "expected a file's name")
         files.append(home / name)
     return tuple(files)
+
+
+def _signer(table: Table, spec: ChainSpec, home: Path) -> SignerEndpoint:
+    size = scheme_named(spec.scheme).public_key_size
+    public_keys = [
+        hexadecimal(key, f"{table.path('public_keys')}[{index}]", size)
+        for index, key in enumerate(table.list_at("public_keys"))
+    ]
+    if not 1 <= len(public_keys) <= CONSENSUS_KEYS_MAX:
+        raise table.error("public_keys", f"a list of 1 to {CONSENSUS_KEYS_MAX} keys belongs here")
+    endpoint = SignerEndpoint(
+        socket=home / table.text("socket"),
+        peer=table.hexadecimal("peer", HASH_SIZE),
+        public_keys=tuple(public_keys),
+    )
+    table.finish()
+    return endpoint
 
 
 def _network(table: Table, spec: ChainSpec, *, is_validator: bool) -> NetworkConfig:
@@ -275,7 +306,8 @@ def _storage(table: Table, spec: ChainSpec) -> int:
     return keep_heights
 
 
-def _log_level(table: Table) -> LogLevel:
+def read_log_level(table: Table) -> LogLevel:
+    """``log_level`` of ``table``. Raises :class:`~sequencer.tables.KeyPathError`."""
     level = table.text("log_level", default="info")
     if level not in _LOG_LEVELS:
         raise table.error("log_level", f"must be one of {', '.join(_LOG_LEVELS)}, not {level!r}")

@@ -27,7 +27,7 @@ import os
 import secrets
 import shlex
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
@@ -79,15 +79,16 @@ class ConsensusKey:
 @dataclass(frozen=True, kw_only=True)
 class NodeKeys:
     """What a node starts with. An observer has no consensus key. Which of several keys signs, if any, is said by the
-    validators of the epoch."""
+    validators of the epoch. ``remote`` are the public keys that a signing process holds for this node."""
 
     tls: TlsIdentity
     consensus: tuple[ConsensusKey, ...]
+    remote: tuple[bytes, ...] = ()
 
     @property
     def public_keys(self) -> tuple[bytes, ...]:
-        """Of the consensus keys."""
-        return tuple(key.secret_key.public_key for key in self.consensus)
+        """Of the consensus keys, wherever they are."""
+        return (*(key.secret_key.public_key for key in self.consensus), *self.remote)
 
 
 class KdfCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,10 +235,15 @@ def load_tls_identity(file: Path, passphrase: str | None = None) -> TlsIdentity:
 
 
 def load_node_keys(
-    spec: ChainSpec, *, tls_file: Path, consensus_files: Sequence[Path] = (), passphrase: str | None = None
+    spec: ChainSpec,
+    *,
+    tls_file: Path,
+    consensus_files: Sequence[Path] = (),
+    remote_keys: tuple[bytes, ...] = (),
+    passphrase: str | None = None,
 ) -> NodeKeys:
-    """All keys of a node. Where the validators never change they must be those of one entry of the chain spec; where
-    they do, a key may be that of a validator to come.
+    """All keys of a node; ``remote_keys`` are public ones, held by its signing process. Where the validators never
+    change they must be those of one entry of the chain spec; where they do, a key may be that of a validator to come.
 
     Raises :class:`KeyFileError`, and ``OSError`` when a file cannot be read.
     """
@@ -254,31 +260,39 @@ def load_node_keys(
             raise KeyFileError(file, f"holds key {public_key.hex()}, as another file in keys.consensus does; name one")
         keys[public_key] = key
     if spec.reconfiguration is None:
-        _check_fixed(spec, tls, tls_file, keys, consensus_files)
-    return NodeKeys(tls=tls, consensus=tuple(keys.values()))
+        _check_fixed(spec, tls, tls_file, (*keys, *remote_keys), consensus_files)
+    return NodeKeys(tls=tls, consensus=tuple(keys.values()), remote=remote_keys)
 
 
 def _check_fixed(
     spec: ChainSpec,
     tls: TlsIdentity,
     tls_file: Path,
-    keys: Mapping[bytes, ConsensusKey],
+    public_keys: Sequence[bytes],
     consensus_files: Sequence[Path],
 ) -> None:
     """Validators that never change: this node is one of them, or has no key."""
     validator = next((validator for validator in spec.validators if validator.peer == tls.peer), None)
     if validator is None:
-        if keys:
+        if public_keys:
             raise KeyFileError(tls_file, f"no validator of chain {spec.chain_id!r} has the peer id {tls.peer.hex()}")
         return
-    if not keys:
+    if not public_keys:
         raise KeyFileError(
-            tls_file, f"is the TLS key of validator {validator.name!r}; name its consensus key in keys.consensus"
+            tls_file,
+            f"is the TLS key of validator {validator.name!r}; name its consensus key in keys.consensus, or its signing "
+            "process in [signer]",
         )
-    if validator.public_key not in keys:
+    if validator.public_key not in public_keys:
+        if not consensus_files:
+            raise KeyFileError(
+                tls_file,
+                f"is the TLS key of validator {validator.name!r}, which signs with key {validator.public_key.hex()}; "
+                "name that in signer.public_keys",
+            )
         raise KeyFileError(
             consensus_files[0],
-            f"holds {spec.scheme} key {next(iter(keys)).hex()}, but validator {validator.name!r} of chain "
+            f"holds {spec.scheme} key {public_keys[0].hex()}, but validator {validator.name!r} of chain "
             f"{spec.chain_id!r} signs with key {validator.public_key.hex()}",
         )
 

@@ -28,7 +28,7 @@ from consensus.crypto.scheme import SecretKey
 from consensus.driver import Driver, TrioClock
 from consensus.engine import Status
 from consensus.genesis import ChainSpec
-from consensus.ports import Clock, Transport
+from consensus.ports import Clock, Signer, Transport
 from consensus.replica import Replica
 from consensus.signing import SigningDomain
 from consensus.types import Height, PeerId, Subject
@@ -46,6 +46,7 @@ from sequencer.membership import Membership, ValidatorsView
 from sequencer.mempool import Mempool, Ordered, Pending, Submission, SubmissionRefused
 from sequencer.payload import InlinePayloadSource
 from sequencer.receipts import Receipt, Section
+from sequencer.signer.remote import RemoteSigner, SignerState
 from sequencer.storage import ChainStore, IndexStore
 from sequencer.transactions import Level, Position, TransactionId, TransactionStatus
 from sequencer.transport import EVIDENCE, TRANSACTIONS, TlsTransport, TransportConfig, TransportState, open_transport
@@ -83,6 +84,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     pruned_below: Height | None
     archive_from: Height
     evidence: int
+    signer: SignerState | None = None
+    """Of the signing process, where one holds the keys."""
 
 
 class LocalSigner:
@@ -168,6 +171,7 @@ class _Parts:
     forwarder: Forwarder
     feeds: tuple[AdapterFeed, ...]
     evidence: EvidenceStore
+    signer: LocalSigner | RemoteSigner | None
     membership: Membership
 
 
@@ -274,6 +278,7 @@ class Node:
             pruned_below=parts.driver.pruned_below,
             archive_from=parts.store.pruned_below,
             evidence=len(parts.evidence.pieces),
+            signer=parts.signer.state() if isinstance(parts.signer, RemoteSigner) else None,
         )
 
 
@@ -286,7 +291,11 @@ async def open_node(config: Config, *, passphrase: str | None = None) -> AsyncIt
     """
     genesis = genesis_of(config.spec)
     keys = load_node_keys(
-        config.spec, tls_file=config.tls_key_file, consensus_files=config.consensus_key_files, passphrase=passphrase
+        config.spec,
+        tls_file=config.tls_key_file,
+        consensus_files=config.consensus_key_files,
+        remote_keys=() if config.signer is None else config.signer.public_keys,
+        passphrase=passphrase,
     )
     config.data_directory.mkdir(parents=True, exist_ok=True)
     spec = config.spec
@@ -338,7 +347,8 @@ async def _assemble(
     payloads = InlinePayloadSource(
         spec, mempool=mempool, window=window, cache=cache, clock=clock, wall_clock_ms=_wall_clock_ms
     )
-    driver = _driver(genesis, keys, store, transport, payloads, ledger, clock)
+    signer = _signer(config, keys)
+    driver = _driver(genesis, keys.public_keys, store, transport, signer, payloads, ledger, clock)
     membership = Membership(
         spec=spec,
         own_peer=keys.tls.peer,
@@ -363,11 +373,14 @@ async def _assemble(
             forwarder=forwarder,
             feeds=feeds,
             evidence=evidence,
+            signer=signer,
             membership=membership,
         )
     )
     await ledger.restore()
     membership.restore(())
+    if isinstance(signer, RemoteSigner):
+        nursery.start_soon(signer.run)
     nursery.start_soon(ledger.run)
     nursery.start_soon(_take_forwarded, transport, forwarder)
     nursery.start_soon(_take_evidence, transport, exchange)
@@ -382,22 +395,28 @@ async def _assemble(
     return node
 
 
+def _signer(config: Config, keys: NodeKeys) -> LocalSigner | RemoteSigner | None:
+    if config.signer is not None:
+        return RemoteSigner(config.signer, keys.tls, config.spec, Random(int.from_bytes(keys.tls.peer)))
+    return LocalSigner([key.secret_key for key in keys.consensus]) if keys.consensus else None
+
+
 def _driver(
     genesis: Genesis,
-    keys: NodeKeys,
+    own_keys: Sequence[bytes],
     store: ChainStore,
     transport: Transport,
+    signer: Signer | None,
     payloads: InlinePayloadSource,
     ledger: Ledger,
     clock: Clock,
 ) -> Driver:
-    signer = LocalSigner([key.secret_key for key in keys.consensus]) if keys.consensus else None
     replica = Replica(
         engine=genesis.protocol.engine,
         spec=genesis.spec,
         scheme=genesis.scheme,
         epoch=genesis.epoch,
-        own_keys=keys.public_keys,
+        own_keys=own_keys,
     )
     return Driver(
         replica=replica,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from consensus.genesis import ChainSpec
 from consensus.types import HASH_SIZE, PeerId
-from sequencer.config import FILE_SIZE_MAX, ConfigError, LogLevel, _log_level, _spec
+from sequencer.config import FILE_SIZE_MAX, ConfigError, LogLevel, read_log_level, read_spec
 from sequencer.signer.messages import KEYS_MAX
 from sequencer.tables import KeyPathError, Table, hexadecimal
 
@@ -62,7 +62,7 @@ def _config(file: Path, table: Table) -> SignerConfig:
     keys = table.table("keys")
     config = SignerConfig(
         file=file,
-        spec=_spec(table, file.parent / table.text("genesis_file", default="genesis.json")),
+        spec=read_spec(table, file.parent / table.text("genesis_file", default="genesis.json")),
         database=file.parent / table.text("database", default="protection.db"),
         socket=file.parent / table.text("socket", default="run/signer.sock"),
         nodes=frozenset(
@@ -70,7 +70,7 @@ def _config(file: Path, table: Table) -> SignerConfig:
         ),
         tls_key_file=file.parent / keys.text("tls"),
         consensus_key_files=tuple(file.parent / name for name in _names(keys, "consensus")),
-        log_level=_log_level(table),
+        log_level=read_log_level(table),
     )
     keys.finish()
     table.finish()

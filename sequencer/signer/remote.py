@@ -71,10 +71,12 @@ class SigningRefused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class SignerEndpoint:
-    """Where a node's signing process listens, and the peer id of the TLS key that it must show."""
+    """Where a node's signing process listens, the peer id of the TLS key that it must show, and the consensus keys that
+    it holds for the node."""
 
     socket: Path
     peer: PeerId
+    public_keys: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

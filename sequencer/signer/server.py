@@ -172,9 +172,7 @@ def open_listener(path: Path) -> trio.SocketListener:
     """Listen at ``path``: mode 0600, in a directory of mode 0700 that is made if there is none. A socket that nobody
     listens on is replaced. Raises :class:`SocketError`."""
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-        raise SocketError(
-            f"{path}: longer than the {SOCKET_PATH_BYTES_MAX} bytes of a Unix socket; move the home"
-        )
+        raise SocketError(f"{path}: longer than the {SOCKET_PATH_BYTES_MAX} bytes of a Unix socket; move the home")
     try:
         _prepare_directory(path.parent)
         _remove_stale(path)
