@@ -2,10 +2,14 @@
 
 Everything is drawn from one seed. The cluster judges as it runs, by its own books and never by the replicas' word:
 
-* agreement: one block per height over all nodes and all restarts, heights without gaps, parents chained;
-* no validator signs two subjects of one kind in one slot, over all restarts;
+* agreement: one block per height over all nodes and all restarts, heights without gaps, parents chained, each in the
+  epoch that its height belongs to;
+* no key signs two subjects of one kind in one slot, over all restarts, and none in an epoch that is over for its node;
 * nothing is signed or sent before the records of its step are durable (a crash between them loses exactly what was
   not).
+
+Epochs end where the cluster is told: ``sets`` has the next validators by the height of the boundary. Hosts beyond the
+first committee are nodes like all others, which observe until a set names them.
 """
 
 from __future__ import annotations
@@ -14,12 +18,13 @@ import hashlib
 import heapq
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from consensus.codec import Wire, block_of
+from consensus.crypto.scheme import SecretKey
 from consensus.engine import (
     BlockRecord,
     BlocksLoaded,
@@ -30,6 +35,8 @@ from consensus.engine import (
     Commit,
     CommitRecord,
     Effect,
+    EndEpoch,
+    EpochReady,
     EpochRecord,
     Event,
     LoadBlocks,
@@ -49,7 +56,7 @@ from consensus.engine import (
     Step,
     TimerFired,
 )
-from consensus.epochs import EpochChange
+from consensus.epochs import CLOSING_PAYLOAD_ROOT, EpochChange
 from consensus.finality.types import FFG
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.registry import protocol_named
@@ -58,12 +65,16 @@ from consensus.types import (
     EMPTY_PAYLOAD_ROOT,
     SYNC_BLOCKS_MAX,
     AncestorsRequest,
+    Block,
     BlockId,
     CommitProof,
+    PeerId,
     StoredBlock,
     Subject,
 )
+from consensus.validators import ValidatorSet
 from tests.support.committee import Committee
+from tests.support.hosts import keys, peer
 
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
@@ -148,10 +159,13 @@ class MemoryJournal:
 @dataclass(slots=True)
 class Node:
     """One identity's process: its replica dies with a crash, its journal and ledger do not. ``twin`` shares an
-    identity."""
+    identity. ``index`` is the number of its host, which is its place among the first validators; None for an observer,
+    which has no ``keys``."""
 
     name: str
     index: int | None
+    peer: PeerId
+    keys: Mapping[bytes, SecretKey]
     journal: MemoryJournal = field(default_factory=MemoryJournal)
     ledger: list[BlockId] = field(default_factory=list)
     replica: Replica | None = None
@@ -171,7 +185,8 @@ Route = Callable[[Node, Node, msgspec.Struct, int], Sequence[int]]
 
 
 class Cluster:
-    """Nodes, links and time. ``byzantine`` names validators whose signatures are not judged (twins)."""
+    """Nodes, links and time. ``byzantine`` names hosts whose signatures are not judged (twins). ``hosts`` counts those
+    with keys, validators of the first epoch and others."""
 
     def __init__(
         self,
@@ -180,6 +195,8 @@ class Cluster:
         seed: int = 0,
         observers: int = 0,
         twins: Sequence[int] = (),
+        hosts: int = 0,
+        sets: Mapping[int, ValidatorSet] | None = None,
         through_codec: bool = False,
         delay_ns: tuple[int, int] = (1 * MILLISECOND, 5 * MILLISECOND),
     ) -> None:
@@ -191,16 +208,26 @@ class Cluster:
         self.heap: list[tuple[int, int, Callable[[], None]]] = []
         self.sequence = 0
         self.byzantine = frozenset(twins)
-        self.nodes = [Node(f"v{index}", index) for index in range(len(committee.keys))]
-        self.nodes += [Node(f"v{index}-twin", index) for index in twins]
-        self.nodes += [Node(f"observer-{index}", None) for index in range(observers)]
+        self.sets = {} if sets is None else dict(sets)
+        self.handover_ns = MILLISECOND
+        """From the commit of a boundary to the answer of the payload source."""
+        self.nodes = [self._host(f"v{number}", number) for number in range(max(hosts, len(committee.keys)))]
+        self.nodes += [self._host(f"v{number}-twin", number) for number in twins]
+        for number in range(observers):
+            name = f"observer-{number}"
+            self.nodes.append(Node(name, None, hashlib.sha256(name.encode()).digest(), {}))
         low, high = delay_ns
         self.route: Route = lambda source, target, message, now: (self.random.randint(low, high),)
         self.crash_point: Callable[[Node, str], None] = lambda node, where: None
         self.chain: dict[int, BlockId] = {}
         self.headers: dict[BlockId, tuple[BlockId, int]] = {}
-        self.signed: dict[tuple[int, str, object], Subject] = {}
+        self.signed: dict[tuple[bytes, str, object], Subject] = {}
+        self.committed_ns: dict[int, int] = {}
+        """When the first node committed each height."""
         self.deliveries = 0
+
+    def _host(self, name: str, number: int) -> Node:
+        return Node(name, number, peer(number), keys(self.committee.scheme, number))
 
     # --- people's side ------------------------------------------------------------------------------------------
 
@@ -253,9 +280,7 @@ class Cluster:
 
     def peer(self, node: Node) -> bytes:
         """The transport's name of a node. Twins share theirs."""
-        if node.index is None:
-            return hashlib.sha256(node.name.encode()).digest()
-        return self.committee.peer(node.index)
+        return node.peer
 
     # --- the machinery ------------------------------------------------------------------------------------------
 
@@ -265,7 +290,13 @@ class Cluster:
         heapq.heappush(self.heap, (time_ns, self.sequence, action))
 
     def _start(self, node: Node) -> None:
-        node.replica = self.committee.replica(self.definition.engine, node.index)
+        node.replica = Replica(
+            engine=self.definition.engine,
+            spec=self.committee.spec,
+            scheme=self.committee.scheme,
+            epoch=self.committee.epoch,
+            own_keys=node.keys,
+        )
         recovered = node.journal.recover(len(node.ledger))
         try:
             self._perform(node, node.replica.start(recovered, self.now))
@@ -298,7 +329,7 @@ class Cluster:
                 self.crash_point(node, f"before sign {subject.kind}")
                 signature = self._sign(node, subject)
                 self.crash_point(node, f"after sign {subject.kind}")
-                if node.replica is not None:
+                if node.replica is not None and signature is not None:
                     steps.append(node.replica.handle(Signed(subject, signature), self.now))
             case Broadcast(message):
                 for other in self.nodes:
@@ -318,6 +349,8 @@ class Cluster:
                 self._check(node, effect)
             case Commit():
                 self._commit(node, effect)
+            case EndEpoch():
+                self._end_epoch(node, effect)
             case LoadBlocks():
                 loaded = node.journal.load(effect)
                 self._soon(node, loaded)
@@ -328,14 +361,27 @@ class Cluster:
             case _:
                 raise AssertionError(f"unexpected effect {effect}")
 
-    def _sign(self, node: Node, subject: Subject) -> bytes:
-        assert node.index is not None
+    def _sign(self, node: Node, subject: Subject) -> bytes | None:
+        """As the driver does: what waited while its epoch ended is not signed."""
+        replica = node.replica
+        assert replica is not None
+        if subject.epoch != replica.epoch.epoch:
+            return None
+        assert replica.me is not None
+        public_key = replica.epoch.validators.public_keys[replica.me]
         record = node.journal.safety.get(subject.kind)
         if node.index not in self.byzantine:
-            key = (node.index, subject.kind, subject.slot)
+            key = (public_key, subject.kind, subject.slot)
             assert self.signed.setdefault(key, subject) == subject, f"{node.name} signs {subject.kind} twice"
             assert record is not None or node.journal.keep is not MemoryJournal().keep
-        return self.committee.sign(node.index, subject)
+        return node.keys[public_key].sign(replica.epoch.domain.bytes_to_sign(subject))
+
+    def _end_epoch(self, node: Node, request: EndEpoch) -> None:
+        boundary = request.boundary
+        node.waiting_build = None
+        assert node.ledger[-1] == boundary.id, f"{node.name} ends an epoch before it is in the ledger"
+        ready = EpochReady(boundary=boundary.id, validators=self.sets[boundary.header.height])
+        self._soon(node, ready, self.handover_ns)
 
     def _transmit(self, node: Node, other: Node, message: msgspec.Struct) -> None:
         self.crash_point(node, f"before send {type(message).__name__}")
@@ -372,7 +418,7 @@ class Cluster:
 
     def _build(self, node: Node, request: BuildPayload) -> None:
         node.waiting_build = request
-        if node.pool:
+        if node.pool or self._named(request.height, request.path) != b"":
             self._built(node, request)
             return
         life = node.life
@@ -387,18 +433,34 @@ class Cluster:
         node.waiting_build = None
         on_path = {bytes(body) for _, body in request.path}
         body = next((body for body in node.pool if body not in on_path), b"")
+        named = self._named(request.height, request.path)
+        if named is None:
+            body = b""
         built = PayloadBuilt(
             view=request.view,
             parent=request.parent,
             payload_root=root_of(body),
             body=body,
             timestamp_ms=max(request.parent_timestamp_ms + 1, self.now // MILLISECOND),
+            next_validators_hash=named or b"",
         )
         self._soon(node, built)
 
+    def _named(self, height: int, path: Sequence[tuple[Block, bytes | memoryview]]) -> bytes | None:
+        """The hash that the block at this height must name, empty for none. None where the epoch's boundary is on its
+        path: such a block is empty."""
+        if any(block.header.next_validators_hash for block, _ in path):
+            return None
+        return self.sets[height].hash if height in self.sets else b""
+
     def _check(self, node: Node, request: CheckPayload) -> None:
         node.payloads_checked += 1
-        valid = root_of(bytes(request.body)) == request.block.header.payload_root
+        header = request.block.header
+        named = self._named(header.height, request.path)
+        is_closing = header.payload_root == CLOSING_PAYLOAD_ROOT
+        valid = not request.body if is_closing else root_of(bytes(request.body)) == header.payload_root
+        if not request.certified:
+            valid = valid and is_closing == (named is None) and header.next_validators_hash == (named or b"")
         verdict = PayloadVerdict(
             block_id=request.block.id, certified=request.certified, valid=valid, reason="" if valid else "root"
         )
@@ -415,6 +477,9 @@ class Cluster:
         agreed = self.chain.setdefault(header.height, block_id)
         assert agreed == block_id, f"{node.name} disagrees at height {header.height}"
         assert block_of(header).id == block_id
+        assert header.epoch == sum(height < header.height for height in self.sets), f"height {header.height}"
+        assert header.next_validators_hash == (self._named(header.height, ()) or b"")
+        self.committed_ns.setdefault(header.height, self.now)
         node.ledger.append(block_id)
         body = bytes(commit.body)
         if body in node.pool:
