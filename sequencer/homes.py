@@ -5,9 +5,11 @@
       genesis.json        the chain spec (sequencer.genesis_file); the same file in every home of a chain
       keys/tls.json       names the node to its peers
       keys/consensus.json signs; a validator's only
+      registration.json   what the governors need to add it; of a validator that joins a running chain
       data/               made when the node starts
 
-A home names no path outside itself and can be moved as a whole.
+A home names no path outside itself and can be moved as a whole. The governors' keys of a testnet lie beside its homes,
+``governor-0.json`` and so on: they belong to people, on no node.
 """
 
 from __future__ import annotations
@@ -21,27 +23,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from consensus.crypto.registry import scheme_named
+from consensus.crypto.scheme import SecretKey
 from consensus.election import ROUND_ROBIN
-from consensus.genesis import ChainSpec, Pacing
-from consensus.types import PeerId
-from consensus.validators import Validator
+from consensus.genesis import GOVERNORS_MAX, ChainSpec, Pacing, Reconfiguration
+from consensus.types import HASH_SIZE, PeerId
+from consensus.validators import STAKE_MAX, Validator
 from sequencer.config import Address, RollupConfig, address_text
 from sequencer.genesis import genesis_of
 from sequencer.genesis_file import chain_spec_to_json, validator_to_json
 from sequencer.keys import (
     ConsensusKey,
     generate_consensus_key,
+    generate_governor_key,
     generate_tls_identity,
     write_consensus_key,
+    write_governor_key,
     write_tls_identity,
 )
+from sequencer.tables import Table
 from sequencer.toml_text import toml_key, toml_table, toml_value
 from sequencer.transport import TlsIdentity
 
 LOOPBACK: Final = "127.0.0.1"
 HOMES_MAX: Final = 1000
 NAME_SIZE_MAX: Final = 64
+REGISTRATION_SIZE_MAX: Final = 16 * 1024
 
 
 class HomeError(Exception):
@@ -51,7 +60,8 @@ class HomeError(Exception):
 @dataclass(frozen=True, kw_only=True)
 class ChainPlan:
     """A chain on one machine. ``base_port`` 0 takes free ports; otherwise home i listens at ``base_port + 2 * i`` for
-    peers and at the port after it for the API. ``genesis_time_ms`` None is now."""
+    peers and at the port after it for the API. ``genesis_time_ms`` None is now. Validators can change where
+    ``reconfiguration`` says how; its governors are new keys, ``governors`` of them."""
 
     protocol: str
     scheme: str
@@ -63,6 +73,18 @@ class ChainPlan:
     election: str = ROUND_ROBIN
     pacing: Pacing = field(default_factory=Pacing)
     genesis_time_ms: int | None = None
+    reconfiguration: Reconfiguration | None = None
+    governors: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registration:
+    """What the governors need to know of a validator that is to join: it, who runs it, and where it listens
+    (``host:port``, empty when others need not dial it)."""
+
+    validator: Validator
+    operator: str
+    address: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +106,14 @@ def write_testnet(directory: Path, plan: ChainPlan, *, passphrase: str | None = 
     if plan.validators < 1 or plan.observers < 0 or count > HOMES_MAX:
         raise HomeError(f"a testnet has at least one validator and at most {HOMES_MAX} homes")
     members = _members(plan, _ports(2 * count, plan.base_port))
-    spec = _spec_of(plan, members)
+    governors = _governors(directory, plan)
+    spec = _spec_of(plan, members, [key.public_key for key in governors.values()])
     genesis_of(spec)
     for member in members:
         _check_absent(directory / member.name)
+    for file in governors:
+        if file.exists():
+            raise HomeError(f"{file} exists; choose another place or move it away")
     observers = [member.tls.peer for member in members if member.consensus is None]
     validators = [member for member in members if member.consensus is not None]
     homes = []
@@ -106,6 +132,8 @@ def write_testnet(directory: Path, plan: ChainPlan, *, passphrase: str | None = 
         )
         (home / "node.toml").write_text(text)
         homes.append(home)
+    for file, key in governors.items():
+        write_governor_key(file, key, passphrase)
     return homes
 
 
@@ -116,10 +144,16 @@ def write_home(
     scheme: str,
     listen: Address = (LOOPBACK, 26600),
     api: Address = (LOOPBACK, 26680),
+    spec: ChainSpec | None = None,
+    peers: Mapping[str, Address] | None = None,
+    rollups: Sequence[RollupConfig] = (),
     passphrase: str | None = None,
 ) -> Validator:
-    """Write a validator's home without its ``genesis.json``, and return what the chain's other founders need to know of
-    it: the validator with stake 1, which they may change. Its form in a genesis file is ``registration_text``.
+    """Write a validator's home, and return what others need to know of it: the validator with stake 1, which they may
+    change. Its form in a genesis file is ``registration_text``.
+
+    A founder's home has no ``genesis.json`` yet. One that joins a running chain has ``spec`` there, and ``peers``:
+    where its nodes listen, by the names in ``spec`` or by peer id.
 
     Raises as :func:`write_testnet` does.
     """
@@ -128,13 +162,54 @@ def write_home(
     tls, consensus = generate_tls_identity(name), generate_consensus_key(scheme_named(scheme))
     _make_home(home)
     _write_keys(home, tls, consensus, passphrase)
-    (home / "node.toml").write_text(nodetoml_value(listen=listen, api=api, peers={}, observers=[], rollups=[]))
+    if spec is not None:
+        (home / "genesis.json").write_text(chain_spec_to_json(spec))
+    text = nodetoml_value(listen=listen, api=api, peers=peers or {}, observers=[], rollups=rollups)
+    (home / "node.toml").write_text(text)
     return _registration(name, tls, consensus)
 
 
 def registration_text(validator: Validator) -> str:
     """A validator's entry in ``validators`` of a genesis file, as JSON."""
     return json.dumps(validator_to_json(validator), indent=2, ensure_ascii=False)
+
+
+def write_registration(file: Path, registration: Registration) -> None:
+    """Write what the governors need to a file. It holds no secret."""
+    document = {**validator_to_json(registration.validator), "operator": registration.operator}
+    if registration.address:
+        document["address"] = registration.address
+    file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_registration(file: Path) -> Registration:
+    """What :func:`write_registration` wrote. Raises :class:`HomeError`."""
+    try:
+        with file.open("rb") as source:
+            text = source.read(REGISTRATION_SIZE_MAX + 1)
+    except OSError as error:
+        raise HomeError(
+            f"{file}: {error.strerror}; give the registration.json that sequencer init --join wrote"
+        ) from None
+    try:
+        if len(text) > REGISTRATION_SIZE_MAX:
+            raise ValueError(f"larger than {REGISTRATION_SIZE_MAX} bytes")
+        table = Table(json.loads(text))
+        registration = Registration(
+            validator=Validator(
+                name=table.text("name"),
+                stake=table.integer("stake", 1, STAKE_MAX),
+                public_key=table.hexadecimal("public_key"),
+                possession_proof=table.hexadecimal("possession_proof"),
+                peer=table.hexadecimal("peer", HASH_SIZE),
+            ),
+            operator=table.text("operator"),
+            address=table.text("address") if table.has("address") else "",
+        )
+        table.finish()
+    except ValueError as error:
+        raise HomeError(f"{file}: not a registration: {error}") from None
+    return registration
 
 
 def nodetoml_value(
@@ -155,7 +230,7 @@ def nodetoml_value(
         lines.append(f"listen = {toml_value(address_text(listen))}")
         lines.append("# Peer ids of the observers that this node serves.")
         lines.append(f"observers = {toml_value([peer.hex() for peer in observers])}")
-    lines += ["", "# Where the other validators listen, by their names in genesis.json.", "[network.peers]"]
+    lines += ["", "# Where others listen, by their names in genesis.json or by peer id.", "[network.peers]"]
     lines += [f"{toml_key(name)} = {toml_value(address_text(address))}" for name, address in peers.items()]
     lines += ["", "[api]", f"listen = {toml_value(address_text(api))}"]
     lines += ["", "[storage]", "# How many committed heights to keep; 0 keeps all.", "prune_keep_heights = 0"]
@@ -182,8 +257,18 @@ def _members(plan: ChainPlan, ports: Sequence[int]) -> list[_Member]:
     ]
 
 
-def _spec_of(plan: ChainPlan, members: Sequence[_Member]) -> ChainSpec:
-    genesis_time_ms = plan.genesis_time_ms
+def _governors(directory: Path, plan: ChainPlan) -> dict[Path, SecretKey]:
+    if plan.reconfiguration is None:
+        return {}
+    if not 1 <= plan.governors <= GOVERNORS_MAX:
+        raise HomeError(f"a chain whose validators change has 1 to {GOVERNORS_MAX} governors, not {plan.governors}")
+    return {directory / f"governor-{index}.json": generate_governor_key() for index in range(plan.governors)}
+
+
+def _spec_of(plan: ChainPlan, members: Sequence[_Member], governors: Sequence[bytes]) -> ChainSpec:
+    genesis_time_ms, reconfiguration = plan.genesis_time_ms, plan.reconfiguration
+    if reconfiguration is not None:
+        reconfiguration = msgspec.structs.replace(reconfiguration, governors=tuple(governors))
     return ChainSpec(
         chain_id=plan.chain_id,
         genesis_time_ms=time.time_ns() // 1_000_000 if genesis_time_ms is None else genesis_time_ms,
@@ -195,6 +280,7 @@ def _spec_of(plan: ChainPlan, members: Sequence[_Member]) -> ChainSpec:
         rollups=tuple(sorted(rollup.id for rollup in plan.rollups)),
         election=plan.election,
         pacing=plan.pacing,
+        reconfiguration=reconfiguration,
     )
 
 

@@ -45,14 +45,14 @@ def target_of(text: str) -> Target:
     return Target(name=home.resolve().name, api=f"http://{address}", genesis=genesis_of(config.spec))
 
 
-def genesis_in(file: Path) -> Genesis:
-    """The chain of a genesis file. Raises :class:`CommandError`."""
+def genesis_in(file: Path, option: str = "--genesis") -> Genesis:
+    """The chain of a genesis file. Raises :class:`CommandError`, which names the option that named the file."""
     try:
         return genesis_of(read_chain_spec(file))
     except OSError as error:
-        raise CommandError(f"--genesis: {file}: {error.strerror}", UNUSABLE) from None
+        raise CommandError(f"{option}: {file}: {error.strerror}", UNUSABLE) from None
     except (KeyPathError, ValueError) as error:
-        raise CommandError(f"--genesis: {file}: {error}", UNUSABLE) from None
+        raise CommandError(f"{option}: {file}: {error}", UNUSABLE) from None
 
 
 def reach(client: httpx.Client, request: httpx.Request) -> httpx.Response:

@@ -12,11 +12,20 @@ from pathlib import Path
 import pytest
 
 from consensus.crypto.registry import PRODUCTION_SCHEMES, scheme_named
-from consensus.genesis import ChainSpec, Pacing
+from consensus.genesis import ChainSpec, Pacing, Reconfiguration
 from sequencer.config import Config, RollupConfig
 from sequencer.genesis_file import chain_spec_to_json
-from sequencer.homes import ChainPlan, HomeError, registration_text, write_home, write_testnet
-from sequencer.keys import KeyFileError, NodeKeys, load_node_keys
+from sequencer.homes import (
+    ChainPlan,
+    HomeError,
+    Registration,
+    read_registration,
+    registration_text,
+    write_home,
+    write_registration,
+    write_testnet,
+)
+from sequencer.keys import KeyFileError, NodeKeys, load_governor_key, load_node_keys
 
 ROLLUPS = (
     RollupConfig(id=9, adapter="raw", settings={}),
@@ -191,3 +200,65 @@ def test_a_validators_name_has_a_length(tmp_path: Path, name: str) -> None:
     with pytest.raises(HomeError, match=f"1 to 64 characters, not {len(name)}"):
         write_home(tmp_path / "home", name=name, scheme="ed25519")
     assert not (tmp_path / "home").exists()
+
+
+# --- chains whose validators change --------------------------------------------------------------------------
+
+
+def test_a_chain_whose_validators_change_has_its_governors_keys_beside_its_homes(tmp_path: Path) -> None:
+    reconfigured = Reconfiguration(epoch_heights=8, governors_needed=2)
+    plan = replace(PLAN, validators=1, observers=0, reconfiguration=reconfigured, governors=3)
+    homes = write_testnet(tmp_path, plan, passphrase="correct horse")
+    reconfiguration = Config.load(homes[0] / "node.toml").spec.reconfiguration
+    assert reconfiguration is not None
+    assert (reconfiguration.epoch_heights, reconfiguration.governors_needed) == (8, 2)
+    files = [tmp_path / f"governor-{index}.json" for index in range(3)]
+    assert [load_governor_key(file, "correct horse").public_key for file in files] == list(reconfiguration.governors)
+    assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in files)
+    shutil.rmtree(homes[0])
+    with pytest.raises(HomeError, match=r"governor-0.json exists; choose another place"):
+        write_testnet(tmp_path, plan)
+    assert not homes[0].exists()
+
+
+@pytest.mark.parametrize("governors", [0, 65])
+def test_governors_have_a_number(tmp_path: Path, governors: int) -> None:
+    with pytest.raises(HomeError, match=f"1 to 64 governors, not {governors}"):
+        write_testnet(tmp_path, replace(PLAN, reconfiguration=Reconfiguration(), governors=governors))
+
+
+def test_a_joiners_home_knows_the_chain_and_where_its_nodes_are(tmp_path: Path) -> None:
+    plan = replace(PLAN, reconfiguration=Reconfiguration())
+    spec = Config.load(write_testnet(tmp_path / "chain", plan)[0] / "node.toml").spec
+    later = b"\xab" * 32
+    home = tmp_path / "joiner"
+    validator = write_home(
+        home,
+        name="joiner",
+        scheme=spec.scheme,
+        listen=("127.0.0.1", 23_000),
+        spec=spec,
+        peers={"validator-0": ("127.0.0.1", 21_000), later.hex(): ("::1", 1)},
+        rollups=ROLLUPS,
+    )
+    config = Config.load(home / "node.toml")
+    assert config.spec == spec
+    assert config.network.peers == {spec.validators[0].peer: ("127.0.0.1", 21_000), later: ("::1", 1)}
+    assert config.rollups == ROLLUPS
+    assert keys_of(config).public_keys == (validator.public_key,)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:26600", ""])
+def test_registrations_come_back(tmp_path: Path, address: str) -> None:
+    validator = write_home(tmp_path / "joiner", name="joiner", scheme="bls")
+    registration = Registration(validator=validator, operator="anna", address=address)
+    file = tmp_path / "registration.json"
+    write_registration(file, registration)
+    assert read_registration(file) == registration
+    for text in ("", "[]", '{"name": "x"}', file.read_text().replace('"operator"', '"owner"'), "x" * 20_000):
+        file.write_text(text)
+        with pytest.raises(HomeError, match=r"registration.json: not a registration: "):
+            read_registration(file)
+    file.unlink()
+    with pytest.raises(HomeError, match=r"No such file or directory; give the registration\.json"):
+        read_registration(file)
