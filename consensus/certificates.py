@@ -185,11 +185,10 @@ class QuorumChecker:
         self, signers: Sequence[ValidatorIndex], signatures: Mapping[ValidatorIndex, bytes], message: bytes
     ) -> bytes | None:
         """The signatures of ``signers``, ascending, joined; None when that does not verify."""
-        aggregate = self._scheme.aggregate([signatures[signer] for signer in signers])
+        aggregate = self._scheme.aggregate(list(map(signatures.__getitem__, signers)))
         if aggregate is None or not self._scheme.verify_aggregate(self._keys(signers), message, aggregate):
             return None
         return aggregate
 
     def _keys(self, signers: Sequence[ValidatorIndex]) -> tuple[bytes, ...]:
-        keys = self._epoch.validators.public_keys
-        return tuple([keys[signer] for signer in signers])
+        return tuple(map(self._epoch.validators.public_keys.__getitem__, signers))

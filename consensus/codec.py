@@ -8,6 +8,7 @@ bytes. Bodies decode as a ``memoryview`` into the frame and are never copied on 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import reduce
 from operator import or_
 from typing import Any, Final, Generic, TypeVar, cast
@@ -51,9 +52,8 @@ class Canonical(Generic[T]):
         return value
 
 
-def encode(value: msgspec.Struct) -> bytes:
-    """The canonical bytes of a value."""
-    return _encode(value)
+encode: Final[Callable[[msgspec.Struct], bytes]] = _encode
+"""The canonical bytes of a value."""
 
 
 def digest(value: msgspec.Struct) -> bytes:

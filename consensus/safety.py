@@ -54,14 +54,15 @@ class SafetyGuard:
     def authorize(self, subject: Subject, state: msgspec.Struct) -> Granted | Forbidden:
         """Grant ``subject`` its slot, with ``state`` (the protocol's durable state after this decision) in the same
         record."""
-        last = self._last.get(subject.kind)
+        kind = subject.kind
+        last = self._last.get(kind)
         if last is not None:
             if last == subject:
                 return Granted((), Sign(subject))
             if subject.slot <= last.slot:
-                return Forbidden(subject.kind, last)
-        self._last[subject.kind] = subject
-        record = SafetyRecord(kind=subject.kind, subject=encode(cast("msgspec.Struct", subject)), state=encode(state))
+                return Forbidden(kind, last)
+        self._last[kind] = subject
+        record = SafetyRecord(kind=kind, subject=encode(cast("msgspec.Struct", subject)), state=encode(state))
         return Granted((record,), Sign(subject))
 
     def sign(self, subject: Subject, state: msgspec.Struct, out: StepBuilder) -> None:

@@ -19,6 +19,8 @@ PROPOSAL: Final = "proposal"
 VOTE: Final = "vote"
 TIMEOUT: Final = "timeout"
 _PURPOSE_PREFIX: Final = "shared-sequencer/"
+REMEMBERED_MAX: Final = 256
+"""Subjects whose bytes are remembered: a whole quorum signs and checks one."""
 
 
 class _Domain(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -39,17 +41,29 @@ class SigningDomain(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def bytes_to_sign(self, subject: Subject) -> bytes:
         """The exact bytes that a signature over ``subject`` covers. A subject of another epoch is our bug."""
+        remembered = self._remembered
+        known = remembered.get(subject)
+        if known is not None:
+            return known
         if subject.epoch != self.epoch:
             raise ValueError(f"subject of epoch {subject.epoch} under the domain of epoch {self.epoch}")
         kind = subject.kind
         prefix = self._prefixes.get(kind)
         if prefix is None:
             prefix = self._prefixes[kind] = self._prefix(kind)
-        return prefix + encode(cast("msgspec.Struct", subject))
+        if len(remembered) >= REMEMBERED_MAX:
+            remembered.clear()
+        remembered[subject] = signed = prefix + encode(cast("msgspec.Struct", subject))
+        return signed
 
     @cached_property
     def _prefixes(self) -> dict[str, bytes]:
         """By kind, of which a protocol has a handful."""
+        return {}
+
+    @cached_property
+    def _remembered(self) -> dict[Subject, bytes]:
+        """What was signed or checked lately."""
         return {}
 
     def _prefix(self, kind: str) -> bytes:

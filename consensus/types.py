@@ -10,7 +10,7 @@ beside its block by reference and is judged by the sequencer alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from operator import attrgetter
 from typing import Annotated, Final, Protocol, TypeAlias
@@ -322,8 +322,13 @@ def signers_of(bitmap: bytes) -> tuple[ValidatorIndex, ...]:
     return tuple([index for index in range(bits.bit_length()) if bits >> index & 1])
 
 
-def bitmap_of(signers: Sequence[ValidatorIndex]) -> bytes:
+def bitmap_of(signers: Iterable[ValidatorIndex]) -> bytes:
     """The canonical bitmap of a set of validator indices: no trailing zero bytes."""
+    return _bitmap_of(tuple(signers))
+
+
+@lru_cache(maxsize=BITMAPS_REMEMBERED)
+def _bitmap_of(signers: tuple[ValidatorIndex, ...]) -> bytes:
     bits = 0
     for signer in signers:
         bits |= 1 << signer

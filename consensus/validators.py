@@ -82,8 +82,7 @@ class ValidatorSet:
 
     def stake_of(self, signers: Iterable[ValidatorIndex]) -> int:
         """The stake of distinct signers, each below ``len(self)``."""
-        stakes = self.stakes
-        return sum([stakes[signer] for signer in signers])
+        return sum(map(self.stakes.__getitem__, signers))
 
 
 def quorum(total_stake: int) -> int:

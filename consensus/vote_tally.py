@@ -16,7 +16,17 @@ from typing import Final, TypeAlias
 import msgspec
 
 from consensus.certificates import QuorumChecker
-from consensus.types import Certificate, ValidatorIndex, View, Vote, VoteSubject, vote_subject
+from consensus.types import (
+    BlockId,
+    Certificate,
+    Epoch,
+    Height,
+    ValidatorIndex,
+    View,
+    Vote,
+    VoteSubject,
+    vote_subject,
+)
 from consensus.validators import ValidatorSet
 
 VIEWS_AHEAD: Final = 16
@@ -53,6 +63,10 @@ COUNTED: Final = Counted()
 IGNORED: Final = Ignored()
 
 
+_Key: TypeAlias = tuple[str, Epoch, BlockId, Height, View]
+"""All that a vote's signature covers but the view, under which it is kept."""
+
+
 class _Subject:
     """The votes for one subject: one of each signer."""
 
@@ -71,56 +85,61 @@ class _View:
 
     def __init__(self) -> None:
         self.first: dict[tuple[str, ValidatorIndex], Vote] = {}
-        self.subjects: dict[VoteSubject, _Subject] = {}
+        self.subjects: dict[_Key, _Subject] = {}
         self.reported: dict[tuple[str, ValidatorIndex], None] = {}
 
 
 class VoteTally:
     """Votes of the views around the current one."""
 
-    __slots__ = ("_checker", "_current", "_validators", "_views")
+    __slots__ = ("_checker", "_newest", "_oldest", "_validators", "_views")
 
     def __init__(self, validators: ValidatorSet, checker: QuorumChecker) -> None:
         self._validators = validators
         self._checker = checker
         self._views: dict[View, _View] = {}
-        self._current: View = 1
+        self._oldest: View = 1 - VIEWS_BEHIND
+        self._newest: View = 1 + VIEWS_AHEAD
 
     def advance(self, view: View) -> None:
         """The current view is ``view``: forget what lies too far behind it."""
-        self._current = view
-        for old in [known for known in self._views if known < view - VIEWS_BEHIND]:
-            del self._views[old]
+        self._oldest = oldest = view - VIEWS_BEHIND
+        self._newest = view + VIEWS_AHEAD
+        if self._views and min(self._views) < oldest:
+            self._views = {known: votes for known, votes in self._views.items() if known >= oldest}
 
     def add(self, vote: Vote) -> TallyResult:
         """Take a vote whose sender is its signer and whose signer is below the number of validators."""
-        if not self._current - VIEWS_BEHIND <= vote.view <= self._current + VIEWS_AHEAD:
+        view = vote.view
+        if not self._oldest <= view <= self._newest:
             return IGNORED
-        votes = self._views.get(vote.view)
+        votes = self._views.get(view)
         if votes is None:
-            votes = self._views[vote.view] = _View()
-        key = (vote.kind, vote.signer)
-        first = votes.first.get(key)
+            votes = self._views[view] = _View()
+        kind, signer = vote.kind, vote.signer
+        first = votes.first.get((kind, signer))
         if first is not None:
-            return self._second(votes, key, first, vote)
-        votes.first[key] = vote
-        return self._count(votes, vote)
+            return self._second(votes, (kind, signer), first, vote)
+        votes.first[kind, signer] = vote
+        key = (kind, vote.epoch, vote.block_id, vote.height, vote.justify_view)
+        counted = votes.subjects.get(key)
+        if counted is None:
+            counted = votes.subjects[key] = _Subject()
+        counted.signatures[signer] = vote.signature
+        counted.stake += self._validators.stakes[signer]
+        if counted.certified or counted.stake < self._validators.quorum:
+            return COUNTED
+        return self._certify(counted, vote_subject(vote))
 
     def settle(self, subject: VoteSubject) -> None:
         """A verified certificate of ``subject`` came from elsewhere: its votes need not be checked for another."""
-        if self._current - VIEWS_BEHIND <= subject.view <= self._current + VIEWS_AHEAD:
+        if self._oldest <= subject.view <= self._newest:
             votes = self._views.setdefault(subject.view, _View())
-            votes.subjects.setdefault(subject, _Subject()).certified = True
+            key = (subject.kind, subject.epoch, subject.block_id, subject.height, subject.justify_view)
+            votes.subjects.setdefault(key, _Subject()).certified = True
 
-    def _count(self, votes: _View, vote: Vote) -> Counted:
-        subject = vote_subject(vote)
-        counted = votes.subjects.get(subject)
-        if counted is None:
-            counted = votes.subjects[subject] = _Subject()
-        counted.signatures[vote.signer] = vote.signature
-        counted.stake += self._validators.stakes[vote.signer]
-        if counted.certified or counted.stake < self._validators.quorum:
-            return COUNTED
+    def _certify(self, counted: _Subject, subject: VoteSubject) -> Counted:
+        """A quorum voted for ``subject``; whether it also signed that shows now."""
         certificate, spoiled = self._checker.certify(subject, counted.signatures)
         for signer in spoiled:
             del counted.signatures[signer]

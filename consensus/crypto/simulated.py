@@ -29,12 +29,9 @@ def _point(message: bytes) -> int:
     return int.from_bytes(sha256(message).digest(), "big") % PRIME
 
 
-def _tag(key: int, message: bytes) -> int:
-    return key * _point(message) % PRIME
-
-
+@lru_cache(maxsize=REMEMBERED_MAX)
 def _parse(data: bytes) -> int:
-    """The integer of a canonical key or signature, or 0, which is neither."""
+    """The integer of a canonical key or signature, or 0, which is neither. Each is looked at again and again."""
     if len(data) != SIZE:
         return 0
     value = int.from_bytes(data, "big")
@@ -43,13 +40,8 @@ def _parse(data: bytes) -> int:
 
 def _sum(parts: Iterable[bytes]) -> int:
     """The sum of canonical keys or signatures, or 0 when one of them is malformed (or when they cancel out)."""
-    total = 0
-    for part in parts:
-        value = int.from_bytes(part, "big")
-        if not 0 < value < PRIME or len(part) != SIZE:
-            return 0
-        total += value
-    return total % PRIME
+    values = list(map(_parse, parts))
+    return sum(values) % PRIME if all(values) else 0
 
 
 _key_sum: Final = lru_cache(maxsize=REMEMBERED_MAX)(_sum)
@@ -69,7 +61,7 @@ class SimulatedSecretKey:
         self.public_key = self._key.to_bytes(SIZE, "big")
 
     def sign(self, message: bytes) -> bytes:
-        return _tag(self._key, message).to_bytes(SIZE, "big")
+        return (self._key * _point(message) % PRIME).to_bytes(SIZE, "big")
 
     def prove_possession(self) -> bytes:
         return self.sign(_POSSESSION_DOMAIN + self.public_key)
@@ -104,7 +96,7 @@ class Simulated:
 
     def verify(self, public_key: bytes, message: bytes, signature: bytes) -> bool:
         key, tag = _parse(public_key), _parse(signature)
-        return key != 0 and tag != 0 and tag == _tag(key, message)
+        return key != 0 and tag != 0 and tag == key * _point(message) % PRIME
 
     def aggregate(self, signatures: Sequence[bytes]) -> bytes | None:
         total = _sum(signatures)
@@ -112,7 +104,7 @@ class Simulated:
 
     def verify_aggregate(self, public_keys: Sequence[bytes], message: bytes, aggregate: bytes) -> bool:
         key, tag = _key_sum(tuple(public_keys)), _parse(aggregate)
-        return key != 0 and tag != 0 and tag == _tag(key, message)
+        return key != 0 and tag != 0 and tag == key * _point(message) % PRIME
 
     def verify_groups(self, groups: Sequence[tuple[Sequence[bytes], bytes, bytes]]) -> bool:
         return bool(groups) and all(self.verify_aggregate(*group) for group in groups)
