@@ -67,8 +67,9 @@ class BlockTree:
         self.root = root
         self._entries: dict[BlockId, Entry] = {}
         self._bodies_size = 0
-        self._paths: dict[BlockId, tuple[Entry, ...]] = {}
-        """Paths found since the tree last lost a block: an engine asks for the same few in every step."""
+        self._paths: dict[BlockId, tuple[Entry, ...]] = {root.id: ()}
+        """The head's, and those found since the tree last lost a block: an engine asks for the same few in every
+        step."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -107,7 +108,7 @@ class BlockTree:
                 kept[entry.block.id] = entry
                 entry = self._entries.get(entry.parent)
         self._entries = kept
-        self._paths.clear()
+        self._forget_paths()
         self._bodies_size = sum(len(entry.body) for entry in kept.values())
 
     def discard(self, block_id: BlockId) -> None:
@@ -115,7 +116,7 @@ class BlockTree:
         entry = self._entries.pop(block_id, None)
         if entry is not None:
             self._bodies_size -= len(entry.body)
-            self._paths.clear()
+            self._forget_paths()
 
     def path(self, block_id: BlockId) -> tuple[Entry, ...] | None:
         """The blocks from just above the committed head down to ``block_id``, oldest first. Empty for the head
@@ -125,17 +126,20 @@ class BlockTree:
             return known
         reversed_path: list[Entry] = []
         ancestor_id = block_id
-        while ancestor_id != self.root.id:
+        while known is None:
             entry = self._entries.get(ancestor_id)
             if entry is None:
                 return None
             reversed_path.append(entry)
             ancestor_id = entry.parent
-        reversed_path.reverse()
+            known = self._paths.get(ancestor_id)
         if len(self._paths) >= PATHS_KEPT:
-            self._paths.clear()
-        path = self._paths[block_id] = tuple(reversed_path)
+            self._forget_paths()
+        path = self._paths[block_id] = (*known, *reversed(reversed_path))
         return path
+
+    def _forget_paths(self) -> None:
+        self._paths = {self.root.id: ()}
 
     def missing_ancestor(self, block_id: BlockId, height: Height) -> tuple[BlockId, Height] | None:
         """The nearest ancestor of ``block_id`` (itself included) that is not here, with its height; None when the
@@ -165,18 +169,18 @@ class BlockTree:
 
     def commit(self, head: Entry) -> None:
         """Make ``head`` the committed head and drop every block that does not descend from it."""
-        header = head.block.header
-        self._paths.clear()
-        self.root = Root(id=head.block.id, height=header.height, view=header.view, timestamp_ms=header.timestamp_ms)
+        height, head_id = head.height, head.block.id
+        self.root = Root(id=head_id, height=height, view=head.view, timestamp_ms=head.block.header.timestamp_ms)
+        self._forget_paths()
         kept: dict[BlockId, Entry] = {}
         orphans: dict[BlockId, Entry] = {}
         for entry in sorted(self._entries.values(), key=_HEIGHT):
-            if entry.height <= header.height:
+            if entry.height <= height:
                 continue
             block_id = entry.block.id
-            if entry.parent == head.block.id or entry.parent in kept:
+            if entry.parent == head_id or entry.parent in kept:
                 kept[block_id] = entry
-            elif entry.height > header.height + 1 and entry.parent not in self._entries:
+            elif entry.height > height + 1 and entry.parent not in self._entries:
                 orphans[block_id] = entry  # its ancestors may still arrive
             elif entry.parent in orphans:
                 orphans[block_id] = entry
