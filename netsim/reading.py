@@ -6,14 +6,25 @@ Nothing here asks the protocol: a message is a struct, and so is what it carries
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from functools import lru_cache
+from typing import Final, cast
 
 import msgspec
+from msgspec.inspect import BoolType, BytesType, FloatType, IntType, MemoryViewType, StrType, StructType, type_info
 
 from consensus.types import NIL_BLOCK, SYNC_MESSAGES, BlockHeader, Certificate, Vote
 
 DEPTH_MAX: Final = 6
-LEAVES: Final = (int, bytes, type(None), str, memoryview)
+TYPES_REMEMBERED: Final = 256
+LEAVES: Final = (IntType, BytesType, StrType, MemoryViewType, BoolType, FloatType)
+"""Types of fields that hold no struct."""
+
+
+@lru_cache(maxsize=TYPES_REMEMBERED)
+def _holders(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    """The fields of a struct that may hold other structs."""
+    described = cast("StructType", type_info(kind))
+    return tuple(field.name for field in described.fields if not isinstance(field.type, LEAVES))
 
 
 def parts(message: msgspec.Struct, depth: int = 0) -> list[msgspec.Struct]:
@@ -21,9 +32,9 @@ def parts(message: msgspec.Struct, depth: int = 0) -> list[msgspec.Struct]:
     found: list[msgspec.Struct] = []
     if depth >= DEPTH_MAX:
         return found
-    for name in message.__struct_fields__:
+    for name in _holders(type(message)):
         value = getattr(message, name)
-        if type(value) in LEAVES:
+        if value is None:
             continue
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, msgspec.Struct):

@@ -187,6 +187,7 @@ class World:
         self._hash = hashlib.sha256(schedule.protocol.encode())
         self._trace = bytearray()
         self._timer_events: dict[str, TimerFired] = {}
+        self._lead_ms = committee.spec.genesis_time_ms + committee.spec.timestamp_drift_ms
         self._performers: dict[type, Callable[[Host, Any], Event | None]] = {
             Broadcast: self._broadcast, SetTimer: self._set_timer, Sign: self._sign, CheckPayload: self._check,
             Commit: self._commit, BuildPayload: self._build, Send: self._send, CancelTimer: self._cancel_timer,
@@ -212,7 +213,7 @@ class World:
 
     def run(self, end_ns: int) -> None:
         """Let time pass until ``finished``, or ``end_ns``, or nothing is left to happen."""
-        heap, trace, recorder = self.heap, self._trace, self.recorder
+        heap, trace, recorder, pack = self.heap, self._trace, self.recorder, _packed
         while heap and not self.finished:
             time, sequence, host, life, event = heappop(heap)
             if time > end_ns:
@@ -224,28 +225,34 @@ class World:
                 continue
             if life != host.life:
                 continue
-            kind = type(event)
-            if kind is Received:
+            replica = host.replica
+            if type(event) is Received:
                 if host.player is not None:
-                    event = self._heard(host, event, sequence)  # type: ignore[arg-type,assignment]
+                    event = self._heard(host, event, sequence)  # type: ignore[assignment]
+                    replica = host.replica
                     if event is None:
                         continue
-                elif host.replica is None:
-                    continue
-                else:
+                elif replica is not None:
                     self.deliveries += 1
                     if recorder is not None:
                         recorder.arrived(time, sequence)
-            elif host.replica is None:
-                continue
-            elif kind is TimerFired:
-                name = event.name  # type: ignore[union-attr]
+            elif type(event) is TimerFired and replica is not None:
+                name = event.name
                 if host.timers.get(name) != sequence:
                     continue
                 del host.timers[name]
                 self._fired(host, name)
-            trace += _packed(time, sequence, host.position)
-            step = self._handle(host, event, sequence)  # type: ignore[arg-type]
+            if replica is None:
+                continue
+            trace += pack(time, sequence, host.position)
+            self.events += 1
+            if recorder is not None:
+                recorder.handling(time, sequence, host, event)  # type: ignore[arg-type]
+            try:
+                step = replica.handle(event, time if host.clock is None else self.local(host))  # type: ignore[arg-type]
+            except Exception as error:
+                self._broke(host, event, error)  # type: ignore[arg-type]
+                continue
             if step is not NOTHING:
                 self._perform(host, step)
             if len(trace) > HASH_BATCH_BYTES:
@@ -442,10 +449,11 @@ class World:
             raise RuntimeError("an observer was asked to sign")
         if host.armed:
             self._boundary(host, "before sign")
+        subject = effect.subject
         try:
-            signed = Signed(effect.subject, self.committee.sign(host.index, effect.subject))
+            signed = Signed(subject, self.committee.sign(host.index, subject))
         except ValueError as error:  # no signer signs that: such a node stops
-            self._broke(host, Signed(effect.subject, b""), error)
+            self._broke(host, Signed(subject, b""), error)
             return None
         if host.armed:
             self._boundary(host, "after sign")
@@ -473,8 +481,10 @@ class World:
             event = self._timer_events[name] = TimerFired(name)
         self.sequence += 1
         host.timers[name] = self.sequence
-        deadline = effect.deadline_ns if host.clock is None else self._world_time(host, effect.deadline_ns)
-        heappush(self.heap, (max(deadline, self.now), self.sequence, host, host.life, event))
+        deadline, now = effect.deadline_ns, self.now
+        if host.clock is not None:
+            deadline = self._world_time(host, deadline)
+        heappush(self.heap, (deadline if deadline > now else now, self.sequence, host, host.life, event))
         replica = host.replica
         if replica is not None and not name.startswith(TIMER_PREFIX):
             turn = self.definition.turn(replica.status().view)
@@ -623,10 +633,7 @@ class World:
             reason="" if valid else "the body is not the one that the header names",
         )
         if not request.certified:
-            ahead_ms = (
-                header.timestamp_ms - self.committee.spec.genesis_time_ms - self.committee.spec.timestamp_drift_ms
-            )
-            early_ns = ahead_ms * MILLISECOND - self.date(host)
+            early_ns = (header.timestamp_ms - self._lead_ms) * MILLISECOND - self.date(host)
             if early_ns > 0:
                 self.soon(host, verdict, early_ns)
                 return None

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from operator import attrgetter, itemgetter
+from typing import Final
 
 import msgspec
 
 from consensus.engine import Commit, ReportEvidence
 from consensus.evidence import Evidence
 from consensus.forensics import Extraction, History, extract
-from consensus.types import NIL_BLOCK, BlockHeader, BlockId, Slot, Subject
+from consensus.types import NIL_BLOCK, BlockHeader, BlockId, Slot, Subject, VoteSubject
 from netsim.oracles.judge import Judge, SignedFact, members
 from netsim.world import Host
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+_SLOT: Final = attrgetter("slot")
 
 
-class Said(NamedTuple):
+class Said(msgspec.Struct, frozen=True):
     """What a signed subject says, whatever its type. ``shown`` is the view of the certificate that it rests on: a
     vote's ``justify_view``, a timeout's ``high_qc_view``."""
 
@@ -38,9 +40,13 @@ class Said(NamedTuple):
 
 def said(subject: Subject) -> Said:
     """Read a subject by its field names."""
+    slot = subject.slot
+    if type(subject) is VoteSubject:
+        vote = subject
+        return Said(vote.kind, slot, slot.major, vote.block_id, vote.height, vote.justify_view, vote)
     shown = getattr(subject, "justify_view", getattr(subject, "high_qc_view", None))
     block_id, height = getattr(subject, "block_id", b""), getattr(subject, "height", 0)
-    return Said(subject.kind, subject.slot, subject.slot.major, block_id, height, shown, subject)
+    return Said(subject.kind, slot, slot.major, block_id, height, shown, subject)
 
 
 Lock = Callable[[BlockId], int | None]
@@ -63,16 +69,15 @@ def denied(kind: str, worth: Callable[[Said], int | None]) -> Sweep:
     """A timeout at the view of a ``kind`` or above shows less than that was worth."""
 
     def sweep(words: Sequence[Said], lock: Lock) -> tuple[Said, Said] | None:
-        best: tuple[int, Said] | None = None
-        for view in sorted({word.view for word in words}):
-            for word in words:
-                value = worth(word) if (word.view, word.kind) == (view, kind) else None
-                if value is not None and (best is None or value > best[0]):
-                    best = value, word
-            for word in words:
-                timeout = (word.view, word.kind) == (view, "timeout") and word.shown is not None
-                if timeout and best is not None and word.shown is not None and word.shown < best[0]:
-                    return best[1], word
+        timeouts = [word for word in words if word.kind == "timeout" and word.shown is not None]
+        if not timeouts:
+            return None
+        worths = [(value, word) for word in words if word.kind == kind and (value := worth(word)) is not None]
+        for timeout in timeouts:
+            before = [known for known in worths if known[1].view <= timeout.view]
+            best = max(before, key=itemgetter(0), default=None)
+            if best is not None and timeout.shown is not None and timeout.shown < best[0]:
+                return best[1], timeout
         return None
 
     return sweep
@@ -159,7 +164,7 @@ class Accountable:
 
     def end(self) -> None:
         for signer, subjects in self.words.items():
-            words = sorted((said(subject) for subject in subjects), key=lambda word: word.slot)
+            words = sorted(map(said, subjects), key=_SLOT)
             for offence in self.offences:
                 sweep = SWEEPS.get(offence)
                 found = None if sweep is None else sweep(words, self.lock_of(offence, words))
@@ -170,8 +175,14 @@ class Accountable:
     def lock_of(self, offence: str, words: Sequence[Said]) -> Lock:
         """What a vote locks: the view that it shows, or where headers are needed that of its parent's ground."""
         if offence not in self.deep:
-            shown = {word.block_id: word.shown for word in words if word.kind == "vote"}
-            return lambda block_id: shown.get(block_id)
+            shown: dict[BlockId, int | None] = {}
+
+            def lock_shown(block_id: BlockId) -> int | None:
+                if not shown:
+                    shown.update((word.block_id, word.shown) for word in words if word.kind == "vote")
+                return shown.get(block_id)
+
+            return lock_shown
         blocks = self.judge.blocks
 
         def lock(block_id: BlockId) -> int | None:

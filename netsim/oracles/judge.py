@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -35,7 +35,7 @@ _encode: Final = msgspec.msgpack.Encoder().encode
 VIOLATIONS_MAX: Final = 100
 
 
-class Known(NamedTuple):
+class Known(msgspec.Struct, frozen=True, gc=False):
     """A block that somebody proposed."""
 
     id: BlockId
@@ -63,7 +63,7 @@ class SignedFact(msgspec.Struct, frozen=True):
         return block_id if isinstance(block_id, bytes) and block_id != NIL_BLOCK else None
 
 
-class CertifiedFact(NamedTuple):
+class CertifiedFact(msgspec.Struct, frozen=True, gc=False):
     """A quorum voted for a block."""
 
     view: View
@@ -75,11 +75,12 @@ class CertifiedFact(NamedTuple):
 class _Tally:
     """Who voted for one subject, and the stake of them all."""
 
-    __slots__ = ("signers", "stake")
+    __slots__ = ("certified", "signers", "stake")
 
     def __init__(self) -> None:
         self.signers: dict[int, None] = {}
         self.stake = 0
+        self.certified = False
 
 
 class Oracle(Protocol):
@@ -119,6 +120,7 @@ class Judge:
         self._prefixes: dict[str, bytes] = {}
         self._seen: dict[int, msgspec.Struct] = {}
         self._verified: dict[Certificate, bool] = {}
+        self._shown: dict[Certificate, bool] = {}
         self._verified_groups: dict[TimeoutCertificate, bool] = {}
         self._tally: dict[VoteSubject, _Tally] = {}
         self.definition = world.definition
@@ -256,7 +258,8 @@ class Judge:
         if vote.signer not in tally.signers:
             tally.signers[vote.signer] = None
             tally.stake += self.stakes[vote.signer]
-        if self.is_quorum(tally.stake):
+        if not tally.certified and self.is_quorum(tally.stake):
+            tally.certified = True
             self._certify(subject)
 
     def _said(self, host: Host, message: msgspec.Struct) -> None:
@@ -284,11 +287,14 @@ class Judge:
         return block_id
 
     def _showed(self, host: Host, certificate: Certificate) -> None:
-        good = self.certificate_verifies(certificate)
+        known = self._shown.get(certificate)
+        good = self.certificate_verifies(certificate) if known is None else known
         for tell in self.on_certificate:
             tell(host, certificate, good)
-        if good and certificate.view > 0:
-            self._certify(certificate_subject(certificate))
+        if known is None:
+            self._shown[certificate] = good
+            if good and certificate.view > 0:
+                self._certify(certificate_subject(certificate))
 
     def _showed_timeouts(self, host: Host, certificate: TimeoutCertificate) -> None:
         if self.on_timeout_certificate:
