@@ -266,10 +266,13 @@ class Registry:
     def _after_boundary(self, height: Height) -> Registry:
         if height % self.rules.reconfiguration.epoch_heights or not self.is_due(height):
             return self
-        members = tuple(member.settled(height) for member in self.state.members if member.is_of(height))
-        waiting = tuple(member for member in self.state.members if member.joins_at > height)
+        members = tuple(
+            member.settled(height) if member.is_of(height) else member
+            for member in self.state.members
+            if member.is_of(height) or member.joins_at > height
+        )
         changed = self.due(height) != self.validators
-        return self._with(epoch=self.epoch + changed, members=members + waiting)
+        return self._with(epoch=self.epoch + changed, members=members)
 
     def _with(self, **changes: object) -> Registry:
         return Registry(self.rules, replace(self.state, **changes))

@@ -1,4 +1,5 @@
-"""Where each transaction was ordered: id -> height, rollup and place in its section. Can be rebuilt from the archive.
+"""What is derived from the chain: where each transaction was ordered (id -> height, rollup and place in its section),
+and the registry of validators. Can be rebuilt from an archive that is complete.
 
 **Durability.** ``synchronous=NORMAL``: a commit does not wait for the disk. After a power cut the file is consistent
 but may lack its last blocks. Nothing is lost by that: the cursor (:attr:`IndexStore.height`) goes back with the
@@ -16,6 +17,8 @@ row per transaction costs ten times that, and random inserts rewrite most of its
   touched again. Looking up reads one bucket of each segment, so its cost grows with the entries kept: about 10 us per
   segment. (16 bytes of a SHA-256: to find two transactions that share them takes 2**64 work, and gains a wrong
   *place*, which whoever checks the receipt notices.)
+- ``registry`` is one row: the registry of validators after the last block that changed it; ``outcomes`` has what became
+  of each change of the validators, by the height that ordered it. Both are bytes here, and go with the cursor.
 """
 
 from __future__ import annotations
@@ -49,7 +52,7 @@ PRUNE_ROWS_MAX: Final = 1024
 
 INDEX_LAYOUT: Final = Layout(
     name="transaction index",
-    version=1,
+    version=2,
     synchronous="NORMAL",
     repair="Stop the node and delete this file; it is built again from the archive.",
     statements=(
@@ -61,6 +64,9 @@ INDEX_LAYOUT: Final = Layout(
         f"CREATE TABLE runs (segment_bucket INTEGER PRIMARY KEY, entries BLOB NOT NULL) STRICT -- * {BUCKETS} + bucket",
         "CREATE TABLE cursor (height INTEGER NOT NULL, past INTEGER NOT NULL, open INTEGER NOT NULL) STRICT",
         "INSERT INTO cursor VALUES (0, 0, 0)",
+        "CREATE TABLE registry (state BLOB NOT NULL) STRICT",
+        "INSERT INTO registry VALUES (x'')",
+        "CREATE TABLE outcomes (height INTEGER PRIMARY KEY, outcomes BLOB NOT NULL) STRICT",
     ),
 )
 
@@ -151,14 +157,21 @@ class IndexStore:
         """The last block whose transactions are here; 0 before the first."""
         return self._cursor.height
 
-    async def append(self, blocks: Sequence[tuple[Height, Sections]]) -> None:
+    async def append(
+        self,
+        blocks: Sequence[tuple[Height, Sections]],
+        *,
+        registry: bytes = b"",
+        outcomes: Sequence[tuple[Height, bytes]] = (),
+    ) -> None:
         """Add blocks of ascending heights above :attr:`height`, all or none; a height may be skipped only where the
-        archive was pruned. Blocks without transactions only move the cursor. Raises ``ValueError`` for other heights,
-        and for ids that are not multiples of 32 bytes."""
+        archive was pruned. Blocks without transactions only move the cursor. ``registry`` is the one after the last of
+        them, empty where none of them changed it; ``outcomes`` has the heights among them that ordered changes. Raises
+        ``ValueError`` for other heights, and for ids that are not multiples of 32 bytes."""
         async with self._appending:
             _check_blocks(self.height, blocks)
             before = self._open_segment
-            cursor = await self._database.write(partial(self._append, blocks))
+            cursor = await self._database.write(partial(self._append, blocks, registry, outcomes))
             # Only now may lookups miss in memory what they find in the file.
             self._cursor = cursor
             if cursor.open != before.first:
@@ -170,6 +183,14 @@ class IndexStore:
         if len(transaction_id) != HASH_SIZE:
             raise ValueError(f"transaction_id: {len(transaction_id)} bytes, not {HASH_SIZE}")
         return await self._database.read(partial(self._lookup, transaction_id))
+
+    async def registry(self) -> bytes:
+        """The registry after the block at :attr:`height`; empty where nothing ever changed it."""
+        return await self._database.read(_registry)
+
+    async def outcomes(self, height: Height) -> bytes:
+        """What became of the changes that the block at ``height`` ordered; empty where it has none (or is pruned)."""
+        return await self._database.read(partial(_outcomes, height=height))
 
     async def recent_ids(self, from_height: Height) -> tuple[BlockIds, ...]:
         """The ids of the blocks from ``from_height`` on, oldest first, without blocks that have none. Raises
@@ -195,7 +216,13 @@ class IndexStore:
         if self._cursor.open + self._open_segment.size != self._cursor.past:
             raise DamagedError("recent blocks are missing")
 
-    def _append(self, blocks: Sequence[tuple[Height, Sections]], connection: apsw.Connection) -> _Cursor:
+    def _append(
+        self,
+        blocks: Sequence[tuple[Height, Sections]],
+        registry: bytes,
+        outcomes: Sequence[tuple[Height, bytes]],
+        connection: apsw.Connection,
+    ) -> _Cursor:
         """On the writer's thread. A failure leaves entries in memory that have no position; lookups pass over them."""
         cursor = self._cursor
         for height, sections in blocks:
@@ -210,6 +237,10 @@ class IndexStore:
         if self._open_segment.size >= SEGMENT_ENTRIES:
             _write_segment(connection, self._open_segment)
             cursor = cursor._replace(open=cursor.past)
+        if registry:
+            connection.execute("UPDATE registry SET state = ?", (registry,))
+        for row in outcomes:
+            connection.execute("INSERT INTO outcomes VALUES (?, ?)", row)
         connection.execute("UPDATE cursor SET height = ?, past = ?, open = ?", cursor)
         _drop_recent(connection, cursor, cursor.height - self._window_heights, len(blocks))
         return cursor
@@ -242,6 +273,18 @@ def _cursor_of(connection: apsw.Connection) -> _Cursor:
     if not isinstance(row, tuple):
         raise DamagedError("the cursor is missing")
     return _Cursor(*row)
+
+
+def _registry(connection: apsw.Connection) -> bytes:
+    state = connection.execute("SELECT state FROM registry").get
+    if not isinstance(state, bytes):
+        raise DamagedError("the registry is missing")
+    return state
+
+
+def _outcomes(connection: apsw.Connection, height: Height) -> bytes:
+    outcomes = connection.execute("SELECT outcomes FROM outcomes WHERE height = ?", (height,)).get
+    return outcomes if isinstance(outcomes, bytes) else b""
 
 
 def _write_segment(connection: apsw.Connection, segment: _OpenSegment) -> None:
@@ -313,12 +356,17 @@ def _recent_ids(connection: apsw.Connection, from_height: Height) -> tuple[Block
 
 
 def _prune_some(connection: apsw.Connection, below_height: Height) -> bool:
-    """Drop up to ``PRUNE_ROWS_MAX`` blocks and one segment. True when there may be more."""
+    """Drop up to ``PRUNE_ROWS_MAX`` blocks (each with outcomes has a position) and one segment. True when there may be
+    more."""
     connection.execute(
         "DELETE FROM positions WHERE first IN (SELECT first FROM positions WHERE height < ? ORDER BY first LIMIT ?)",
         (below_height, PRUNE_ROWS_MAX),
     )
     blocks = connection.changes()
+    connection.execute(
+        "DELETE FROM outcomes WHERE height IN (SELECT height FROM outcomes WHERE height < ? LIMIT ?)",
+        (below_height, PRUNE_ROWS_MAX),
+    )
     kept = connection.execute("SELECT min(first) FROM positions").get
     segment = connection.execute(
         "SELECT segment FROM segments WHERE past <= ? ORDER BY segment LIMIT 1",

@@ -96,6 +96,15 @@ def test_delays_count_from_the_block_that_orders_the_change() -> None:
     assert named_at(registry, 24) == [*FIRST[1:], "late"]
 
 
+def test_who_joins_later_waits() -> None:
+    chain = governed(activation_heights=5)
+    registry, _ = fold(chain.registry(), range(1, 9), {1: [chain.add("a")], 5: [chain.add("b")]})
+    assert names(registry) == [*FIRST, "a"]
+    assert named_at(registry, 16) == [*FIRST, "a", "b"]
+    registry, _ = fold(registry, range(9, 17))
+    assert (names(registry), registry.epoch) == ([*FIRST, "a", "b"], 2)
+
+
 def test_a_smaller_stake_takes_the_exit_delay() -> None:
     chain = governed(stakes=(5, 1, 1, 1), exit_heights=9)
     registry, outcomes = fold(chain.registry(), [1], {1: [chain.restake(chain.first(0), 2)]})

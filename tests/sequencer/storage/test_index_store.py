@@ -194,6 +194,34 @@ async def test_after_everything_was_pruned_numbers_go_on(path: Path, monkeypatch
         assert await store.lookup(transaction(1, 100, 2)) == ()
 
 
+async def test_the_registry_is_the_last_one_and_outcomes_stay_with_their_height(path: Path) -> None:
+    async with IndexStore.open(path, GENESIS, window_heights=WINDOW) as store:
+        assert (await store.registry(), await store.outcomes(1)) == (b"", b"")
+        await store.append([(1, sections_of(1, (1,)))], registry=b"first", outcomes=[(1, b"accepted")])
+        await store.append([(2, []), (3, sections_of(3, (1,)))], outcomes=[(3, b"ignored")])
+        assert await store.registry() == b"first"
+        await store.append([(8, [])], registry=b"after a boundary")
+    async with IndexStore.open(path, GENESIS, window_heights=WINDOW) as store:
+        assert await store.registry() == b"after a boundary"
+        assert [await store.outcomes(height) for height in (1, 2, 3, 8)] == [b"accepted", b"", b"ignored", b""]
+        await store.append([(20, [])])
+        await store.prune(3)
+        assert [await store.outcomes(height) for height in (1, 3)] == [b"", b"ignored"]
+        assert await store.registry() == b"after a boundary"
+
+
+async def test_the_registry_goes_back_with_the_cursor(path: Path) -> None:
+    with faulty_disk() as disk:
+        async with IndexStore.open(path, GENESIS, window_heights=WINDOW) as store:
+            await store.append([(1, [])], registry=b"first")
+            disk.write_budget_bytes = 0
+            with pytest.raises(StorageError, match="the disk is full"):
+                await store.append([(2, [])], registry=b"second", outcomes=[(2, b"accepted")])
+            disk.write_budget_bytes = None
+        async with IndexStore.open(path, GENESIS, window_heights=WINDOW) as store:
+            assert (store.height, await store.registry(), await store.outcomes(2)) == (1, b"first", b"")
+
+
 async def test_what_cannot_follow_is_refused_and_changes_nothing(store: IndexStore) -> None:
     await store.append([(1, sections_of(1, (1,)))])
     with pytest.raises(ValueError, match="block of height 1 after 1"):
