@@ -397,3 +397,5 @@ def test_messages_of_other_protocols_are_refused(protocol: str) -> None:
 
 class Unknown(msgspec.Struct):
     """A message of another protocol."""
+
+    epoch: int = 0

@@ -31,6 +31,7 @@ from consensus.engine import (
     PayloadVerdict,
     Received,
     Record,
+    Recovered,
     Reject,
     SetTimer,
     Sign,
@@ -61,6 +62,7 @@ from consensus.types import (
     Vote,
     VoteSubject,
     bitmap_of,
+    epoch_of,
 )
 from tests.support.cluster import MemoryJournal, root_of
 from tests.support.committee import Committee
@@ -104,7 +106,7 @@ class Chain:
         block = block_of(
             BlockHeader(
                 chain=self.epoch.chain,
-                epoch=0,
+                epoch=self.epoch.epoch,
                 view=view,
                 height=justify.height + 1,
                 parent=justify.block_id,
@@ -151,7 +153,7 @@ class Chain:
         header = block.header
         return VoteSubject(
             kind="vote",
-            epoch=0,
+            epoch=self.epoch.epoch,
             view=header.view,
             block_id=block.id,
             height=header.height,
@@ -173,7 +175,7 @@ class Chain:
 
     def order_vote(self, qc: Certificate, signer: int) -> OrderVote:
         """``signer`` saw ``qc``."""
-        return OrderVote(epoch=0, qc=qc, signer=signer, signature=self._sign(signer, order_subject(qc)))
+        return OrderVote(epoch=self.epoch.epoch, qc=qc, signer=signer, signature=self._sign(signer, order_subject(qc)))
 
     def confirmation(self, qc: Certificate) -> Certificate:
         """The first validators that are a quorum saw ``qc``."""
@@ -198,7 +200,9 @@ class Chain:
         )
 
     def timeout_subject(self, view: int, high_qc: Certificate) -> TimeoutSubject:
-        return TimeoutSubject(epoch=0, view=view, high_qc_view=high_qc.view if self._signs_high_qc else None)
+        return TimeoutSubject(
+            epoch=self.epoch.epoch, view=view, high_qc_view=high_qc.view if self._signs_high_qc else None
+        )
 
     def timeout(
         self, view: int, signer: int, high_qc: Certificate | None = None, tc: TimeoutCertificate | None = None
@@ -208,7 +212,7 @@ class Chain:
         if tc is None and high.view != view - 1:
             tc = self.tc(view - 1, [high] * self.quorum)
         return Timeout(
-            epoch=0,
+            epoch=self.epoch.epoch,
             view=view,
             high_qc=high,
             entry_proof=tc,
@@ -223,17 +227,25 @@ class Chain:
             by_view.setdefault(self.timeout_subject(view, high_qc).high_qc_view, []).append(signer)
         groups = []
         for signed in sorted(by_view, key=lambda key: -1 if key is None else key):
-            subject = TimeoutSubject(epoch=0, view=view, high_qc_view=signed)
+            subject = TimeoutSubject(epoch=self.epoch.epoch, view=view, high_qc_view=signed)
             bitmap, signature = self._join(subject, by_view[signed])
             groups.append(TimeoutGroup(high_qc_view=signed, signers=bitmap, signature=signature))
         return TimeoutCertificate(
-            epoch=0, view=view, high_qc=max(high_qcs, key=lambda high_qc: high_qc.view), groups=tuple(groups)
+            epoch=self.epoch.epoch,
+            view=view,
+            high_qc=max(high_qcs, key=lambda high_qc: high_qc.view),
+            groups=tuple(groups),
         )
 
     def tree(self, *blocks: Block, root: Block | None = None) -> BlockTree:
         """A block tree above genesis or above ``root``."""
         if root is None:
-            top = Root(id=self.genesis.block_id, height=0, view=0, timestamp_ms=self.epoch.boundary_timestamp_ms)
+            top = Root(
+                id=self.genesis.block_id,
+                height=self.genesis.height,
+                view=0,
+                timestamp_ms=self.epoch.boundary_timestamp_ms,
+            )
         else:
             header = root.header
             top = Root(id=root.id, height=header.height, view=header.view, timestamp_ms=header.timestamp_ms)
@@ -316,8 +328,23 @@ class Alone:
             return made[-1]
 
         self.replica = committee.replica(factory, me)
-        self.engine = made[0]
-        self.started = self._perform(self.replica.start(self.journal.recover(ledger_height), self.now))
+        step = self.replica.start(self._recovered(max(ledger_height, committee.epoch.genesis.height)), self.now)
+        self.engine = made[-1]
+        self.started = self._perform(step)
+
+    def _recovered(self, ledger_height: int) -> Recovered:
+        """What the journal holds; at the start of a later epoch, no more than how it began."""
+        change = self.committee.change
+        if change is None or self.journal.commits:
+            return msgspec.structs.replace(self.journal.recover(ledger_height), epoch_change=change)
+        genesis = self.committee.epoch.genesis
+        return msgspec.structs.replace(
+            self.journal.recover(0),
+            committed_height=genesis.height,
+            committed_id=genesis.block_id,
+            head_proof=change.proof,
+            epoch_change=change,
+        )
 
     def restart(self, *, ledger_height: int = 0) -> Alone:
         """The same validator after kill -9."""
@@ -332,6 +359,8 @@ class Alone:
         return self.replica.status().committed_height
 
     def feed(self, event: Event) -> Happened:
+        if isinstance(event, Received) and epoch_of(event.message) != self.committee.epoch.epoch:
+            return self._perform(self.engine.handle(event, self.now))  # a replica keeps it back; an engine refuses it
         return self._perform(self.replica.handle(event, self.now))
 
     def hear(self, message: msgspec.Struct, peer: int | bytes | None = None) -> Happened:
@@ -349,7 +378,14 @@ class Alone:
         self.now = max(self.now, self.timers.get(WAIT_TIMER, 0))
         return self.feed(TimerFired(WAIT_TIMER))
 
-    def build(self, view: int, parent: bytes, body: bytes = b"", timestamp_ms: int | None = None) -> Happened:
+    def build(
+        self,
+        view: int,
+        parent: bytes,
+        body: bytes = b"",
+        timestamp_ms: int | None = None,
+        next_validators_hash: bytes = b"",
+    ) -> Happened:
         """The payload source answers."""
         return self.feed(
             PayloadBuilt(
@@ -358,6 +394,7 @@ class Alone:
                 payload_root=root_of(body),
                 body=body,
                 timestamp_ms=1_000 + view if timestamp_ms is None else timestamp_ms,
+                next_validators_hash=next_validators_hash,
             )
         )
 
@@ -398,7 +435,7 @@ def grow(chain: Chain, alone: Alone, *blocks: Block) -> Happened:
     """The replica hears these blocks and then a quorum's certificate for the last."""
     for block in blocks:
         alone.hear(chain.proposal(block))
-    return alone.hear(Certificates(epoch=0, high_qc=chain.qc(blocks[-1]), high_tc=None))
+    return alone.hear(Certificates(epoch=alone.committee.epoch.epoch, high_qc=chain.qc(blocks[-1]), high_tc=None))
 
 
 def refused(happened: Happened, peer: bytes) -> str:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import msgspec
 
 from consensus.crypto.registry import scheme_named
 from consensus.crypto.scheme import Scheme, SecretKey
-from consensus.epochs import EpochInfo, first_epoch
+from consensus.epochs import EpochChange, EpochInfo, epoch_after, first_epoch
 from consensus.genesis import ChainSpec, Pacing, check_chain_spec
 from consensus.protocols.definition import EngineFactory
 from consensus.replica import Replica
-from consensus.types import PeerId, Subject
+from consensus.types import EMPTY_PAYLOAD_ROOT, BlockHeader, CommitProof, PeerId, Subject
 from consensus.validators import Validator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committee:
-    """A chain's first epoch with everybody's secret."""
+    """An epoch of a chain, the first one unless ``change`` says how it began, with everybody's secret."""
 
     spec: ChainSpec
     epoch: EpochInfo
     scheme: Scheme
     keys: tuple[SecretKey, ...]
+    change: EpochChange | None = None
 
     def sign(self, signer: int, subject: Subject) -> bytes:
         """What validator ``signer``'s signer port answers."""
@@ -36,6 +39,33 @@ class Committee:
         """The replica of one validator, or of an observer."""
         own_keys = () if me is None else (self.epoch.validators.public_keys[me],)
         return Replica(engine=engine, spec=self.spec, scheme=self.scheme, epoch=self.epoch, own_keys=own_keys)
+
+
+def in_epoch(members: Committee, epoch: int, height: int) -> Committee:
+    """The same validators in a later epoch, which begins above a boundary block at ``height``. What proves that block
+    is not real: no engine looks at it."""
+    justify = msgspec.structs.replace(members.epoch.genesis, epoch=epoch - 1, height=height - 1)
+    boundary = BlockHeader(
+        chain=members.epoch.chain,
+        epoch=epoch - 1,
+        view=7,
+        height=height,
+        parent=justify.block_id,
+        justify=justify,
+        entry_proof_hash=b"",
+        payload_root=EMPTY_PAYLOAD_ROOT,
+        payload_size=0,
+        next_validators_hash=members.epoch.validators.hash,
+        timestamp_ms=members.spec.genesis_time_ms,
+        proposer=0,
+    )
+    proof = CommitProof(epoch=epoch - 1, headers=(), certificate=justify)
+    validators = members.epoch.validators
+    return replace(
+        members,
+        epoch=epoch_after(members.spec, boundary, validators),
+        change=EpochChange(boundary=boundary, validators=validators.validators, proof=proof),
+    )
 
 
 def committee(

@@ -62,7 +62,7 @@ class SimplexChain:
         block = block_of(
             BlockHeader(
                 chain=self.epoch.chain,
-                epoch=0,
+                epoch=self.epoch.epoch,
                 view=view,
                 height=justify.height + 1,
                 parent=justify.block_id,
@@ -103,11 +103,11 @@ class SimplexChain:
     def subject(self, kind: str, of: Block | int) -> VoteSubject:
         """What is signed by a vote of ``kind`` for a block, or for no block in a view."""
         if isinstance(of, int):
-            return VoteSubject(kind=kind, epoch=0, view=of, block_id=NIL_BLOCK, height=0, justify_view=0)
+            return VoteSubject(kind=kind, epoch=self.epoch.epoch, view=of, block_id=NIL_BLOCK, height=0, justify_view=0)
         header = of.header
         return VoteSubject(
             kind=kind,
-            epoch=0,
+            epoch=self.epoch.epoch,
             view=header.view,
             block_id=of.id,
             height=header.height,
@@ -162,4 +162,4 @@ def proposed(chain: SimplexChain, alone: Alone, *blocks: Block) -> Happened:
 
 def told(alone: Alone, *certificates: Certificate, peer: int = 1) -> Happened:
     """The replica hears certificates from a peer."""
-    return alone.hear(Certificates(epoch=0, certificates=certificates), peer=peer)
+    return alone.hear(Certificates(epoch=alone.committee.epoch.epoch, certificates=certificates), peer=peer)

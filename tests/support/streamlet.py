@@ -48,7 +48,7 @@ class Notary:
         block = block_of(
             BlockHeader(
                 chain=self.epoch.chain,
-                epoch=0,
+                epoch=self.epoch.epoch,
                 view=view,
                 height=justify.height + 1,
                 parent=justify.block_id,
@@ -94,7 +94,7 @@ class Notary:
         header = block.header
         return VoteSubject(
             kind="vote",
-            epoch=0,
+            epoch=self.epoch.epoch,
             view=header.view,
             block_id=block.id,
             height=header.height,
@@ -123,13 +123,13 @@ class Notary:
 
     def notarize(self, alone: Alone, block: Block) -> Happened:
         """Somebody echoes the block's certificate."""
-        return alone.hear(Certificates(epoch=0, longest=self.certificate(block)), 1)
+        return alone.hear(Certificates(epoch=alone.committee.epoch.epoch, longest=self.certificate(block)), 1)
 
     def due(self, alone: Alone, view: int, *validators: int) -> Happened:
         """Those clocks (all others, when none is named) say that ``view`` is due."""
         happened = Happened()
         for validator in validators or [index for index in range(len(self.committee.keys)) if index != alone.me]:
-            more = alone.hear(Clock(epoch=0, view=view), validator)
+            more = alone.hear(Clock(epoch=alone.committee.epoch.epoch, view=view), validator)
             happened.records += more.records
             happened.effects += more.effects
         return happened

@@ -73,7 +73,7 @@ class Rounds:
         block = block_of(
             BlockHeader(
                 chain=self.epoch.chain,
-                epoch=0,
+                epoch=self.epoch.epoch,
                 view=at(height, round_),
                 height=height,
                 parent=justify.block_id,
@@ -102,9 +102,9 @@ class Rounds:
         header = block.header
         shown = header.view if round_ is None else at(header.height, round_)
         proposer = self.proposer(header.height, shown % 2**24)
-        subject = ProposalSubject(epoch=0, view=shown, block_id=block.id)
+        subject = ProposalSubject(epoch=self.epoch.epoch, view=shown, block_id=block.id)
         return Proposal(
-            epoch=0,
+            epoch=self.epoch.epoch,
             view=shown,
             header=header,
             body=memoryview(self._bodies[block.id]),
@@ -127,12 +127,17 @@ class Rounds:
         """What is signed by a vote of ``kind`` for a block (in its own round, unless another is named), or for none."""
         if block is None:
             return VoteSubject(
-                kind=kind, epoch=0, view=at(height, round_ or 0), block_id=NIL_BLOCK, height=0, justify_view=0
+                kind=kind,
+                epoch=self.epoch.epoch,
+                view=at(height, round_ or 0),
+                block_id=NIL_BLOCK,
+                height=0,
+                justify_view=0,
             )
         header = block.header
         return VoteSubject(
             kind=kind,
-            epoch=0,
+            epoch=self.epoch.epoch,
             view=header.view if round_ is None else at(header.height, round_),
             block_id=block.id,
             height=header.height,
@@ -176,7 +181,9 @@ class Rounds:
     def standing(
         self, commit: Certificate | None = None, polka: Certificate | None = None, votes: tuple[Vote, ...] = ()
     ) -> Standing:
-        return Standing(epoch=0, commit=self.genesis if commit is None else commit, polka=polka, votes=votes)
+        return Standing(
+            epoch=self.epoch.epoch, commit=self.genesis if commit is None else commit, polka=polka, votes=votes
+        )
 
     # --- what a replica hears ----------------------------------------------------------------------------------------
 
