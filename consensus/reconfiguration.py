@@ -36,7 +36,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from consensus.codec import Canonical, encode
+from consensus.codec import Canonical, Malformed, encode
 from consensus.crypto.ed25519 import Ed25519
 from consensus.crypto.scheme import Scheme, SecretKey
 from consensus.genesis import GOVERNORS_MAX, ChainSpec
@@ -261,6 +261,14 @@ def _governors_fault(
         if not Ed25519().verify(governors[signature.governor], message, signature.signature):
             return f"the signature of governor {signature.governor} is not over this change on this chain"
     return ""
+
+
+def own_key(data: bytes) -> bytes:
+    """The key of the member that a transaction says has approved it; empty where none has. Nothing is verified."""
+    transaction = system_transactions.decode(data)
+    if isinstance(transaction, Malformed) or not isinstance(transaction.approval, ByValidator):
+        return b""
+    return transaction.change.public_key
 
 
 def expiry_fault(change: Change, height: Height) -> str:

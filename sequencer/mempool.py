@@ -6,6 +6,10 @@ then abandoned never left: the builder passes over what its own path orders, and
 *Fairness* is deficit round robin by bytes (Shreedhar and Varghese, SIGCOMM 1995) over the rollups that have something
 to order, with a quantum of an equal share of what is left of the payload: a rollup that asks for less than its share
 gets all of it, what it leaves is shared by the others, and one whose next transaction exceeds its share saves up.
+
+Changes of the validators (rollup ``SYSTEM_ROLLUP``, on a chain with a registry) have a queue like any rollup's, but
+what comes in is judged first: a change that the next block's registry would ignore is refused with the reason. A
+member's own changes may wait ``OWN_REMEMBERED_MAX`` at a time, so that members do not fill the queue for the governors.
 """
 
 from __future__ import annotations
@@ -19,8 +23,10 @@ from typing import Final, TypeAlias
 import msgspec
 import trio
 
-from consensus.genesis import ChainSpec
-from consensus.types import Height
+from consensus.genesis import SYSTEM_ROLLUP, ChainSpec
+from consensus.reconfiguration import ChangeIgnored, own_key
+from consensus.registry import CHANGES_PER_BLOCK_MAX, OWN_REMEMBERED_MAX
+from consensus.types import VALIDATORS_MAX, Height
 from sequencer.body import (
     BODY_OVERHEAD_BYTES_MAX,
     SECTION_OVERHEAD_BYTES_MAX,
@@ -29,6 +35,7 @@ from sequencer.body import (
     SectionBody,
 )
 from sequencer.merkle import TRANSACTIONS_MAX
+from sequencer.registries import Registries
 from sequencer.transactions import TransactionId, transaction_prefix
 from sequencer.window import CommittedWindow
 
@@ -39,6 +46,9 @@ EXPIRED_REMEMBERED_MAX: Final = 65_536
 QUANTUM_BYTES_MIN: Final = 1024
 SCAN_ENTRIES: Final = 512
 """How many entries the builder looks at in one go."""
+CHANGES_MAX: Final = 2 * OWN_REMEMBERED_MAX * VALIDATORS_MAX
+"""Changes of the validators that wait here: every member's own, and as many of the governors'."""
+CHANGES_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
 # --- answers to a submission -----------------------------------------------------------------------------------
@@ -93,7 +103,13 @@ class ExpiryTooFar(msgspec.Struct, frozen=True, gc=False, tag="expiry_too_far"):
     latest: Height
 
 
-Refused: TypeAlias = TooLarge | Full | UnknownRollup | Expired | ExpiryTooFar
+class ChangeRefused(msgspec.Struct, frozen=True, gc=False, tag="change_refused"):
+    """The change of the validators would have no effect now."""
+
+    reason: str
+
+
+Refused: TypeAlias = TooLarge | Full | UnknownRollup | Expired | ExpiryTooFar | ChangeRefused
 Submission: TypeAlias = Pending | Ordered | Refused
 
 
@@ -129,10 +145,12 @@ _Item: TypeAlias = tuple[TransactionId, _Entry]
 class _Queue:
     """One rollup's pending transactions, oldest first, and what it may still send in this round."""
 
-    __slots__ = ("bytes", "credit_bytes", "entries", "rollup_id")
+    __slots__ = ("bytes", "credit_bytes", "entries", "limits", "rollup_id", "section_max")
 
-    def __init__(self, rollup_id: int) -> None:
+    def __init__(self, rollup_id: int, limits: MempoolLimits, section_max: int) -> None:
         self.rollup_id = rollup_id
+        self.limits = limits
+        self.section_max = section_max
         self.entries: dict[TransactionId, _Entry] = {}
         self.bytes = 0
         self.credit_bytes = 0
@@ -141,12 +159,23 @@ class _Queue:
 class Mempool:
     """The pending transactions of one node."""
 
-    def __init__(self, spec: ChainSpec, window: CommittedWindow, limits: MempoolLimits | None = None) -> None:
+    def __init__(
+        self,
+        spec: ChainSpec,
+        window: CommittedWindow,
+        limits: MempoolLimits | None = None,
+        registries: Registries | None = None,
+    ) -> None:
         self.limits = limits or MempoolLimits()
         self._window = window
+        self._registries = registries
         self._expiry_span = spec.deduplication_heights
         self._transaction_size_max = spec.transaction_size_max
-        self._queues = {rollup_id: _Queue(rollup_id) for rollup_id in spec.rollups}
+        self._queues = {rollup_id: _Queue(rollup_id, self.limits, TRANSACTIONS_MAX) for rollup_id in spec.rollups}
+        if registries is not None:
+            changes = MempoolLimits(bytes_max=CHANGES_BYTES_MAX, entries_max=CHANGES_MAX)
+            self._queues[SYSTEM_ROLLUP] = _Queue(SYSTEM_ROLLUP, changes, CHANGES_PER_BLOCK_MAX)
+        self._own_changes: dict[TransactionId, bytes] = {}
         self._expiring: dict[Height, dict[TransactionId, int]] = {}
         self._expired: dict[TransactionId, None] = {}
         self._kept_back: dict[TransactionId, int] = {}
@@ -197,14 +226,33 @@ class Mempool:
         height = self._window.ordered_at(transaction_id)
         if height is not None:
             return Ordered(transaction_id, height)
-        limits = self.limits
+        limits = queue.limits
         if queue.bytes + size_bytes > limits.bytes_max or len(queue.entries) >= limits.entries_max:
             return Full(queue.rollup_id, len(queue.entries), queue.bytes)
+        if queue.rollup_id == SYSTEM_ROLLUP:
+            fault = self._change_fault(transaction_id, data)
+            if fault:
+                return ChangeRefused(fault)
         queue.entries[transaction_id] = entry
         queue.bytes += size_bytes
         if valid_until:
             self._expiring.setdefault(valid_until, {})[transaction_id] = queue.rollup_id
         return Pending(transaction_id)
+
+    def _change_fault(self, transaction_id: TransactionId, data: bytes) -> str:
+        """Why a change of the validators is not taken; empty when it is."""
+        if self._registries is None:
+            raise ValueError("a queue for changes of validators that never change")
+        outcome = self._registries.latest.judge(self._window.height + 1, data)
+        if isinstance(outcome, ChangeIgnored):
+            return outcome.reason
+        member = own_key(data)
+        if member:
+            waiting = sum(1 for each in self._own_changes.values() if each == member)
+            if waiting >= OWN_REMEMBERED_MAX:
+                return f"{waiting} changes that {member.hex()} signed wait already: wait until they are ordered"
+            self._own_changes[transaction_id] = member
+        return ""
 
     def _unorderable(self, valid_until: Height) -> Submission:
         next_height = self._window.height + 1
@@ -291,6 +339,7 @@ class Mempool:
             return
         valid_until, data = entry
         queue.bytes -= len(data)
+        self._own_changes.pop(transaction_id, None)
         if self._kept_back.pop(transaction_id, None) is None:
             self._out_bytes -= self._out.pop(transaction_id, 0)
         if valid_until:
@@ -358,7 +407,7 @@ class _Cursor:
         self.ids: list[TransactionId] = []
         self._valid_untils: list[Height] = []
         self._transactions: list[bytes] = []
-        self._source = _orderable(queue.entries, height, excluded)
+        self._source = islice(_orderable(queue.entries, height, excluded), queue.section_max)
         self.head = next(self._source, None)
 
     def grant(self, quantum: int) -> None:

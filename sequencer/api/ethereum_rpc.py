@@ -32,7 +32,7 @@ from sequencer.api.metrics import ApiMetrics
 from sequencer.api.node_view import Adapter, NodeView
 from sequencer.api.representation import JSON_TYPE, ApiError, content_type_of, read_rollup_id
 from sequencer.json_form import is_nested_deeper
-from sequencer.mempool import Expired, ExpiryTooFar, Full, Ordered, Pending, TooLarge, UnknownRollup
+from sequencer.mempool import ChangeRefused, Expired, ExpiryTooFar, Full, Ordered, Pending, TooLarge, UnknownRollup
 from sequencer.transactions import Level, TransactionId
 
 PARSE_ERROR: Final = -32700
@@ -203,7 +203,7 @@ class _Rollup:
                 raise QueryError(SERVER_ERROR, f"oversized data: transaction size {size}, limit {most}")
             case Full():
                 raise QueryError(SERVER_ERROR, "txpool is full; try again later")
-            case Expired() | ExpiryTooFar() | UnknownRollup():
+            case Expired() | ExpiryTooFar() | UnknownRollup() | ChangeRefused():
                 raise QueryError(SERVER_ERROR, f"not taken: {answer}")
             case _:
                 assert_never(answer)

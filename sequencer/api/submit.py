@@ -29,7 +29,17 @@ from sequencer.api.representation import (
     read_height,
     read_rollup_id,
 )
-from sequencer.mempool import Expired, ExpiryTooFar, Full, Ordered, Pending, Submission, TooLarge, UnknownRollup
+from sequencer.mempool import (
+    ChangeRefused,
+    Expired,
+    ExpiryTooFar,
+    Full,
+    Ordered,
+    Pending,
+    Submission,
+    TooLarge,
+    UnknownRollup,
+)
 
 
 class NotAdmitted(msgspec.Struct, frozen=True, gc=False, tag="not_admitted"):
@@ -197,7 +207,8 @@ def _entry_of(transaction: JsonTransaction, valid_until: Height) -> Entry:
 
 
 def refusal(
-    result: TooLarge | Full | UnknownRollup | Expired | ExpiryTooFar | NotAdmitted, rollups: Sequence[int]
+    result: TooLarge | Full | UnknownRollup | Expired | ExpiryTooFar | ChangeRefused | NotAdmitted,
+    rollups: Sequence[int],
 ) -> ApiError:
     """The error that answers a single transaction which was not taken."""
     match result:
@@ -214,6 +225,9 @@ def refusal(
         case ExpiryTooFar(valid_until=valid_until, latest=latest):
             message = f"valid until {valid_until}, but at most {latest} is possible now, or 0 for no expiry"
             return ApiError(422, "expiry_too_far", message, where="valid_until")
+        case ChangeRefused(reason=reason):
+            message = f"this change of the validators would have no effect: {reason}"
+            return ApiError(422, "change_refused", message, where="data")
         case NotAdmitted(reason=reason):
             return ApiError(422, "not_admitted", f"the rollup cannot execute it: {reason}", where="data")
         case _:

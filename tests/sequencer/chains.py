@@ -16,7 +16,7 @@ from sequencer.body import EMPTY_PAYLOAD, Payload, SectionBody, assemble_payload
 from sequencer.transactions import transaction_ids
 from sequencer.window import CommittedBlock, CommittedWindow
 
-ROLLUPS = (3, 7, 2**64 - 1)
+ROLLUPS = (3, 7, 2**64 - 3)
 GENESIS_TIME_MS = 1_000
 
 Batch = Sequence[tuple[int, bytes]]
