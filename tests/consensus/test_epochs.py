@@ -14,6 +14,7 @@ import pytest
 
 from consensus.genesis import Pacing
 from consensus.protocols.registry import protocol_names
+from consensus.types import Slot
 from consensus.validators import ValidatorSet
 from tests.support.cluster import MILLISECOND, SECOND, Cluster
 from tests.support.committee import committee
@@ -80,3 +81,187 @@ def test_four_become_five_seven_and_four_others_under_load(protocol: str) -> Non
     assert epochs(cluster) == {3}
     assert longest_pause_ns(cluster, 4, 45) <= 2 * TIMEOUT
     assert not any(node.rejects or node.evidence for node in cluster.nodes)
+
+
+# --- partitions at the boundary --------------------------------------------------------------------------------------
+
+
+def cut(cluster: Cluster, *hosts: int) -> Callable[[], None]:
+    """Nothing goes between those hosts and all others until the answer is called."""
+    route = cluster.route
+    cluster.route = lambda source, target, message, now: (
+        () if (source.index in hosts) != (target.index in hosts) else route(source, target, message, now)
+    )
+
+    def heal() -> None:
+        cluster.route = route
+
+    return heal
+
+
+def hears_first(cluster: Cluster, host: int) -> None:
+    """Messages to that host are far quicker than all others."""
+    cluster.route = lambda source, target, message, now: (
+        (10_000,) if target.index == host else (cluster.random.randint(4, 5) * MILLISECOND,)
+    )
+
+
+def has(cluster: Cluster, host: int, height: int) -> Callable[[], bool]:
+    return lambda: len(cluster.nodes[host].ledger) >= height
+
+
+def anybody_has(cluster: Cluster, height: int) -> Callable[[], bool]:
+    return lambda: max(cluster.heights()) >= height
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("apart", [(0,), (0, 1), (0, 1, 2, 3), (0, 4), (4, 5), (2, 3, 4, 5)])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_partition_exactly_at_the_boundary(protocol: str, apart: tuple[int, ...], before: int) -> None:
+    """Two of four leave and two join; the cut falls as the first node commits the boundary, or the block before it."""
+    for seed in range(3):
+        cluster = new_cluster(protocol, {6: (2, 3, 4, 5)}, hosts=6, seed=seed)
+        load(cluster, 12)
+        cluster.start()
+        assert cluster.run(20 * SECOND, until=anybody_has(cluster, 6 - before))
+        heal = cut(cluster, *apart)
+        cluster.run(3 * SECOND)
+        heal()
+        assert cluster.run(60 * SECOND, until=all_committed(cluster, 12, 12)), (seed, cluster.heights())
+        assert epochs(cluster) == {1}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_is_left_of_the_old_set_commits_nothing_above_the_boundary(protocol: str) -> None:
+    """Host 3 hears all sooner than the rest and commits the boundary first; then it is cut off together with those that
+    join. On both sides is a quorum: of the old set, which does not know that its epoch is over, and of the new one."""
+    cluster = new_cluster(protocol, {6: (3, 4, 5, 6)}, hosts=7)
+    hears_first(cluster, 3)
+    load(cluster, 40)
+    cluster.start()
+    assert cluster.run(20 * SECOND, until=has(cluster, 3, 6))
+    assert max(len(node.ledger) for node in cluster.nodes[:3]) < 6
+    heal = cut(cluster, 0, 1, 2)
+    assert cluster.run(20 * SECOND, until=lambda: min(len(node.ledger) for node in cluster.nodes[3:]) >= 12)
+    cluster.run(2 * SECOND)
+    assert max(len(node.ledger) for node in cluster.nodes[:3]) <= 6
+    heal()
+    assert cluster.run(60 * SECOND, until=all_committed(cluster, 20, 40)), cluster.heights()
+    assert epochs(cluster) == {1}
+
+
+# --- hosts that come and go ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_joiner_that_starts_at_genesis_walks_over_the_epochs_and_votes(protocol: str) -> None:
+    """Host 6 comes when the others are three epochs on, in the last of which it is a validator. Then host 3 dies for
+    good: nothing commits without the joiner's votes."""
+    sets: Sets = {4: (0, 1, 2, 4), 8: (0, 1, 3, 5), 12: (0, 1, 3, 6)}
+    cluster = new_cluster(protocol, sets, hosts=7)
+    load(cluster, 40)
+    joiner = cluster.nodes[6]
+    cluster.start(*cluster.nodes[:6])
+    assert cluster.run(60 * SECOND, until=anybody_has(cluster, 30))
+    cluster.start(joiner)
+    assert cluster.run(20 * SECOND, until=lambda: len(joiner.ledger) >= 28), len(joiner.ledger)
+    cluster.crash(cluster.nodes[3])
+    height = max(cluster.heights())
+    for number in range(4):
+        cluster.submit(b"late payload %d" % number, *(node for node in cluster.nodes if node.index != 3))
+    assert cluster.run(60 * SECOND, until=lambda: min(len(cluster.nodes[k].ledger) for k in (0, 1, 6)) > height + 4)
+    assert not any(node.rejects for node in cluster.nodes)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_joiner_that_equivocates_at_once(protocol: str) -> None:
+    """Host 4 joins as two, which have different payloads to propose: both sign with its key from the first view on."""
+    cluster = new_cluster(protocol, {5: (0, 1, 2, 3, 4)}, hosts=5, twins=(4,))
+    honest, twin = cluster.nodes[:4], cluster.nodes[5]
+    for number in range(10):
+        cluster.submit(b"payload of the twin %d" % number, twin)
+    load(cluster, 40)
+    cluster.start()
+    assert cluster.run(60 * SECOND, until=lambda: all(len(node.ledger) >= 25 and not node.pool for node in honest))
+    assert not any(node.rejects for node in honest)
+    statements = [cluster.definition.statement(report.first) for node in honest for report in node.evidence]
+    assert {statement.signer for statement in statements if statement is not None} == {4}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("leaver", [0, 1, 2, 3])
+def test_a_leaver_that_leaves_before_others_have_the_boundary(protocol: str, leaver: int) -> None:
+    """It dies for good when it has committed the boundary, after which it is no validator any more."""
+    following = tuple(host for host in range(5) if host != leaver)
+    for seed in range(3):
+        cluster = new_cluster(protocol, {6: following}, hosts=5, seed=seed)
+        hears_first(cluster, leaver)
+        load(cluster, 12)
+        cluster.start()
+        assert cluster.run(20 * SECOND, until=has(cluster, leaver, 6))
+        cluster.crash(cluster.nodes[leaver])
+        assert cluster.run(60 * SECOND, until=all_committed(cluster, 12, 12)), (seed, cluster.heights())
+        assert epochs(cluster) == {1}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_all_leave_when_the_next_set_has_the_boundary(protocol: str) -> None:
+    cluster = new_cluster(protocol, {6: (4, 5, 6, 7)})
+    load(cluster, 20)
+    cluster.start()
+    old, new = cluster.nodes[:4], cluster.nodes[4:]
+    assert cluster.run(20 * SECOND, until=lambda: sum(len(node.ledger) >= 6 for node in new) >= 3)
+    for node in old:
+        cluster.crash(node)
+    assert cluster.run(60 * SECOND, until=all_committed(cluster, 20, 20)), cluster.heights()
+
+
+# --- stakes and keys -------------------------------------------------------------------------------------------------
+
+STEADY = Pacing(view_timeout_ms=200, idle_interval_ms=50, views_per_leader=6)
+"""Each leader lasts long enough for a commit of its own, in every protocol."""
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize(("stakes", "goes_on"), [((4, 3, 2, 1), True), ((4, 3, 2, 2), False)])
+def test_stakes_moved_just_over_and_under_the_quorum(protocol: str, stakes: tuple[int, ...], goes_on: bool) -> None:
+    """Hosts 0 and 1 hold 7 of 10, exactly a quorum; or 7 of 11, one less. The others die when the change is done."""
+    first = committee(4, protocol=protocol, pacing=STEADY)
+    cluster = Cluster(first, sets={5: members(first.scheme, 0, 1, 2, 3, stakes=stakes)})
+    load(cluster, 10)
+    cluster.start()
+    assert cluster.run(60 * SECOND, until=lambda: epochs(cluster) == {1})
+    for node in cluster.nodes[2:]:
+        cluster.crash(node)
+    height = max(cluster.heights())
+    cluster.submit(b"late payload", *cluster.nodes[:2])
+    cluster.run(30 * SECOND, until=lambda: min(cluster.heights()[:2]) > height + 3)
+    assert (min(cluster.heights()[:2]) > height + 3) == goes_on
+    if not goes_on:
+        cluster.start(cluster.nodes[2])
+        assert cluster.run(60 * SECOND, until=lambda: min(cluster.heights()[:2]) > height + 3)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_key_is_rotated_in_the_middle_of_views(protocol: str) -> None:
+    """The same host, by another key: three of the four, one after the other, under load."""
+    first = committee(4, protocol=protocol, pacing=PACING)
+    sets = {
+        height: members(first.scheme, 0, 1, 2, 3, rotated=rotated)
+        for height, rotated in ((5, (1,)), (9, (1, 2)), (13, (1, 2, 3)))
+    }
+    cluster = Cluster(first, sets=sets)
+    load(cluster, 25)
+    cluster.start()
+    assert cluster.run(60 * SECOND, until=all_committed(cluster, 20, 25)), cluster.heights()
+    assert epochs(cluster) == {3}
+    for node in cluster.nodes:
+        assert node.index is not None
+        old, new = node.keys
+        signed_in = {
+            key: {slot.epoch for public, _, slot in cluster.signed if public == key and isinstance(slot, Slot)}
+            for key in (old, new)
+        }
+        assert signed_in[new] == (set(range(node.index, 4)) if node.index else set())
+        assert signed_in[old] == set(range(4)) - signed_in[new]
+    assert not any(node.rejects for node in cluster.nodes)
