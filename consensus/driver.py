@@ -32,7 +32,9 @@ from consensus.engine import (
     EndEpoch,
     Event,
     FetchBlocks,
+    Finalize,
     LoadBlocks,
+    OfferLinks,
     PeerConnected,
     Received,
     Record,
@@ -111,7 +113,7 @@ class Driver:
         self._build_wanted = trio.Event()
         self._to_load, self._loading = trio.open_memory_channel[LoadBlocks](QUEUE_MAX)
         self._to_end, self._ending = trio.open_memory_channel[EndEpoch](1)
-        self._to_ledger: deque[Commit | ReportEvidence] = deque()
+        self._to_ledger: deque[Commit | Finalize | ReportEvidence] = deque()
         self._ledger_filled = trio.Event()
         self._ledger_taken = trio.Event()
 
@@ -213,7 +215,16 @@ class Driver:
 
     def _rarer_effect(
         self,
-        effect: BuildPayload | CheckPayload | Commit | EndEpoch | LoadBlocks | Reject | ReportEvidence | FetchBlocks,
+        effect: BuildPayload
+        | CheckPayload
+        | Commit
+        | EndEpoch
+        | FetchBlocks
+        | Finalize
+        | LoadBlocks
+        | OfferLinks
+        | Reject
+        | ReportEvidence,
     ) -> None:
         match effect:
             case CheckPayload():
@@ -222,13 +233,15 @@ class Driver:
                 self._drop_build()  # superseded
                 self._wanted_build = effect
                 self._build_wanted.set()
-            case Commit() | ReportEvidence():
+            case Commit() | Finalize() | ReportEvidence():
                 self._to_ledger.append(effect)
                 self._ledger_filled.set()
             case Reject(peer, reason):
                 self._transport.reject(peer, reason)
             case LoadBlocks():
                 self._to_load.send_nowait(effect)
+            case OfferLinks():
+                self._payloads.offer(effect)
             case EndEpoch():
                 self._drop_build()  # what the next epoch asks for must not be answered by this one
                 self._to_end.send_nowait(effect)
@@ -293,13 +306,11 @@ class Driver:
         async for request in self._signing:
             if self._signer is None:
                 raise RuntimeError("an observer was asked to sign")
-            epoch, me = self._replica.epoch, self._replica.me
-            if request.subject.epoch != epoch.epoch:
+            signing = self._replica.signing(request.subject)
+            if signing is None:
                 continue  # it waited here while its epoch ended
-            if me is None:
-                raise RuntimeError("asked to sign in an epoch that this node only observes")
-            key = epoch.validators.public_keys[me]
-            self._post(Signed(request.subject, await self._signer.sign(request.subject, key, epoch.domain)))
+            key, domain = signing
+            self._post(Signed(request.subject, await self._signer.sign(request.subject, key, domain)))
 
     async def _judge(self) -> None:
         await self._serve(self._checking, self._payloads.check)
@@ -347,6 +358,8 @@ class Driver:
             for item in items:
                 if isinstance(item, ReportEvidence):
                     await self._sink.report(item)
+                elif isinstance(item, Finalize):
+                    await self._sink.finalize(item)
                 self._to_ledger.popleft()
             self._ledger_taken.set()
 

@@ -22,6 +22,8 @@ Positive = Annotated[int, Meta(ge=1, le=2**53)]
 PAYLOAD_SIZE_LEAST: Final = 1024
 DELAY_HEIGHTS_MAX: Final = 2**53
 GOVERNORS_MAX: Final = 64
+LINKS_ROLLUP: Final = 2**64 - 2
+"""Where a payload has finality's link certificates; never in ``ChainSpec.rollups`` either."""
 SYSTEM_ROLLUP: Final = 2**64 - 1
 """The rollup id of the chain's own transactions, which change its validators (``reconfiguration.py``). Never one of
 ``ChainSpec.rollups``; ordered only by a chain with a ``reconfiguration``."""
@@ -102,8 +104,8 @@ def check_chain_spec(spec: ChainSpec, scheme: Scheme) -> ValidatorSet:
         raise ValueError(f"scheme: the spec names {spec.scheme!r}, this is {scheme.name!r}")
     if spec.rollups != tuple(sorted(dict.fromkeys(spec.rollups))):
         raise ValueError("rollups: ids must be ascending and distinct")
-    if spec.rollups and spec.rollups[-1] >= SYSTEM_ROLLUP:
-        raise ValueError(f"rollups: ids must be below {SYSTEM_ROLLUP}, which is the chain's own")
+    if spec.rollups and spec.rollups[-1] >= LINKS_ROLLUP:
+        raise ValueError(f"rollups: ids must be below {LINKS_ROLLUP}; it and the one above are the chain's own")
     if spec.pacing.idle_interval_ms >= spec.pacing.view_timeout_ms:
         raise ValueError("pacing.idle_interval_ms: must be below pacing.view_timeout_ms, or idle leaders time out")
     if spec.pacing.growth_numerator < spec.pacing.growth_denominator:

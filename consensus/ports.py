@@ -13,7 +13,9 @@ from consensus.engine import (
     Commit,
     EndEpoch,
     EpochReady,
+    Finalize,
     LoadBlocks,
+    OfferLinks,
     PayloadBuilt,
     PayloadVerdict,
     Record,
@@ -106,12 +108,20 @@ class PayloadSource(Protocol):
         """The validators that the boundary names, once the ledger has taken it."""
         ...
 
+    def offer(self, request: OfferLinks) -> None:
+        """Link certificates to put into blocks that are built from now on, instead of those offered before."""
+        ...
+
 
 class CommitSink(Protocol):
     """The ledger."""
 
     async def commit(self, commits: Sequence[Commit]) -> None:
         """Take committed blocks, ascending; one already taken is ignored. Not returning holds back the driver."""
+        ...
+
+    async def finalize(self, final: Finalize) -> None:
+        """A block that was taken is final, and all before it. Heights only grow, but after a restart."""
         ...
 
     async def report(self, evidence: ReportEvidence) -> None:

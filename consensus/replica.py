@@ -13,13 +13,18 @@ An engine lives in one epoch::
 Between the two there is no engine: peers are answered, and messages of the next epoch are kept. The new engine's first
 records stand behind the ``EpochRecord`` in one step, so a crash finds either the old epoch with all that was signed in
 it, and ends it again, or the new one.
+
+With ``link_certificates`` and a checkpoint interval Casper FFG runs beside the engine (``finality/overlay.py``): it is
+given each committed block in the step that commits it, its votes never reach an engine, nor does its record.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, TypeAlias
+
+import msgspec
 
 from consensus.block_sync import BlockSync
 from consensus.codec import digest
@@ -55,9 +60,13 @@ from consensus.engine import (
 )
 from consensus.epoch_mail import EpochMail
 from consensus.epochs import EpochChange, EpochInfo, epoch_after
+from consensus.finality.chain_links import initial_state
+from consensus.finality.overlay import Finality
+from consensus.finality.types import FFG, Checkpoint, FfgVote, FfgVoteSubject, LinkCertificate
 from consensus.genesis import ChainSpec
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND
 from consensus.protocols.definition import EngineFactory
+from consensus.signing import SigningDomain
 from consensus.types import (
     SYNC_MESSAGES,
     Block,
@@ -67,10 +76,14 @@ from consensus.types import (
     EpochEnd,
     Height,
     Nanoseconds,
+    Subject,
     ValidatorIndex,
     epoch_of,
 )
 from consensus.validators import ValidatorSet
+
+LinkReader: TypeAlias = Callable[[Block, bytes | memoryview], Sequence[LinkCertificate]]
+"""Reads the link certificates out of a committed block's body. The core does not know what a body is."""
 
 WORKLIST_MAX: Final = 1000
 PARTING: Final = (Broadcast, Send, Reject, ReportEvidence)
@@ -84,11 +97,18 @@ class Replica:
     """Feeds events to the parts that they concern."""
 
     def __init__(
-        self, *, engine: EngineFactory, spec: ChainSpec, scheme: Scheme, epoch: EpochInfo, own_keys: Collection[bytes]
+        self,
+        *,
+        engine: EngineFactory,
+        spec: ChainSpec,
+        scheme: Scheme,
+        epoch: EpochInfo,
+        own_keys: Collection[bytes],
+        link_certificates: LinkReader | None = None,
     ) -> None:
         """``engine`` makes the protocol's engine of an epoch. ``own_keys`` are the public keys that this node can sign
         with: in an epoch without any of them it observes. ``epoch`` is the chain's first; :meth:`start` goes on to the
-        one that the journal names."""
+        one that the journal names. Without ``link_certificates`` there is no finality, whatever the spec says."""
         self._factory = engine
         self._spec = spec
         self._scheme = scheme
@@ -105,6 +125,9 @@ class Replica:
         self._end: tuple[Block, CommitProof] | None = None
         self._live: Epoch | None = None
         """The epoch whose engine handles events; None between two."""
+        self._link_certificates = link_certificates
+        self._finality: Finality | None = None
+        self._first = epoch
         self._enter(epoch)
 
     def _enter(self, epoch: EpochInfo) -> None:
@@ -125,6 +148,14 @@ class Replica:
 
     def start(self, recovered: Recovered, now: Nanoseconds) -> Step:
         """Resume from what the journal holds. Raises ``ValueError`` when it contradicts itself."""
+        resumed = self._resume_finality(recovered)
+        step = self._start(_without_finality(recovered), now)
+        if self._finality is None:
+            return step
+        # The blocks that a restart commits again were fed before; what the engine commits anew comes after them.
+        return self._fed(Step(resumed.records + step.records, resumed.effects + step.effects))
+
+    def _start(self, recovered: Recovered, now: Nanoseconds) -> Step:
         change = recovered.epoch_change
         if change is not None:
             self._mail.ended(EpochEnd(epoch=change.boundary.epoch, boundary=change.boundary, proof=change.proof))
@@ -138,6 +169,25 @@ class Replica:
 
     def handle(self, event: Event, now: Nanoseconds) -> Step:
         """Everything that one event causes, in one step."""
+        finality = self._finality
+        if isinstance(event, Received):
+            if type(event.message) is FfgVote:
+                if finality is None:
+                    return Step((), (Reject(event.peer, "finality vote: this chain has no checkpoints"),))
+                return finality.handle(event)
+        elif isinstance(event, Signed) and finality is not None and isinstance(event.subject, FfgVoteSubject):
+            return finality.handle(event)
+        step = self._handle(event, now)
+        if finality is None:
+            return step
+        if isinstance(event, EpochReady):
+            entered = finality.enter(self._epoch)
+            step = Step(step.records + entered.records, step.effects + entered.effects)
+        elif isinstance(event, PeerConnected):
+            step = Step(step.records, step.effects + finality.handle(event).effects)
+        return self._fed(step)
+
+    def _handle(self, event: Event, now: Nanoseconds) -> Step:
         if isinstance(event, Received):
             if epoch_of(event.message) != self._live:
                 self._on_other_epoch(event, now)
@@ -180,6 +230,24 @@ class Replica:
     def status(self) -> Status:
         """Where the protocol stands."""
         return self._engine.status()
+
+    def signing(self, subject: Subject) -> tuple[bytes, SigningDomain] | None:
+        """The own public key, and the domain, with which to sign ``subject``; None when its epoch is over. Raises
+        ``RuntimeError`` in an epoch that this node only observes."""
+        info: EpochInfo | None = self._epoch if subject.epoch == self._live else None
+        if subject.kind == FFG and self._finality is not None:
+            info = next((known for known in self._finality.epochs if known.epoch == subject.epoch), None)
+        if info is None:
+            return None
+        key = next((key for key in info.validators.public_keys if key in self._own_keys), None)
+        if key is None:
+            raise RuntimeError("asked to sign in an epoch that this node only observes")
+        return key, info.domain
+
+    @property
+    def finality(self) -> Finality | None:
+        """What runs beside the engine; None on a chain without checkpoints."""
+        return self._finality
 
     @property
     def epoch(self) -> EpochInfo:
@@ -285,6 +353,46 @@ class Replica:
             if self._live == change.epoch:
                 self._merge(self._engine.handle(received, now), now)
         self._sync.go_on(now)
+
+    # --- finality ------------------------------------------------------------------------------------------------
+
+    def _resume_finality(self, recovered: Recovered) -> Step:
+        """Make what runs beside the engine, with the epochs that the journal names."""
+        if not self._spec.checkpoint_interval or self._link_certificates is None:
+            return NOTHING
+        epochs = [self._first]
+        for change in (recovered.epoch_change_before, recovered.epoch_change):
+            if change is not None:
+                info = epoch_after(self._spec, change.boundary, ValidatorSet(change.validators))
+                epochs = [*epochs[-1:], info]
+        root = Checkpoint(height=self._first.genesis.height, id=self._first.genesis.block_id)
+        self._finality = Finality(
+            epochs=epochs,
+            scheme=self._scheme,
+            own_keys=self._own_keys,
+            interval=self._spec.checkpoint_interval,
+            chain=initial_state(root),
+        )
+        return self._finality.start(recovered)
+
+    def _fed(self, step: Step) -> Step:
+        """The step, and what finality makes of the blocks that it commits."""
+        finality, read = self._finality, self._link_certificates
+        if finality is None or read is None or not any(type(effect) is Commit for effect in step.effects):
+            return step
+        records, effects = list(step.records), list(step.effects)
+        for effect in step.effects:
+            if isinstance(effect, Commit):
+                fed = finality.committed(effect.block, read(effect.block, effect.body))
+                records += fed.records
+                effects += fed.effects
+        return Step(tuple(records), tuple(effects))
+
+
+def _without_finality(recovered: Recovered) -> Recovered:
+    """What an engine may see."""
+    safety = tuple(record for record in recovered.safety if record.kind != FFG)
+    return recovered if safety == recovered.safety else msgspec.structs.replace(recovered, safety=safety)
 
 
 def _ends(header: BlockHeader, epoch: Epoch) -> bool:

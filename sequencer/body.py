@@ -5,6 +5,10 @@ A body is one canonical MessagePack value: the array of its sections, each ``[ro
 tuple around it. Packed integers with one blob were measured as well: slicing the blob costs more than decoding.) The
 empty payload is no bytes at all.
 
+Link certificates of finality (``consensus/finality``) stand in a section of their own, under the reserved id
+``LINKS_ROLLUP``: at most ``CERTIFICATES_PER_BLOCK_MAX``, in the order of their links, each canonical bytes in the place
+of a transaction without expiry. They are the chain's own: no transactions, with no ids and no positions.
+
 The payload's root is that of the namespaced tree over the sections (``merkle.py``). It commits to every rollup id,
 expiry and transaction, and the layout is canonical, so one root has one body.
 """
@@ -18,7 +22,10 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from consensus.codec import Malformed
+from consensus.codec import Malformed, encode
+from consensus.finality.overlay import CERTIFICATES_PER_BLOCK_MAX
+from consensus.finality.types import LinkCertificate, link_certificates
+from consensus.genesis import LINKS_ROLLUP
 from consensus.types import BODY_SIZE_MAX, EMPTY_PAYLOAD_ROOT, Integer
 from sequencer.merkle import SECTIONS_MAX, TRANSACTIONS_MAX, NamespacedTree, SectionLeaf, SectionTree
 from sequencer.transactions import RollupId, TransactionId, transaction_ids
@@ -69,15 +76,26 @@ class Payload:
     :func:`assemble_payload` only, so ids, root and body always belong together.
 
     ``positions`` maps each id to the number of its transaction in the whole payload, from 0; all ids are distinct.
+    ``certificates`` are finality's; ``leaves`` are all sections under the root, theirs included.
     """
 
-    __slots__ = ("body", "positions", "root", "sections", "tree")
+    __slots__ = ("body", "certificates", "leaves", "positions", "root", "sections", "tree")
 
-    def __init__(self, body: bytes, sections: tuple[PayloadSection, ...], positions: dict[TransactionId, int]) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        sections: tuple[PayloadSection, ...],
+        positions: dict[TransactionId, int],
+        certificates: tuple[LinkCertificate, ...] = (),
+        links: PayloadSection | None = None,
+    ) -> None:
         self.body = body
         self.sections = sections
         self.positions = positions
-        self.tree = NamespacedTree([section.leaf for section in sections])
+        self.certificates = certificates
+        parts = sections if links is None else (*sections, links)
+        self.leaves = tuple(part.leaf for part in sorted(parts, key=lambda part: part.rollup_id))
+        self.tree = NamespacedTree(self.leaves)
         self.root = self.tree.root
 
     def section(self, rollup_id: int) -> PayloadSection | None:
@@ -133,22 +151,60 @@ def _payload_of(data: bytes, sections: tuple[SectionBody, ...]) -> Payload | Mal
         count += len(section.transactions)
     if count > TRANSACTIONS_MAX:
         return Malformed(f"{count} transactions exceed {TRANSACTIONS_MAX}")
-    parts = tuple(
-        PayloadSection(section, transaction_ids(section.rollup_id, section.valid_untils, section.transactions))
-        for section in sections
-    )
+    links = next((section for section in sections if section.rollup_id == LINKS_ROLLUP), None)
+    certificates = () if links is None else _certificates_in(links)
+    if isinstance(certificates, Malformed):
+        return certificates
+    parts = tuple(_hashed(section) for section in sections if section is not links)
     positions = _positions_of(parts)
-    if len(positions) != count:
+    if len(positions) + len(certificates) != count:
         return Malformed("a transaction stands there twice")
-    return Payload(data, parts, positions)
+    return Payload(data, parts, positions, certificates, None if links is None else _hashed(links))
 
 
-def assemble_payload(chosen: Sequence[tuple[SectionBody, tuple[TransactionId, ...]]]) -> Payload:
-    """The payload of sections whose ids are known already: ascending rollup ids, no section empty, no id twice."""
-    if not chosen:
+def _certificates_in(section: SectionBody) -> tuple[LinkCertificate, ...] | Malformed:
+    if len(section.transactions) > CERTIFICATES_PER_BLOCK_MAX:
+        return Malformed(f"{len(section.transactions)} link certificates exceed {CERTIFICATES_PER_BLOCK_MAX}")
+    if any(section.valid_untils):
+        return Malformed("a link certificate has an expiry")
+    certificates: list[LinkCertificate] = []
+    for data in section.transactions:
+        certificate = link_certificates.decode(data)
+        if isinstance(certificate, Malformed):
+            return Malformed(f"a link certificate: {certificate.reason}")
+        if certificates and certificate.link.order <= certificates[-1].link.order:
+            return Malformed("link certificates do not ascend by their links")
+        certificates.append(certificate)
+    return tuple(certificates)
+
+
+def _hashed(section: SectionBody) -> PayloadSection:
+    return PayloadSection(section, transaction_ids(section.rollup_id, section.valid_untils, section.transactions))
+
+
+def assemble_payload(
+    chosen: Sequence[tuple[SectionBody, tuple[TransactionId, ...]]], certificates: Sequence[LinkCertificate] = ()
+) -> Payload:
+    """The payload of sections whose ids are known already: ascending rollup ids, no section empty, no id twice; and of
+    link certificates, ascending, at most ``CERTIFICATES_PER_BLOCK_MAX``."""
+    if not chosen and not certificates:
         return EMPTY_PAYLOAD
     parts = tuple(PayloadSection(section, ids) for section, ids in chosen)
-    return Payload(_encode([section for section, _ in chosen]), parts, _positions_of(parts))
+    bodies = [section for section, _ in chosen]
+    links = None
+    if certificates:
+        section = SectionBody(LINKS_ROLLUP, (0,) * len(certificates), tuple(map(encode, certificates)))
+        bodies = sorted((*bodies, section), key=lambda body: body.rollup_id)
+        links = _hashed(section)
+    return Payload(_encode(bodies), parts, _positions_of(parts), tuple(certificates), links)
+
+
+def certificates_size_bytes(certificates: Sequence[LinkCertificate]) -> int:
+    """What link certificates add to a body, at most."""
+    if not certificates:
+        return 0
+    sizes = sum(len(encode(certificate)) + TRANSACTION_OVERHEAD_BYTES_MAX for certificate in certificates)
+    return sizes + SECTION_OVERHEAD_BYTES_MAX + BODY_OVERHEAD_BYTES_MAX
 
 
 def _positions_of(sections: Sequence[PayloadSection]) -> dict[TransactionId, int]:

@@ -11,6 +11,7 @@ from consensus.crypto.scheme import Scheme
 from consensus.engine import Refusal
 from consensus.epoch_history import Contradiction, EpochHistory
 from consensus.epochs import EpochChange, EpochInfo, epoch_after, first_epoch
+from consensus.finality.proof import FinalityProof, verify_finality
 from consensus.genesis import ChainSpec, check_chain_spec
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.registry import protocol_named
@@ -42,6 +43,11 @@ class Genesis:
         """None when ``proof`` shows ``header``'s block committed in ``epoch``, which must be known; the reason
         otherwise."""
         return self.history.verify_commit(proof, header, epoch)
+
+    def verify_finality(self, proof: FinalityProof, header: BlockHeader) -> Refusal | None:
+        """None when ``proof`` shows ``header``'s block final; the reason otherwise. The validators of its epoch must be
+        known; that the block is of this chain, its commit proof shows."""
+        return verify_finality(proof, header, self.spec.checkpoint_interval, self.history.info, self.scheme)
 
     def branch(self) -> Genesis:
         """The same, with a history that goes on by itself."""

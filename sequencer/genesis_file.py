@@ -33,7 +33,7 @@ from typing import Any, Final
 import msgspec
 
 from consensus.codec import Malformed, encode
-from consensus.genesis import GOVERNORS_MAX, SYSTEM_ROLLUP, ChainSpec, Pacing, Reconfiguration, chain_specs
+from consensus.genesis import GOVERNORS_MAX, LINKS_ROLLUP, ChainSpec, Pacing, Reconfiguration, chain_specs
 from consensus.types import HASH_SIZE, INTEGER_MAX
 from consensus.validators import STAKE_MAX, Validator
 from rollup_adapters.base import JsonValue
@@ -189,8 +189,8 @@ def _reconfiguration(table: Table) -> Reconfiguration:
 
 
 def _rollup(value: object, index: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < SYSTEM_ROLLUP:
-        raise KeyPathError(f"rollups[{index}]", "expected a rollup id, a whole number from 0 to 2**64 - 2")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < LINKS_ROLLUP:
+        raise KeyPathError(f"rollups[{index}]", "expected a rollup id, a whole number from 0 to 2**64 - 3")
     return value
 
 

@@ -12,14 +12,16 @@ anything back.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import trio
 
 from consensus.codec import Malformed
-from consensus.engine import Commit, ReportEvidence
-from consensus.types import Block, CommitProof, Height
+from consensus.engine import Commit, Finalize, ReportEvidence
+from consensus.finality.proof import FinalityProof
+from consensus.finality.types import LinkCertificate
+from consensus.types import PATH_LENGTH_MAX, Block, BlockHeader, CommitProof, Height
 from sequencer.body import Payload, PayloadCache, decode_payload
 from sequencer.mempool import Mempool
 from sequencer.merkle import InclusionProof
@@ -34,6 +36,8 @@ UNINDEXED_TRANSACTIONS_MAX: Final = 262_144
 INDEX_DELAY_S: Final = 0.02
 WAITERS_MAX: Final = 65_536
 """Distinct transactions that somebody waits for."""
+LINKS_READ_MAX: Final = 64
+"""Certificates above a block among which the one that finalizes it is looked for."""
 READ_BLOCKS_MAX: Final = 64
 READ_BYTES_MAX: Final = 4 * 1024 * 1024
 """What one read of the store brings."""
@@ -55,6 +59,14 @@ class BlockStore(Protocol):
         ...
 
     async def proof_for(self, height: Height) -> CommitProof | None: ...
+
+    async def links_above(self, height: Height, count: int) -> Sequence[LinkCertificate]:
+        """Finality certificates, by ascending targets."""
+        ...
+
+    async def headers_between(self, low: Height, high: Height) -> Sequence[BlockHeader]:
+        """The committed headers of these heights, both included; empty when one is missing."""
+        ...
 
 
 class IndexedBlock(NamedTuple):
@@ -92,6 +104,10 @@ class HeightUnavailable(Exception):
 
 class OlderCopy(Exception):
     """The journal is older than what was derived from it. The message says what to do."""
+
+
+class NoCheckpoints(Exception):
+    """Finality was asked for on a chain that runs without it."""
 
 
 class TransactionExpired(Exception):
@@ -142,8 +158,12 @@ class Ledger:
         mempool: Mempool,
         cache: PayloadCache,
         report_evidence: Callable[[ReportEvidence], Awaitable[None]],
+        checkpoint_interval: Height = 0,
     ) -> None:
         self._blocks = blocks
+        self._checkpoint_interval = checkpoint_interval
+        self._final_height: Height = 0
+        self._finalized = trio.lowlevel.ParkingLot()
         self._index = index
         self._window = window
         self._mempool = mempool
@@ -161,6 +181,11 @@ class Ledger:
     def height(self) -> Height:
         """The last committed height that was taken."""
         return self._window.height
+
+    @property
+    def final_height(self) -> Height:
+        """The last height that is final; 0 before the first, and on a chain without checkpoints."""
+        return self._final_height
 
     # --- taking blocks -------------------------------------------------------------------------------------------
 
@@ -199,6 +224,11 @@ class Ledger:
             while not self._has_room():
                 await self._indexed.park()
             self._take(commit.block, self._decode(commit.block, commit.body), commit.proof)
+
+    async def finalize(self, final: Finalize) -> None:
+        """Take that a checkpoint is final, which the journal holds the proof of."""
+        self._final_height = max(self._final_height, final.checkpoint.height)
+        self._finalized.unpark_all()
 
     async def report(self, evidence: ReportEvidence) -> None:
         """Hand on a proof of guilt."""
@@ -299,6 +329,13 @@ class Ledger:
             raise TransactionExpired(transaction_id)
         return waiter.position
 
+    async def final(self, height: Height) -> None:
+        """Return once ``height`` is final. Raises :class:`NoCheckpoints` where that never comes."""
+        if not self._checkpoint_interval:
+            raise NoCheckpoints("this chain has no checkpoints (checkpoint_interval is 0): nothing is ever final")
+        while self._final_height < height:
+            await self._finalized.park()
+
     # --- reading -------------------------------------------------------------------------------------------------
 
     async def position_of(self, transaction_id: TransactionId) -> Position | None:
@@ -319,15 +356,43 @@ class Ledger:
         """The transaction's rung on the ladder, as this node knows it."""
         position = await self.position_of(transaction_id)
         if position is not None:
-            return TransactionStatus(level=Level.CONFIRMED, position=position)
+            return TransactionStatus(level=self.level_at(position.height), position=position)
         if self._mempool.is_pending(transaction_id):
             return TransactionStatus(level=Level.PENDING)
         if self._mempool.has_expired(transaction_id):
             return TransactionStatus(level=Level.EXPIRED)
         return TransactionStatus(level=Level.UNKNOWN)
 
-    async def receipt(self, transaction_id: TransactionId) -> Receipt | None:
-        """The proof that a transaction was ordered; None when it was not. Raises :class:`HeightUnavailable`."""
+    def level_at(self, height: Height) -> Level:
+        """The rung of what a committed block ordered."""
+        return Level.FINAL if height <= self._final_height else Level.CONFIRMED
+
+    async def finality(self, height: Height) -> FinalityProof | None:
+        """The proof that a committed block is final: None when it is not, or its headers are pruned or too many."""
+        interval = self._checkpoint_interval
+        if not interval or height > self._final_height:
+            return None
+        low = -(-height // interval) * interval
+        links = {
+            (each.source.height, each.target.height): each
+            for each in await self._blocks.links_above(height, LINKS_READ_MAX)
+        }
+        for source in sorted({source for source, _ in links if low <= source <= self._final_height}):
+            certificates = _finalizing(links, source, interval)
+            if certificates:
+                headers = await self._headers(height + 1, certificates[0].target.height)
+                return FinalityProof(headers=headers, certificates=certificates) if headers else None
+        return None
+
+    async def _headers(self, low: Height, high: Height) -> tuple[BlockHeader, ...]:
+        if high - low + 1 > PATH_LENGTH_MAX:
+            return ()
+        return tuple(await self._blocks.headers_between(low, high))
+
+    async def receipt(self, transaction_id: TransactionId, *, level: Level = Level.CONFIRMED) -> Receipt | None:
+        """The proof that a transaction was ordered; with ``level`` ``FINAL`` also that it is final, where it is (that
+        part is larger: a header for each block up to two checkpoints on). None when it was not ordered. Raises
+        :class:`HeightUnavailable`."""
         position = await self.position_of(transaction_id)
         if position is None:
             return None
@@ -345,6 +410,7 @@ class Ledger:
             inclusion=InclusionProof(index=index, siblings=section.tree.path(index), section=path),
             header=block.header,
             commit_proof=proof,
+            finality=await self.finality(position.height) if level is Level.FINAL else None,
         )
 
     async def section(self, rollup_id: int, height: Height) -> Section:
@@ -447,6 +513,19 @@ def _position_in(payload: Payload, height: Height, transaction_id: TransactionId
         return None
     section, index = located
     return Position(rollup_id=section.rollup_id, height=height, index=index)
+
+
+def _finalizing(
+    links: Mapping[tuple[Height, Height], LinkCertificate], source: Height, interval: Height
+) -> tuple[LinkCertificate, ...]:
+    """The certificates that finalize a checkpoint, where they are here: one link to the next, or to the one after it
+    and any that justifies the next."""
+    following = source + interval
+    one, two = links.get((source, following)), links.get((source, following + interval))
+    if one is not None:
+        return (one,)
+    between = next((each for (_, target), each in links.items() if target == following), None)
+    return () if two is None or between is None else (two, between)
 
 
 def _historical(block: Block, body: bytes | memoryview) -> Payload:

@@ -7,7 +7,8 @@ A block at height ``h`` is valid when
 3. no transaction is expired (``valid_until`` is 0 or at least ``h``) or expires later than ``h + K``;
 4. no transaction was ordered by an ancestor at ``h - K`` or above: the ancestors that are committed here (the window)
    and those that are not yet (the request's ``path``);
-5. its timestamp is greater than its parent's.
+5. its timestamp is greater than its parent's;
+6. its link certificates verify, are those of a quorum, and speak of checkpoints below ``h``.
 
 Whatever is committed locally, nodes agree on this, because window and path together are the block's own ancestor path.
 The same transaction on two forks is fine; on the path of one block it is not.
@@ -16,6 +17,11 @@ A timestamp ahead of the local clock by more than the chain's drift is *held*: t
 there. Clocks differ, so a node that rejected would part honest proposers from their votes.
 
 A ``certified`` block was judged by a quorum; only 1. is checked.
+
+**Link certificates ride.** A block that carries transactions, or that an idle leader has waited for, takes along those
+that finality offers. They call for no block by themselves, and a block that is made only to commit the one below it
+leaves them out: an idle chain, which has nothing to speak of but its own checkpoints, stays at one block per idle
+interval and what commits that.
 """
 
 from __future__ import annotations
@@ -25,11 +31,21 @@ from collections.abc import Callable, Sequence
 import trio
 
 from consensus.codec import Malformed
-from consensus.engine import BuildPayload, CheckPayload, EndEpoch, EpochReady, PayloadBuilt, PayloadVerdict
+from consensus.engine import (
+    BuildPayload,
+    CheckPayload,
+    EndEpoch,
+    EpochReady,
+    OfferLinks,
+    PayloadBuilt,
+    PayloadVerdict,
+    Refusal,
+)
+from consensus.finality.types import LinkCertificate
 from consensus.genesis import ChainSpec
 from consensus.ports import Clock
 from consensus.types import Block, BlockHeader, Height
-from sequencer.body import EMPTY_PAYLOAD, Payload, PayloadCache, assemble_payload
+from sequencer.body import EMPTY_PAYLOAD, Payload, PayloadCache, assemble_payload, certificates_size_bytes
 from sequencer.mempool import Mempool
 from sequencer.window import CommittedWindow
 
@@ -37,11 +53,13 @@ HOLD_STEP_S = 1.0
 """The longest sleep between two looks at the wall clock, which may be set while a timestamp is held."""
 
 Path = Sequence[tuple[Block, bytes | memoryview]]
+LinkCheck = Callable[[LinkCertificate], Refusal | None]
 
 
 class InlinePayloadSource:
     """Implements ``PayloadSource``. ``clock`` is the engine's; ``wall_clock_ms`` gives milliseconds since the Unix
-    epoch. Window, mempool and cache are shared with the ledger."""
+    epoch. Window, mempool and cache are shared with the ledger. ``check_link`` judges a link certificate; None on a
+    chain without checkpoints, where no block may carry one."""
 
     def __init__(
         self,
@@ -52,8 +70,11 @@ class InlinePayloadSource:
         cache: PayloadCache,
         clock: Clock,
         wall_clock_ms: Callable[[], int],
+        check_link: LinkCheck | None = None,
     ) -> None:
         self._spec = spec
+        self._check_link = check_link
+        self._offered: tuple[LinkCertificate, ...] = ()
         self._rollups = frozenset(spec.rollups)
         self._mempool = mempool
         self._window = window
@@ -72,9 +93,11 @@ class InlinePayloadSource:
         patience_s = max(0, request.deadline_ns - self._clock.now()) / 1e9
         with trio.move_on_after(patience_s) as self._building:
             await self._window.reached(_base(request.path, request.height))
-            excluded = self._ordered_on(request.path, request.height)
+            excluded = self._carried_on(request.path, request.height)
             while not (payload := self._choose(request.height, excluded)).sections:
                 await self._mempool.arrival()
+        if not payload.sections and not any(block.header.payload_size for block, _ in request.path):
+            payload = assemble_payload((), self._links_for(request.height, ()))
         self._cache.add(payload)
         return PayloadBuilt(
             view=request.view,
@@ -84,15 +107,33 @@ class InlinePayloadSource:
             timestamp_ms=max(request.parent_timestamp_ms + 1, self._wall_clock_ms()),
         )
 
+    def offer(self, request: OfferLinks) -> None:
+        """See ``PayloadSource``."""
+        self._offered = request.certificates
+
     def _choose(self, height: Height, excluded: Sequence[Payload]) -> Payload:
+        links = self._links_for(height, excluded)
         chosen = self._mempool.select(
             height=height,
-            size_bytes_max=self._spec.payload_size_max,
+            size_bytes_max=self._spec.payload_size_max - certificates_size_bytes(links),
             excluded=[payload.positions.keys() for payload in excluded],
         )
-        return assemble_payload(chosen)
+        return assemble_payload(chosen, links) if chosen else EMPTY_PAYLOAD
 
-    def _ordered_on(self, path: Path, height: Height) -> list[Payload]:
+    def _links_for(self, height: Height, excluded: Sequence[Payload]) -> tuple[LinkCertificate, ...]:
+        """The certificates that are offered, as many as fit half a payload, without those that an uncommitted ancestor
+        carries."""
+        carried = {certificate.link for payload in excluded for certificate in payload.certificates}
+        chosen: tuple[LinkCertificate, ...] = ()
+        for certificate in self._offered:
+            more = (*chosen, certificate)
+            if certificate.link in carried or certificate.target.height >= height:
+                continue
+            if certificates_size_bytes(more) <= self._spec.payload_size_max // 2:
+                chosen = more
+        return chosen
+
+    def _carried_on(self, path: Path, height: Height) -> list[Payload]:
         payloads = self._payloads_of(path, height)
         if isinstance(payloads, Malformed):
             raise ValueError(f"asked to build on a block that was never judged: {payloads.reason}")
@@ -143,6 +184,17 @@ class InlinePayloadSource:
             for valid_until in sorted(set(section.valid_untils)):
                 if valid_until and not height <= valid_until <= expiry_max:
                     return f"valid until {valid_until}: not of {height} to {expiry_max}"
+        return self._fault_in_links(payload.certificates, height)
+
+    def _fault_in_links(self, certificates: Sequence[LinkCertificate], height: Height) -> str:
+        for certificate in certificates:
+            if self._check_link is None:
+                return "a link certificate on a chain without checkpoints"
+            if certificate.target.height >= height:
+                return f"a link certificate for height {certificate.target.height}, which is not below the block's"
+            refusal = self._check_link(certificate)
+            if refusal is not None:
+                return refusal.reason
         return ""
 
     def _fault_on_path(self, payload: Payload, header: BlockHeader, path: Path) -> str:
@@ -171,7 +223,7 @@ class InlinePayloadSource:
             payload = self._named_payload(block.header, body)
             if isinstance(payload, Malformed):
                 return payload
-            if payload.sections:
+            if payload.body:
                 payloads.append(payload)
         return payloads
 

@@ -16,7 +16,8 @@ from msgspec import Meta
 
 from consensus.codec import Canonical, Malformed, encode
 from consensus.engine import Refusal
-from consensus.genesis import ChainSpec
+from consensus.finality.proof import FinalityProof
+from consensus.genesis import SYSTEM_ROLLUP, ChainSpec
 from consensus.types import BlockHeader, CommitProof, Epoch, Hash, Height, Integer
 from sequencer.json_form import from_json, to_json
 from sequencer.merkle import (
@@ -27,7 +28,7 @@ from sequencer.merkle import (
     verify_inclusion,
     verify_section_proof,
 )
-from sequencer.transactions import U64_MAX, Position, RollupId, TransactionId, transaction_ids
+from sequencer.transactions import U64_MAX, Level, Position, RollupId, TransactionId, transaction_ids
 
 
 class Genesis(Protocol):
@@ -38,6 +39,10 @@ class Genesis(Protocol):
 
     def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: Epoch) -> Refusal | None:
         """None when ``proof`` shows ``header``'s block committed in ``epoch``; the reason otherwise."""
+        ...
+
+    def verify_finality(self, proof: FinalityProof, header: BlockHeader) -> Refusal | None:
+        """None when ``proof`` shows ``header``'s block final; the reason otherwise."""
         ...
 
 
@@ -51,13 +56,20 @@ class VerificationError(Exception):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """One transaction in a committed block."""
+    """One transaction in a committed block. ``finality`` is there where whoever made the receipt knew the block to be
+    final."""
 
     transaction_id: Hash
     rollup_id: RollupId
     inclusion: InclusionProof
     header: BlockHeader
     commit_proof: CommitProof
+    finality: FinalityProof | None = None
+
+    @property
+    def level(self) -> Level:
+        """The rung that the receipt proves."""
+        return Level.CONFIRMED if self.finality is None else Level.FINAL
 
     @property
     def height(self) -> Height:
@@ -75,12 +87,17 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fal
         return Position(rollup_id=self.rollup_id, height=self.height, index=self.index)
 
     def verify(self, genesis: Genesis) -> None:
-        """Raises :class:`VerificationError` unless the chain of ``genesis`` ordered the transaction there."""
+        """Raises :class:`VerificationError` unless the chain of ``genesis`` ordered the transaction there, and made it
+        final where the receipt says so."""
         _verify_origin(genesis, self.header, self.rollup_id)
         refusal = verify_inclusion(self.inclusion, self.transaction_id, self.rollup_id, self.header.payload_root)
         if refusal is not None:
             raise VerificationError("inclusion", refusal.reason)
         _verify_commit(genesis, self.header, self.commit_proof)
+        if self.finality is not None:
+            refusal = genesis.verify_finality(self.finality, self.header)
+            if refusal is not None:
+                raise VerificationError("finality", refusal.reason)
 
     def to_bytes(self) -> bytes:
         """Canonical MessagePack."""
@@ -174,7 +191,8 @@ _sections: Final = Canonical(Section)
 def _verify_origin(genesis: Genesis, header: BlockHeader, rollup_id: int) -> None:
     if header.chain != genesis.spec.hash:
         raise VerificationError("chain", f"the header is of {header.chain.hex()}, not of this chain")
-    if rollup_id not in genesis.spec.rollups:
+    of_the_chain = rollup_id == SYSTEM_ROLLUP and genesis.spec.reconfiguration is not None
+    if rollup_id not in genesis.spec.rollups and not of_the_chain:
         raise VerificationError("rollup", f"{rollup_id} is not of this chain")
 
 

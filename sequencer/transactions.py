@@ -34,8 +34,8 @@ _PREFIX: Final = struct.Struct("<BQQ")
 class Level(enum.StrEnum):
     """The ladder, lowest rung first. ``EXPIRED`` stands beside it: never ordered, and never will be as it is.
 
-    Nothing gives ``PROMISED``, ``CERTIFIED``, ``FINAL`` or ``SETTLED`` yet: preconfirmations, the finality gadget and
-    settlement are not built.
+    Nothing gives ``PROMISED``, ``CERTIFIED`` or ``SETTLED`` yet: preconfirmations and settlement are not built. A chain
+    without checkpoints never gives ``FINAL``.
     """
 
     UNKNOWN = "unknown"

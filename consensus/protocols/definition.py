@@ -14,6 +14,7 @@ from consensus.codec import Canonical, Wire, digest
 from consensus.crypto.scheme import Scheme
 from consensus.engine import Engine
 from consensus.epochs import EpochInfo
+from consensus.finality.types import FfgVote
 from consensus.genesis import ChainSpec
 from consensus.offences import Offence, Signed, signed_in_proof
 from consensus.types import (
@@ -123,7 +124,7 @@ class ProtocolDefinition:
 
     def wire(self) -> Wire:
         """The codec of a chain that runs this protocol."""
-        return Wire((*self.messages, *SYNC_MESSAGES))
+        return Wire((*self.messages, *SYNC_MESSAGES, FfgVote))
 
     def is_bulk(self, message: msgspec.Struct) -> bool:
         """True when a message may be large: it must not stand before votes in a queue."""

@@ -39,9 +39,11 @@ from consensus.finality.types import LinkCertificate
 from consensus.ports import LoadedBlocks
 from consensus.types import (
     HASH_SIZE,
+    PATH_LENGTH_MAX,
     SYNC_BLOCKS_MAX,
     SYNC_BYTES_MAX,
     AncestorsRequest,
+    BlockHeader,
     BlockId,
     CommitProof,
     Height,
@@ -142,6 +144,13 @@ class ChainStore:
         ``count``."""
         return await self._database.read(partial(tables.links_above, height=height, count=count))
 
+    async def headers_between(self, low: Height, high: Height) -> tuple[BlockHeader, ...]:
+        """The committed headers of these heights, both included; empty when one is not here. At most
+        ``PATH_LENGTH_MAX`` of them (``ValueError``)."""
+        if high - low + 1 > PATH_LENGTH_MAX:
+            raise ValueError(f"headers from {low} to {high}: at most {PATH_LENGTH_MAX} at once")
+        return await self._database.read(partial(tables.headers_between, low=low, high=high))
+
     async def block_at(self, height: Height) -> BlockRow | None:
         """The block committed at a height, and its body. None when it is pruned or not committed."""
         rows = await self.blocks_from(height, limit=1, bytes_max=0)
@@ -234,6 +243,7 @@ def _recover(connection: apsw.Connection, ledger_height: Height) -> Recovered:
         head_proof=tables.proof_at(connection, head.height),
         commits=tuple(commits),
         epoch_change=tables.last_epoch_change(connection),
+        epoch_change_before=tables.last_epoch_change(connection, skip=1),
         links=tables.newest_links(connection, LINKS_MAX),
     )
 

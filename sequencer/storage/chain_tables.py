@@ -26,7 +26,7 @@ from consensus.engine import (
 from consensus.epochs import EpochChange
 from consensus.epochs import epoch_changes as epoch_changes_codec
 from consensus.finality.types import FFG, LinkCertificate, link_certificates
-from consensus.types import PATH_LENGTH_MAX, Block, BlockId, CommitProof, Height
+from consensus.types import PATH_LENGTH_MAX, Block, BlockHeader, BlockId, CommitProof, Height
 from sequencer.storage.database import DamagedError, Layout, StorageError
 
 CHAIN_LAYOUT: Final = Layout(
@@ -240,9 +240,11 @@ def epoch_changes(connection: apsw.Connection) -> tuple[EpochChange, ...]:
     return tuple(_checked_change(*row) for row in rows)
 
 
-def last_epoch_change(connection: apsw.Connection) -> EpochChange | None:
-    """How the current epoch began; None in the first one."""
-    row = connection.execute("SELECT epoch, change, digest FROM epochs ORDER BY epoch DESC LIMIT 1").get
+def last_epoch_change(connection: apsw.Connection, *, skip: int = 0) -> EpochChange | None:
+    """How the current epoch began, or the one ``skip`` before it; None for the first one and before."""
+    row = connection.execute(
+        "SELECT epoch, change, digest FROM epochs ORDER BY epoch DESC LIMIT 1 OFFSET ?", (skip,)
+    ).get
     return None if row is None else _checked_change(*row)
 
 
@@ -317,6 +319,16 @@ def proof_for(connection: apsw.Connection, height: Height) -> CommitProof | None
     if len(headers) != proven - height:
         raise DamagedError(f"a block committed above height {height} and up to {proven} is missing")
     return msgspec.structs.replace(proof, headers=headers + proof.headers)
+
+
+def headers_between(connection: apsw.Connection, low: Height, high: Height) -> tuple[BlockHeader, ...]:
+    """The committed headers of these heights, both included; none when one is not here."""
+    rows = connection.execute(
+        "SELECT id, header FROM commits JOIN blocks USING (number) WHERE height BETWEEN ? AND ? ORDER BY height",
+        (low, high),
+    )
+    headers = tuple(checked_header(block_id, header).header for block_id, header in rows)
+    return headers if len(headers) == high - low + 1 else ()
 
 
 def proven_height_up_to(connection: apsw.Connection, from_height: Height, to_height: Height) -> Height | None:

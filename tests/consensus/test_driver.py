@@ -21,7 +21,9 @@ from consensus.engine import (
     EndEpoch,
     EpochReady,
     Event,
+    Finalize,
     LoadBlocks,
+    OfferLinks,
     PayloadBuilt,
     PayloadVerdict,
     Received,
@@ -91,6 +93,9 @@ class Ports:
     async def end_epoch(self, request: EndEpoch) -> EpochReady:
         raise AssertionError("no epoch ends here")
 
+    def offer(self, request: OfferLinks) -> None:
+        raise AssertionError("no checkpoints here")
+
     async def build(self, request: BuildPayload) -> PayloadBuilt:
         now = TrioClock().now()
         if not self.pool:
@@ -117,6 +122,9 @@ class Ports:
             if bytes(commit.body) in self.pool:
                 self.pool.remove(bytes(commit.body))
         self.progress.unpark_all()
+
+    async def finalize(self, final: Finalize) -> None:
+        raise AssertionError("no checkpoints here")
 
     async def report(self, evidence: ReportEvidence) -> None:
         raise AssertionError(f"nobody equivocates here: {evidence}")
