@@ -2,9 +2,10 @@
 
 It begins with an epoch that is trusted (that of genesis, or the one after a trusted boundary) and takes one
 :class:`~consensus.epochs.EpochChange` after the other. A change counts when its boundary follows the last one in epoch
-and height, when the epoch before shows it committed, by the protocol's own rule, and when the validators are those that
-the boundary names. Nothing is ever taken back: a second change of an epoch that is known, as well proven as the first,
-is a :class:`Contradiction`, and more than F of the stake of the epoch before is faulty.
+and height, where an epoch of this chain may end; when the epoch before shows it committed, by the protocol's own rule;
+and when the validators are those that the boundary names. Nothing is ever taken back: a second change of an epoch that
+is known, as well proven as the first, is a :class:`Contradiction`, and more than F of the stake of the epoch before is
+faulty.
 
 Pure. Memory: ``EPOCHS_KEPT_MAX`` epochs whole, with their validators and an observer that verifies under them; of every
 other only the boundary, by which its change is known again without a signature (:meth:`EpochHistory.extend`).
@@ -141,7 +142,7 @@ class EpochHistory:
         before = self._kept.get(change.epoch - 1)
         if before is None:
             return _refused(change, f"the validators of epoch {change.epoch - 1} are not kept; show its change again")
-        validators = _validators(change, before.info)
+        validators = _validators(change, self._spec, before.info)
         if isinstance(validators, str):
             return _refused(change, validators)
         refusal = before.observer.verify_commit(change.proof, change.boundary, change.boundary.epoch)
@@ -201,15 +202,19 @@ def _boundary(info: EpochInfo) -> Boundary:
     return Boundary(height=genesis.height, block_id=genesis.block_id, validators_hash=info.validators.hash)
 
 
-def _validators(change: EpochChange, before: EpochInfo) -> ValidatorSet | str:
+def _validators(change: EpochChange, spec: ChainSpec, before: EpochInfo) -> ValidatorSet | str:
     """The set of a change that may follow ``before``, or why it cannot; its proof is not looked at."""
-    boundary = change.boundary
+    boundary, rules = change.boundary, spec.reconfiguration
+    if rules is None:
+        return "the validators of this chain do not change"
     if boundary.chain != before.chain:
         return f"the boundary is of chain {boundary.chain.hex()}, not of {before.chain.hex()}"
     if boundary.height <= before.genesis.height:
         return f"the boundary at height {boundary.height} is not above {before.genesis.height}, where its epoch begins"
     if boundary.timestamp_ms <= before.boundary_timestamp_ms:
         return "the boundary's timestamp is not after that of the boundary before"
+    if boundary.height % rules.epoch_heights:
+        return f"height {boundary.height} is no multiple of {rules.epoch_heights}, where an epoch of this chain may end"
     if not boundary.next_validators_hash:
         return f"the block at height {boundary.height} names no next validators"
     try:

@@ -7,6 +7,7 @@ itself: whoever takes it asks a :class:`~consensus.epoch_history.EpochHistory` a
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Annotated, Final
 
@@ -14,9 +15,10 @@ import msgspec
 from msgspec import Meta
 
 from consensus.codec import Canonical, Malformed, encode
-from consensus.epochs import EpochChange
+from consensus.epochs import EpochChange, epoch_changes
 from consensus.types import Epoch, Hash, Integer
 from sequencer.json_form import from_json, to_json
+from sequencer.storage.raw_archive import RawEpoch
 
 CHANGES_MAX: Final = 256
 """Changes in one document."""
@@ -52,6 +54,16 @@ class EpochChanges(msgspec.Struct, frozen=True, kw_only=True, array_like=True, g
 
 
 _documents: Final = Canonical(EpochChanges)
+
+
+def decoded_change(row: RawEpoch) -> EpochChange | Malformed:
+    """What an archive's row says, nothing verified but that the bytes are those that the node wrote."""
+    if not isinstance(row.change, bytes) or hashlib.sha256(row.change).digest() != row.digest:
+        return Malformed("the bytes are not those of their digest")
+    change = epoch_changes.decode(row.change)
+    if isinstance(change, EpochChange) and change.epoch != row.epoch:
+        return Malformed(f"it is stored in the place of epoch {row.epoch} and begins epoch {change.epoch}")
+    return change
 
 
 def answer_from(chain: bytes, newest: Epoch, changes: Iterable[EpochChange], from_epoch: Epoch) -> EpochChanges:

@@ -6,6 +6,11 @@ to its id and stands on the one below, every stored proof shows its block commit
 :class:`~consensus.light_client.LightClient`, and the last header has one. Files prove themselves; then each is compared
 with the archives and with the other files, so that two sides of a fork do not pass together.
 
+Where the validators changed, the sources must show how: archives hold every change, and so does what the API answers
+at ``/v1/epochs`` (``epoch_changes.py``), which is taken as a source like any other. Each change is verified under the
+epoch before. A checkpoint in a later epoch is of use where that epoch's own beginning is tied to it: it is the boundary
+itself, or an archive leads by hash from the boundary up to it.
+
 Bodies are not read: that they are those that the headers name, and that the chain's rules on order and expiry hold, is
 what :mod:`sequencer.verify` shows.
 """
@@ -13,25 +18,28 @@ what :mod:`sequencer.verify` shows.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias, assert_never
 
 import msgspec
 
-from consensus.codec import Malformed, commit_proofs, digest, headers
+from consensus.codec import Malformed, digest
 from consensus.engine import Refusal
-from consensus.light_client import Advanced, Checkpoint, Fork, Known, LightClient, Outcome, Proven, link_fault
-from consensus.types import BlockHeader, BlockId, CommitProof, Height
+from consensus.epochs import EpochChange
+from consensus.light_client import Checkpoint, LightClient, Proven
+from consensus.types import BlockId, Epoch, Height
 from sequencer.archive_check import Finding
 from sequencer.block_summary import BlockSummary
-from sequencer.genesis import Genesis
+from sequencer.epoch_changes import EpochChanges
+from sequencer.genesis import Genesis, trusted_from
 from sequencer.json_form import DEPTH_MAX, from_json, is_nested_deeper
+from sequencer.light_walk import ArchiveReport, Fault, Walk, fault_of, stored_changes
 from sequencer.receipts import Receipt, Section, VerificationError
 from sequencer.storage import InUseError, RawArchive, StorageError, open_raw_archive
-from sequencer.storage.raw_archive import RawHeader
 
 SOURCES_MAX: Final = 256
 CLAIM_SIZE_MAX: Final = 256 * 1024 * 1024
@@ -44,24 +52,11 @@ Claim: TypeAlias = Receipt | Section | BlockSummary
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Something to verify under the name that findings show: an archive's file, or a claim as it was read."""
+    """Something to verify under the name that findings show: an archive's file, or a claim or the changes of epochs as
+    they were read."""
 
     name: str
-    content: Path | Claim | Malformed
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArchiveReport:
-    """A sound archive: headers from ``pruned_below`` to ``height``, ``proofs`` of them with a proof of their own.
-    ``linked``: they were followed by hash from genesis or through the checkpoint; otherwise the commit proofs alone
-    tie them to it."""
-
-    name: str
-    pruned_below: Height
-    height: Height
-    block_id: BlockId
-    proofs: int
-    linked: bool
+    content: Path | Claim | EpochChanges | Malformed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +72,10 @@ class ClaimReport:
 @dataclass(frozen=True, kw_only=True)
 class LightVerdict:
     """What :func:`verify_light` computed. ``head`` is the highest block that was proven, the checkpoint without
-    any."""
+    any; ``epoch`` the newest whose validators are known."""
 
     head: Checkpoint | Proven
+    epoch: Epoch
     checkpoint: Checkpoint
     archives: tuple[ArchiveReport, ...]
     claims: tuple[ClaimReport, ...]
@@ -91,15 +87,15 @@ class LightVerdict:
         return not self.findings
 
 
-def read_claim(data: bytes) -> Claim | Malformed:
-    """A receipt, section or block summary: canonical MessagePack, their JSON, or the JSON in which the API and
-    ``sequencer submit --json`` answer. Nothing is verified yet."""
+def read_claim(data: bytes) -> Claim | EpochChanges | Malformed:
+    """A receipt, section, block summary or changes of epochs: canonical MessagePack, their JSON, or the JSON in which
+    the API and ``sequencer submit --json`` answer. Nothing is verified yet."""
     if len(data) > CLAIM_SIZE_MAX:
         return Malformed(f"larger than {CLAIM_SIZE_MAX} bytes")
     if data.lstrip()[:1] == b"{":
         return _claim_in_json(data)
     reasons = []
-    for kind in (Receipt, Section, BlockSummary):
+    for kind in (Receipt, Section, BlockSummary, EpochChanges):
         claim = kind.from_bytes(data)
         if not isinstance(claim, Malformed):
             return claim
@@ -114,9 +110,10 @@ class _Document(msgspec.Struct, frozen=True):
     inclusion: msgspec.Raw = _ABSENT
     transactions: msgspec.Raw = _ABSENT
     sections: msgspec.Raw = _ABSENT
+    changes: msgspec.Raw = _ABSENT
 
 
-def _claim_in_json(data: bytes) -> Claim | Malformed:
+def _claim_in_json(data: bytes) -> Claim | EpochChanges | Malformed:
     if is_nested_deeper(data, DEPTH_MAX):
         return Malformed(f"nested deeper than {DEPTH_MAX}")
     try:
@@ -132,9 +129,11 @@ def _claim_in_json(data: bytes) -> Claim | Malformed:
             return Section.from_json(data)
         if bytes(document.sections):
             return _summary_in_json(data)
+        if bytes(document.changes):
+            return EpochChanges.from_json(data)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
         return Malformed(str(error))
-    return Malformed("no receipt, no section and no block summary")
+    return Malformed("no receipt, no section, no block summary and no changes of epochs")
 
 
 def _summary_in_json(data: bytes) -> BlockSummary | Malformed:
@@ -163,15 +162,25 @@ def verify_light(
         raise ValueError(f"sources: give 1 to {SOURCES_MAX} of them, with distinct names")
     judge = _Judge(genesis, checkpoint)
     with contextlib.ExitStack() as opened:
+        archives: list[tuple[str, RawArchive]] = []
+        documents: list[tuple[Epoch, str, EpochChanges]] = []
         claims: list[tuple[Height, str, Claim]] = []
         for source in sources:
             match source.content:
                 case Path() as path:
-                    judge.open_archive(source.name, path, opened, progress)
+                    archive = judge.open_archive(source.name, path, opened)
+                    archives += [] if archive is None else [(source.name, archive)]
                 case Malformed(reason=reason):
                     judge.find(source.name, "file", f"neither an archive nor a claim: {reason}")
+                case EpochChanges(changes=changes) as document:
+                    documents.append((changes[0].epoch if changes else 0, source.name, document))
                 case claim:
                     claims.append((claim.height, source.name, claim))
+        for _, name, document in sorted(documents, key=lambda each: each[:2]):
+            judge.take_document(name, document)
+        for name, archive in archives:
+            judge.walk(name, archive, progress)
+        judge.follow()
         for _, name, claim in sorted(claims, key=lambda each: each[:2]):
             judge.take_claim(name, claim)
         judge.compare_archives()
@@ -180,48 +189,89 @@ def verify_light(
         return judge.verdict()
 
 
-class _Fault(Exception):
-    """Leads from where a row fails to where its archive is known."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(field, reason)
-        self.field = field
-        self.reason = reason
-
-
 class _Judge:
-    """All sources of one call, and one light client that sees the best of each."""
+    """All sources of one call, and one light client that sees the best of each. Beside its history stands one that goes
+    by signatures alone, for what lies below the checkpoint."""
 
     def __init__(self, genesis: Genesis, checkpoint: Checkpoint | None) -> None:
-        self._genesis = genesis
-        self._client = LightClient(genesis.history.copy(), checkpoint)
-        self._walks: list[tuple[_Walk, RawArchive]] = []
+        self._origin = genesis
+        self._genesis = genesis.branch()
+        self._trusted = genesis.branch()
+        self._client = LightClient(self._trusted.history, checkpoint)
+        self._changes = _Changes()
+        self._walks: list[tuple[Walk, RawArchive]] = []
         self._claims: list[ClaimReport] = []
         self._findings: list[Finding] = []
 
-    def open_archive(
-        self, name: str, path: Path, opened: contextlib.ExitStack, progress: Callable[[str, int, int], None]
-    ) -> None:
+    def open_archive(self, name: str, path: Path, opened: contextlib.ExitStack) -> RawArchive | None:
         try:
             archive = opened.enter_context(open_raw_archive(path))
         except InUseError:
             raise  # nothing is wrong with it: it cannot be judged while its node runs
         except StorageError as error:
             self.find(name, "archive", str(error))
-            return
+            return None
         if archive.genesis_hash != self._genesis.spec.hash:
             made_for = f"made for the chain {archive.genesis_hash.hex()}, not {self._genesis.spec.hash.hex()}"
             self.find(name, "genesis", made_for)
+            return None
+        return archive
+
+    def take_document(self, name: str, document: EpochChanges) -> None:
+        if document.chain != self._genesis.spec.hash:
+            self.find(name, "chain", f"it is of {document.chain.hex()}, not of this chain")
             return
-        walk = _Walk(name, archive, self._genesis, self._client.checkpoint)
+        self._changes.documents.append((name, document.changes))
+        for change in document.changes:
+            if _is_at(self._client.checkpoint, change):
+                self._start_at(change)
+
+    def walk(self, name: str, archive: RawArchive, progress: Callable[[str, int, int], None]) -> None:
+        checkpoint = self._client.checkpoint
+        is_above = archive.pruned_below > checkpoint.height
+        if is_above:
+            with contextlib.suppress(Fault, StorageError):  # said by the walk
+                for change in stored_changes(archive):
+                    if _is_at(checkpoint, change):
+                        self._start_at(change)
+        walk = Walk(name, archive, (self._trusted if is_above else self._origin).history.copy(), checkpoint)
         try:
             walk.run(progress)
-        except _Fault as fault:
+        except Fault as fault:
             self.find(name, fault.field, fault.reason, walk.expected)
         except StorageError as error:
             self.find(name, "archive", str(error), walk.expected)
         else:
             self._walks.append((walk, archive))
+            self._changes.archives.append((name, archive))
+            if walk.start is not None:
+                self._start_at(walk.start)
+
+    def _start_at(self, change: EpochChange) -> None:
+        """The epoch that ``change`` begins is the checkpoint's: nothing before it is taken on signatures."""
+        if change.epoch > self._trusted.epoch.epoch:
+            with contextlib.suppress(ValueError):  # said when it is followed
+                self._trusted = trusted_from(self._origin, change)
+                self._client = LightClient(self._trusted.history, self._client.checkpoint)
+
+    def follow(self) -> None:
+        """Learn the changes of all sources."""
+        for name, changes in self._changes.all():
+            try:
+                for change in changes:
+                    self._genesis.follow((change,))
+                    if change.epoch > self._trusted.epoch.epoch:
+                        self._follow(change)
+            except Fault as fault:
+                self.find(name, fault.field, fault.reason)
+
+    def _follow(self, change: EpochChange) -> None:
+        outcome = self._client.follow(change)
+        if isinstance(outcome, Refusal):
+            raise Fault("epochs", outcome.reason)
+        fault = fault_of(outcome, change.boundary.height)
+        if fault is not None:
+            raise fault
 
     def compare_archives(self) -> None:
         """Each is linked by hash: two that hold the same block hold the same below it."""
@@ -229,8 +279,10 @@ class _Judge:
             self._compare(walk.name, walk.head, but=archive)
 
     def take_claim(self, name: str, claim: Claim) -> None:
+        self._recall(claim.header.epoch)
+        is_old = claim.header.epoch < self._trusted.epoch.epoch
         try:
-            claim.verify(self._genesis)
+            claim.verify(self._genesis if is_old else self._trusted)
         except VerificationError as error:
             self.find(name, error.what, error.reason, claim.height)
             return
@@ -240,6 +292,13 @@ class _Judge:
         if self._compare(name, shown):
             report = ClaimReport(name=name, shows=_shows(claim), height=claim.height, block_id=header_id)
             self._claims.append(report)
+
+    def _recall(self, epoch: Epoch) -> None:
+        """Have an old epoch's validators again that were followed before."""
+        for history in (self._genesis.history, self._trusted.history):
+            if history.boundary(epoch) is not None and history.info(epoch) is None:
+                with contextlib.suppress(Fault):  # a row that was never read, of an archive that is named already
+                    history.extend_all(self._changes.find(epoch))
 
     def _compare(self, name: str, shown: Proven, but: RawArchive | None = None) -> bool:
         """Whether a proven block stands in every archive that covers its height, and beside what was seen so far."""
@@ -256,7 +315,7 @@ class _Judge:
             anchored = True
         if anchored and shown.height < self._client.checkpoint.height:
             return True  # the archive leads up to the checkpoint by hash
-        fault = _fault(self._client.advance(shown.header, shown.proof), shown.height)
+        fault = fault_of(self._client.advance(shown.header, shown.proof), shown.height)
         if fault is None:
             return True
         self.find(name, fault.field, fault.reason, shown.height)
@@ -270,6 +329,7 @@ class _Judge:
     def verdict(self) -> LightVerdict:
         return LightVerdict(
             head=self._client.head,
+            epoch=self._client.epoch,
             checkpoint=self._client.checkpoint,
             archives=tuple(walk.report() for walk, _ in self._walks),
             claims=tuple(self._claims),
@@ -280,108 +340,28 @@ class _Judge:
         self._findings.append(Finding(home=name, height=height, field=field, reason=reason))
 
 
-class _Walk:
-    """One archive, upwards. ``expected`` is the height that comes next, and where a fault was found."""
+@dataclass(frozen=True)
+class _Changes:
+    """Where the changes of epochs are found."""
 
-    def __init__(self, name: str, archive: RawArchive, genesis: Genesis, checkpoint: Checkpoint) -> None:
-        self.name = name
-        self.expected: Height = archive.pruned_below
-        self._archive = archive
-        self._genesis = genesis
-        self._checkpoint = checkpoint
-        self._client = LightClient(genesis.history.copy(), checkpoint)
-        self._last: Proven | None = None
-        self._before: tuple[BlockId, BlockHeader | None] | None = None
-        self._proofs = 0
-        origin = Checkpoint(height=0, block_id=genesis.spec.hash)
-        for known in (origin, checkpoint):
-            if archive.pruned_below == known.height + 1:
-                self._before = (known.block_id, None)
-        self._linked = self._before is not None or archive.pruned_below <= checkpoint.height
+    archives: list[tuple[str, RawArchive]] = field(default_factory=list)
+    documents: list[tuple[str, tuple[EpochChange, ...]]] = field(default_factory=list)
 
-    @property
-    def head(self) -> Proven:
-        assert self._last is not None, "a sound walk ends with a proof"
-        return self._last
+    def all(self) -> Iterator[tuple[str, Iterable[EpochChange]]]:
+        for name, archive in self.archives:
+            yield name, stored_changes(archive)
+        yield from self.documents
 
-    def run(self, progress: Callable[[str, int, int], None]) -> None:
-        """Raises :class:`_Fault` and ``StorageError``."""
-        total = self._archive.committed_height() - self.expected + 1
-        for done, row in enumerate(self._archive.raw_headers()):
-            progress(f"headers of {self.name}", done, total)
-            self._judge(row)
-            self.expected += 1
-        self.expected -= 1
-        if self._before is None or self.expected < self._archive.pruned_below:
-            raise _Fault("archive", "it holds no block")
-        if self._last is None or self._last.height != self.expected:
-            unproven = self._archive.pruned_below if self._last is None else self._last.height + 1
-            raise _Fault("proof", f"the commits from height {unproven} on carry no proof")
-        if self.expected < self._checkpoint.height:
-            raise _Fault("height", f"the archive ends here, below the checkpoint at height {self._checkpoint.height}")
-
-    def report(self) -> ArchiveReport:
-        return ArchiveReport(
-            name=self.name,
-            pruned_below=self._archive.pruned_below,
-            height=self.head.height,
-            block_id=self.head.block_id,
-            proofs=self._proofs,
-            linked=self._linked,
-        )
-
-    def _judge(self, row: RawHeader) -> None:
-        if row.height != self.expected:
-            raise _Fault("height", f"no block is committed here, the next row says {row.height}")
-        for name, value in (("id", row.id), ("header", row.header), ("proof", row.proof)):
-            if not isinstance(value, bytes) and not (value is None and name == "proof"):
-                raise _Fault(name, f"stored as {type(value).__name__}, not as bytes")
-        header = headers.decode(row.header)
-        if isinstance(header, Malformed):
-            raise _Fault("header", header.reason)
-        block_id = sha256(row.header).digest()
-        if block_id != row.id:
-            raise _Fault("header", f"the header hashes to {block_id.hex()}, stored is the id {row.id.hex()}")
-        if header.height != row.height:
-            raise _Fault("height", f"the row names a block of height {header.height}")
-        if row.height == self._checkpoint.height and block_id != self._checkpoint.block_id:
-            raise _Fault("checkpoint", f"{block_id.hex()} stands here, trusted is {self._checkpoint.block_id.hex()}")
-        fault = None if self._before is None else link_fault(header, *self._before)
-        if fault is not None:
-            raise _Fault("header", fault)
-        self._before = (block_id, header)
-        if row.proof is not None:
-            self._prove(Proven(header=header, block_id=block_id, proof=_proof_in(row.proof)))
-
-    def _prove(self, shown: Proven) -> None:
-        if shown.height < self._checkpoint.height:  # what ties it to the checkpoint is the path, the proof is extra
-            refusal = self._genesis.verify_commit(shown.proof, shown.header, shown.header.epoch)
-            fault = None if refusal is None else _Fault("proof", refusal.reason)
-        else:
-            fault = _fault(self._client.advance(shown.header, shown.proof), shown.height)
-        if fault is not None:
-            raise fault
-        self._last = shown
-        self._proofs += 1
+    def find(self, epoch: Epoch) -> Iterator[EpochChange]:
+        for _, changes in self.documents:
+            yield from (change for change in changes if change.epoch == epoch)
+        for _, archive in self.archives:
+            yield from islice(stored_changes(archive, epoch), 1)
 
 
-def _proof_in(encoded: bytes) -> CommitProof:
-    proof = commit_proofs.decode(encoded)
-    if isinstance(proof, Malformed):
-        raise _Fault("proof", proof.reason)
-    return proof
-
-
-def _fault(outcome: Outcome, height: Height) -> _Fault | None:
-    match outcome:
-        case Advanced() | Known():
-            return None
-        case Fork(reason=reason):
-            return _Fault("fork", f"{reason}: the chain has forked")
-        case Refusal(reason=reason):
-            return _Fault("proof", reason.removeprefix(f"height {height}: "))
-        case _:
-            assert_never(outcome)
+def _is_at(checkpoint: Checkpoint, change: EpochChange) -> bool:
+    boundary = change.boundary
+    return boundary.height == checkpoint.height and digest(boundary) == checkpoint.block_id
 
 
 def _shows(claim: Claim) -> str:

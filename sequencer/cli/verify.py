@@ -24,7 +24,7 @@ def command(
         typer.Argument(
             metavar="HOME...",
             help="Homes of stopped nodes, or copies of them; with --light also archives (chain.db), receipts, sections "
-            "and block summaries.",
+            "and block summaries, and what /v1/epochs answers.",
         ),
     ],
     light: Annotated[

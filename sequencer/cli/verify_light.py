@@ -58,12 +58,14 @@ def light_json(verdict: LightVerdict, genesis: Genesis) -> JsonValue:
         "genesis_hash": genesis.spec.hash.hex(),
         "checkpoint": {"height": verdict.checkpoint.height, "block_id": verdict.checkpoint.block_id.hex()},
         "head": {"height": verdict.head.height, "block_id": verdict.head.block_id.hex()},
+        "epoch": verdict.epoch,
         "archives": [
             {
                 "name": each.name,
                 "pruned_below": each.pruned_below,
                 "height": each.height,
                 "block_id": each.block_id.hex(),
+                "epoch": each.epoch,
                 "proofs": each.proofs,
                 "linked": each.linked,
             }
@@ -103,8 +105,8 @@ def show_light(verdict: LightVerdict, genesis: Genesis, console: Console) -> Non
         console.print(f"[bold red]{escape(str(finding))}[/]", soft_wrap=True)
     if verdict.agreement:
         console.print(
-            f"[bold green]committed[/] up to height {verdict.head.height} ({verdict.head.block_id.hex()[:16]}…): "
-            "headers and certificates were checked; bodies and states were not"
+            f"[bold green]committed[/] up to height {verdict.head.height} ({verdict.head.block_id.hex()[:16]}…), "
+            f"epoch {verdict.epoch}: headers and certificates were checked; bodies and states were not"
         )
     else:
         console.print("[bold red]NOT proven[/]: see above")

@@ -70,6 +70,15 @@ class RawProof:
     proof: bytes
 
 
+@dataclass(frozen=True, kw_only=True)
+class RawEpoch:
+    """How an epoch began, as canonical bytes. ``digest`` is their SHA-256."""
+
+    epoch: int
+    change: bytes
+    digest: bytes
+
+
 class RawArchive:
     """Made by :func:`open_raw_archive`."""
 
@@ -125,6 +134,15 @@ class RawArchive:
         with storage_errors(self.path, CHAIN_LAYOUT):
             for digest, proof in self._connection.execute("SELECT digest, proof FROM transcript ORDER BY rowid"):
                 yield RawProof(digest=digest, proof=proof)
+
+    def raw_epochs(self, from_epoch: int = 0) -> Iterator[RawEpoch]:
+        """How the epochs from one on began, ascending. Raises :class:`StorageError` as above."""
+        with storage_errors(self.path, CHAIN_LAYOUT):
+            rows = self._connection.execute(
+                "SELECT epoch, change, digest FROM epochs WHERE epoch >= ? ORDER BY epoch", (from_epoch,)
+            )
+            for epoch, change, digest in rows:
+                yield RawEpoch(epoch=epoch, change=change, digest=digest)
 
     def raw_block(self, height: Height) -> RawBlock | None:
         """The row of one height. Raises :class:`StorageError` as above."""

@@ -19,7 +19,7 @@ from consensus.codec import digest
 from consensus.crypto.registry import scheme_named
 from consensus.crypto.scheme import Scheme, SecretKey
 from consensus.epochs import CLOSING_PAYLOAD_ROOT, EpochChange, EpochInfo, epoch_after, first_epoch
-from consensus.genesis import ChainSpec
+from consensus.genesis import ChainSpec, Reconfiguration
 from consensus.protocols.tendermint_types import view_at
 from consensus.types import (
     EMPTY_PAYLOAD_ROOT,
@@ -185,6 +185,7 @@ def epoch_chain(
         scheme=scheme,
         validators=validators,
         rollups=(1, 2, 3),
+        reconfiguration=Reconfiguration(epoch_heights=1),
     )
     info = first_epoch(spec, ValidatorSet(validators))
     eras: list[Era] = []
