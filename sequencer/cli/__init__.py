@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from sequencer.cli import bench, create, demo, evidence, slashing, start, status, submit, verify
+from sequencer.cli import bench, create, demo, evidence, signer, slashing, start, status, submit, verify
 
 EPILOG = (
     "Exit codes: 0 yes or done, 1 no (a disagreement, something missing), 2 wrong usage, 3 an unusable file or "
@@ -32,12 +32,17 @@ app.command("status")(status.command)
 app.command("submit")(submit.command)
 app.command("verify")(verify.command)
 
-signer = typer.Typer(
-    name="signer", help="What keys have signed, so that they never contradict it.", no_args_is_help=True
+signing = typer.Typer(
+    name="signer",
+    help="A process that holds keys, and what they signed, so that they never contradict it.",
+    no_args_is_help=True,
 )
-signer.command("import")(slashing.import_command)
-signer.command("export")(slashing.export_command)
-app.add_typer(signer)
+signing.command("run")(signer.run_command)
+signing.command("init")(signer.init_command)
+signing.command("separate")(signer.separate_command)
+signing.command("import")(slashing.import_command)
+signing.command("export")(slashing.export_command)
+app.add_typer(signing)
 
 guilt = typer.Typer(name="evidence", help="Proof of who broke the protocol, from files alone.", no_args_is_help=True)
 guilt.command("verify")(evidence.verify_command)

@@ -24,10 +24,11 @@ import typer
 
 from sequencer.api.server import serve_api
 from sequencer.cli.console import STOPPED, UNUSABLE, CommandError, failures, read_secret
-from sequencer.config import Config, ConfigError, address_text
+from sequencer.config import Config, ConfigError, LogLevel, address_text
 from sequencer.keys import KeyFileError
 from sequencer.ledger import OlderCopy
 from sequencer.node import Node, open_node
+from sequencer.signer.remote import SigningRefused
 from sequencer.storage import InUseError, StorageError
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def command(
         if file is None or (home is not None and config is not None):
             raise CommandError("give either --home or --config", 2)
         loaded = Config.load(file)
-        _log_to_stderr(loaded)
+        log_to_stderr(loaded.log_level)
         passphrase = read_secret(passphrase_file, ask_passphrase, confirm=False)
         say = partial(_say, config=loaded, as_json=as_json)
         try:
@@ -64,7 +65,7 @@ def command(
 
 
 @dataclass(slots=True)
-class _Stop:
+class Stop:
     """What a signal does: before the node serves, everything is cancelled; after that it drains."""
 
     act: Callable[[], None]
@@ -76,10 +77,10 @@ async def run(
     """Run the node until a signal. ``say`` is told when it serves, with the API's port. Raises what
     :func:`~sequencer.node.open_node` and :func:`~sequencer.api.server.serve_api` raise, in exception groups."""
     async with trio.open_nursery() as nursery:
-        stop = _Stop(nursery.cancel_scope.cancel)
-        await nursery.start(_until_signal, stop)
+        stop = Stop(nursery.cancel_scope.cancel)
+        await nursery.start(until_signal, stop)
         if with_parent:
-            nursery.start_soon(_until_end_of_input, stop)
+            nursery.start_soon(until_end_of_input, stop)
         async with open_node(config, passphrase=passphrase) as node, trio.open_nursery() as serving:
             port = await serving.start(partial(serve_api, node, config.api))
             stop.act = serving.cancel_scope.cancel
@@ -88,7 +89,8 @@ async def run(
         nursery.cancel_scope.cancel()
 
 
-async def _until_signal(stop: _Stop, task_status: trio.TaskStatus[None]) -> None:
+async def until_signal(stop: Stop, task_status: trio.TaskStatus[None]) -> None:
+    """Act on the first SIGTERM or SIGINT."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
         task_status.started()
         async for number in received:
@@ -98,7 +100,8 @@ async def _until_signal(stop: _Stop, task_status: trio.TaskStatus[None]) -> None
     # From here on the signals do what they did before: the next one ends the process.
 
 
-async def _until_end_of_input(stop: _Stop) -> None:
+async def until_end_of_input(stop: Stop) -> None:
+    """Act when standard input ends: whoever started this process is gone."""
     async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stream:
         while await stream.receive_some(1024):
             pass
@@ -117,24 +120,25 @@ def _say(node: Node, port: int, *, config: Config, as_json: bool) -> None:
     print(f"{node.role} {node.name} of chain {node.spec.chain_id!r}: API at {api}{peers}. Ctrl-C stops it.", flush=True)
 
 
-def _log_to_stderr(config: Config) -> None:
+def log_to_stderr(level: LogLevel) -> None:
+    """Everything logged goes to standard error."""
     logging.basicConfig(
         stream=sys.stderr,
-        level=config.log_level.upper(),
+        level=level.upper(),
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
     )
 
 
 def _ending(error: BaseException) -> BaseException:
     """What to raise for a node that ended with ``error``: something with a message and an exit code."""
-    leaves = list(_leaves(error))
+    leaves = list(leaves_of(error))
     for leaf in leaves:
         match leaf:
             case KeyFileError() | ConfigError() | CommandError():
                 return leaf
             case OlderCopy() | InUseError():
                 return CommandError(str(leaf), UNUSABLE)
-            case StorageError():
+            case StorageError() | SigningRefused():
                 return CommandError(f"the node stopped: {leaf}", STOPPED)
             case OSError(errno=errno.EADDRINUSE | errno.EADDRNOTAVAIL | errno.EACCES):
                 return CommandError(
@@ -149,9 +153,10 @@ def _ending(error: BaseException) -> BaseException:
     return CommandError(f"the node stopped: {reasons}. Please report this, with the log above", STOPPED)
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group, or the one itself."""
     if isinstance(error, BaseExceptionGroup):
         for each in error.exceptions:
-            yield from _leaves(each)
+            yield from leaves_of(each)
     else:
         yield error

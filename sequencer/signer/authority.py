@@ -16,7 +16,9 @@ exception and ends the process.
 
 - the chain's ``genesis_validators_root`` is our genesis hash; a signing root is the SHA-256 of the bytes that are
   signed;
-- a vote of finality is an attestation; the heights of its two checkpoints stand for source and target epoch;
+- a vote of finality is an attestation; the heights of its two checkpoints stand for source and target epoch. The epoch
+  of ours that it names, and the validators, are left out of its signing root: saying the same link for another epoch
+  contradicts nothing (``finality/rules.py``), so it is a repeat;
 - a proposal of view v in epoch e is a block of slot ``e * 2**52 + v``. Where that does not fit 64 bits (beyond 4,096
   epochs, or views from 2**52 on: heights from 268 million on in Tendermint) a proposal is in our own table alone, which
   protects it all the same, and in no interchange.
@@ -28,7 +30,7 @@ signed in a gap between two files is not signed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final, cast
 
 import msgspec
@@ -38,7 +40,7 @@ from consensus.crypto.scheme import SecretKey
 from consensus.finality.types import FfgVoteSubject
 from consensus.signing import SigningDomain
 from consensus.slashing_rules import SignedAttestation, SignedBlock
-from consensus.types import ProposalSubject, Subject, VoteSubject
+from consensus.types import HASH_SIZE, Epoch, ProposalSubject, Subject, VoteSubject
 from sequencer.genesis import Genesis
 from sequencer.signer.rules import SUBJECTS_KEPT, Entry, Grant, History, KindHistory, Refusal, Rule, decide
 from sequencer.storage.database import StorageError
@@ -91,9 +93,30 @@ class SigningAuthority:
             epoch=subject.epoch,
             validators_hash=request.validators_hash,
         )
-        message = domain.bytes_to_sign(subject)
-        refusal = self._record(key.public_key, Entry(subject, hashlib.sha256(message).digest()))
-        return key.sign(message) if refusal is None else refusal
+        refusal = self._record(key.public_key, self._entry(subject, domain))
+        return key.sign(domain.bytes_to_sign(subject)) if refusal is None else refusal
+
+    def adopt(self, public_key: bytes, encoded: bytes, validators_hashes: Mapping[Epoch, bytes]) -> Refusal | None:
+        """Record a subject as signed without signing it: it was, elsewhere. What it was bound to is taken from
+        ``validators_hashes`` by its epoch; if that is not known, it is never repeated."""
+        subject = self._subject(encoded)
+        if isinstance(subject, Refusal):
+            return subject
+        spec = self.genesis.spec
+        domain = SigningDomain(
+            chain_id=spec.chain_id,
+            genesis_hash=spec.hash,
+            epoch=subject.epoch,
+            validators_hash=validators_hashes.get(subject.epoch, bytes(HASH_SIZE)),
+        )
+        return self._record(public_key, self._entry(subject, domain))
+
+    def _entry(self, subject: Subject, domain: SigningDomain) -> Entry:
+        """What is remembered of a signature; of a vote of finality its link."""
+        if isinstance(subject, FfgVoteSubject):
+            subject = msgspec.structs.replace(subject, epoch=0)
+            domain = msgspec.structs.replace(domain, epoch=0, validators_hash=bytes(HASH_SIZE))
+        return Entry(subject, hashlib.sha256(domain.bytes_to_sign(subject)).digest())
 
     def _subject(self, encoded: bytes) -> Subject | Refusal:
         """The subject, if it is one that this chain's protocol signs."""
