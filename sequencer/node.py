@@ -27,8 +27,11 @@ import trio
 from consensus.crypto.scheme import SecretKey
 from consensus.driver import Driver, TrioClock
 from consensus.engine import Status
+from consensus.epochs import EpochChange
+from consensus.finality.proof import FinalityProof
 from consensus.genesis import ChainSpec
 from consensus.ports import Clock, Signer, Transport
+from consensus.reconfiguration import ChangeOutcome
 from consensus.replica import Replica
 from consensus.signing import SigningDomain
 from consensus.types import Height, PeerId, Subject
@@ -78,6 +81,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     validators: ValidatorsView
     held_keys: tuple[bytes, ...]
     ledger_height: Height
+    final_height: Height
     mempool: tuple[tuple[int, int, int], ...]
     transport: TransportState
     adapters: tuple[AdapterStatus, ...]
@@ -211,13 +215,16 @@ class Node:
         return answers
 
     async def wait(self, submitted: Pending | Ordered | TransactionId, level: str = Level.CONFIRMED) -> Receipt:
-        """The receipt, once the transaction is confirmed; bound it with a cancel scope. Raises ``TransactionExpired``,
-        and ``ValueError`` for a level that nothing gives yet."""
-        if level != Level.CONFIRMED:
-            raise ValueError(f"level: nothing gives {level!r} yet; wait for 'confirmed'")
+        """The receipt, once the transaction is ``confirmed`` or ``final``; bound it with a cancel scope. Raises
+        ``TransactionExpired``, ``NoCheckpoints`` for ``final`` on a chain without, and ``ValueError`` for a level that
+        nothing gives yet."""
+        if level not in (Level.CONFIRMED, Level.FINAL):
+            raise ValueError(f"level: nothing gives {level!r} yet; wait for 'confirmed' or 'final'")
         transaction_id = submitted if isinstance(submitted, bytes) else submitted.transaction_id
-        await self._parts.ledger.wait_for(transaction_id)
-        receipt = await self._parts.ledger.receipt(transaction_id)
+        position = await self._parts.ledger.wait_for(transaction_id)
+        if level == Level.FINAL:
+            await self._parts.ledger.final(position.height)
+        receipt = await self._parts.ledger.receipt(transaction_id, level=Level(level))
         if receipt is None:
             raise RuntimeError("a confirmed transaction without a receipt")
         return receipt
@@ -226,9 +233,14 @@ class Node:
         """The transaction's rung on the ladder."""
         return await self._parts.ledger.status(transaction_id)
 
-    async def receipt(self, transaction_id: TransactionId) -> Receipt | None:
-        """The receipt of a confirmed transaction."""
-        return await self._parts.ledger.receipt(transaction_id)
+    async def receipt(self, transaction_id: TransactionId, level: Level = Level.CONFIRMED) -> Receipt | None:
+        """The receipt of a confirmed transaction; with ``level`` ``FINAL`` also the proof that it is final, where it
+        is."""
+        return await self._parts.ledger.receipt(transaction_id, level=level)
+
+    async def finality(self, height: Height) -> FinalityProof | None:
+        """The proof that a block is final; None where it is not, or not provable here any more."""
+        return await self._parts.ledger.finality(height)
 
     # --- blocks -------------------------------------------------------------------------------------------------
 
@@ -244,14 +256,21 @@ class Node:
     async def block(self, height: Height) -> BlockSummary:
         """A committed block without its transactions, with its proof. Raises ``HeightUnavailable``."""
         block, payload, proof = await self._parts.ledger.block(height)
-        leaves = tuple(section.leaf for section in payload.sections)
-        return BlockSummary(header=block.header, sections=leaves, commit_proof=proof)
+        return BlockSummary(header=block.header, sections=payload.leaves, commit_proof=proof)
 
     # --- the node itself ----------------------------------------------------------------------------------------
 
     def adapter(self, rollup_id: int) -> AdapterHost | None:
         """The adapter of a rollup that runs here."""
         return next((feed.host for feed in self._parts.feeds if feed.rollup_id == rollup_id), None)
+
+    async def epoch_changes(self) -> Sequence[EpochChange]:
+        """How each epoch that this node knows began, but the first, ascending."""
+        return await self._parts.store.epoch_changes()
+
+    async def change_outcome(self, position: Position) -> ChangeOutcome | None:
+        """What became of an ordered change of the validators; None where this node does not know it any more."""
+        return None
 
     def status(self) -> NodeStatus:
         """Everything at a glance."""
@@ -263,6 +282,7 @@ class Node:
             validators=parts.membership.view(),
             held_keys=parts.keys.public_keys,
             ledger_height=parts.ledger.height,
+            final_height=parts.ledger.final_height,
             mempool=tuple((rollup_id, *parts.mempool.pending(rollup_id)) for rollup_id in self.spec.rollups),
             transport=parts.transport.state(),
             adapters=tuple(
@@ -343,12 +363,20 @@ async def _assemble(
         mempool=mempool,
         cache=cache,
         report_evidence=exchange.reported,
+        checkpoint_interval=spec.checkpoint_interval,
     )
+    replica = _replica(genesis, keys.public_keys, cache)
     payloads = InlinePayloadSource(
-        spec, mempool=mempool, window=window, cache=cache, clock=clock, wall_clock_ms=_wall_clock_ms
+        spec,
+        mempool=mempool,
+        window=window,
+        cache=cache,
+        clock=clock,
+        wall_clock_ms=_wall_clock_ms,
+        check_link=replica.check_link if spec.checkpoint_interval else None,
     )
     signer = _signer(config, keys)
-    driver = _driver(genesis, keys.public_keys, store, transport, signer, payloads, ledger, clock)
+    driver = _driver(genesis, replica, store, transport, signer, payloads, ledger, clock)
     membership = Membership(
         spec=spec,
         own_peer=keys.tls.peer,
@@ -378,7 +406,7 @@ async def _assemble(
         )
     )
     await ledger.restore()
-    membership.restore(())
+    membership.restore(await store.epoch_changes())
     if isinstance(signer, RemoteSigner):
         nursery.start_soon(signer.run)
     nursery.start_soon(ledger.run)
@@ -401,9 +429,20 @@ def _signer(config: Config, keys: NodeKeys) -> LocalSigner | RemoteSigner | None
     return LocalSigner([key.secret_key for key in keys.consensus]) if keys.consensus else None
 
 
+def _replica(genesis: Genesis, own_keys: Sequence[bytes], cache: PayloadCache) -> Replica:
+    return Replica(
+        engine=genesis.protocol.engine,
+        spec=genesis.spec,
+        scheme=genesis.scheme,
+        epoch=genesis.epoch,
+        own_keys=own_keys,
+        link_certificates=cache.link_certificates,
+    )
+
+
 def _driver(
     genesis: Genesis,
-    own_keys: Sequence[bytes],
+    replica: Replica,
     store: ChainStore,
     transport: Transport,
     signer: Signer | None,
@@ -411,13 +450,6 @@ def _driver(
     ledger: Ledger,
     clock: Clock,
 ) -> Driver:
-    replica = Replica(
-        engine=genesis.protocol.engine,
-        spec=genesis.spec,
-        scheme=genesis.scheme,
-        epoch=genesis.epoch,
-        own_keys=own_keys,
-    )
     return Driver(
         replica=replica,
         protocol=genesis.protocol,

@@ -72,6 +72,7 @@ def endpoints(node: NodeView, gate: Gate, metrics: ApiMetrics) -> tuple[Endpoint
         Endpoint("block", "GET", "/v1/blocks/{height}", reads.block),
         Endpoint("blocks", "GET", "/v1/blocks", reads.blocks),
         Endpoint("chain", "GET", "/v1/chain", reads.chain),
+        Endpoint("epochs", "GET", "/v1/epochs", reads.epochs),
         Endpoint("status", "GET", "/v1/status", reads.status),
         Endpoint("ethereum", "POST", ETHEREUM_PATH, ethereum.post),
         Endpoint("page", "GET", "/", page.page),

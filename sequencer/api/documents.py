@@ -9,6 +9,8 @@ import trio
 from starlette.requests import Request
 from starlette.responses import Response
 
+from consensus.genesis import SYSTEM_ROLLUP
+from consensus.reconfiguration import ChangeAccepted, ChangeIgnored, ChangeOutcome
 from sequencer.api.gate import RETRY_AFTER_S
 from sequencer.api.limits import ApiLimits
 from sequencer.api.node_view import NodeView
@@ -16,15 +18,20 @@ from sequencer.api.representation import ApiError, answer, plain, read_integer, 
 from sequencer.block_summary import BlockSummary
 from sequencer.ledger import HeightUnavailable, TooManyWaiters, TransactionExpired
 from sequencer.receipts import Receipt
-from sequencer.transactions import Level, TransactionId, TransactionStatus
+from sequencer.transactions import Level, Position, TransactionId, TransactionStatus
 
 WAIT_TIMEOUT_DEFAULT_MS: Final = 10_000
 
 
 def transaction_document(
-    request: Request, transaction_id: TransactionId, status: TransactionStatus, receipt: Receipt | None
+    request: Request,
+    transaction_id: TransactionId,
+    status: TransactionStatus,
+    receipt: Receipt | None,
+    outcome: ChangeOutcome | None = None,
 ) -> Mapping[str, object]:
-    """A transaction's state. In MessagePack the receipt is its canonical bytes."""
+    """A transaction's state; of an ordered change of the validators, what became of it. In MessagePack the receipt is
+    its canonical bytes."""
     document: dict[str, object] = {
         "transaction_id": transaction_id,
         "level": status.level.value,
@@ -32,7 +39,19 @@ def transaction_document(
     }
     if receipt is not None:
         document["receipt"] = receipt.to_bytes() if wants_packed(request) else receipt
+    match outcome:
+        case ChangeAccepted(effective_at=effective_at):
+            document["change"] = {"accepted": True, "effective_at": effective_at}
+        case ChangeIgnored(reason=reason):
+            document["change"] = {"accepted": False, "reason": reason}
     return document
+
+
+async def outcome_at(node: NodeView, position: Position | None) -> ChangeOutcome | None:
+    """What became of a change of the validators; None for any other transaction."""
+    if position is None or position.rollup_id != SYSTEM_ROLLUP:
+        return None
+    return await node.change_outcome(position)
 
 
 def block_document(block: BlockSummary) -> dict[str, object]:
@@ -49,8 +68,10 @@ def block_document(block: BlockSummary) -> dict[str, object]:
 
 def check_rollup(node: NodeView, rollup_id: int) -> None:
     """Raises :class:`ApiError` 404 for a rollup that is not of this chain."""
-    rollups = node.genesis.spec.rollups
-    if rollup_id not in rollups:
+    spec = node.genesis.spec
+    rollups = spec.rollups
+    is_system = rollup_id == SYSTEM_ROLLUP and spec.reconfiguration is not None
+    if rollup_id not in rollups and not is_system:
         raise unknown_rollup(rollup_id, rollups)
 
 
@@ -91,6 +112,7 @@ async def confirmation(node: NodeView, request: Request, transaction_id: Transac
         except HeightUnavailable as error:
             raise unavailable(error) from None
         status = TransactionStatus(level=Level.CONFIRMED, position=receipt.position)
-        return answer(request, transaction_document(request, transaction_id, status, receipt))
+        outcome = await outcome_at(node, receipt.position)
+        return answer(request, transaction_document(request, transaction_id, status, receipt, outcome))
     status = await node.status_of(transaction_id)
     return answer(request, transaction_document(request, transaction_id, status, None), status=202)

@@ -27,7 +27,7 @@ class Health:
     async def ready(self, request: Request) -> Response:
         """200 when this node may be asked and submitted to, else 503 with the reasons."""
         status = self._node.status()
-        reasons = unready_reasons(self._node, status, self._limits.ready_lag_heights_max)
+        reasons = unready_reasons(status, self._limits.ready_lag_heights_max)
         document: dict[str, object] = {
             "ready": not reasons,
             "reasons": reasons,

@@ -65,6 +65,17 @@ class _NodeCollector(Collector):
 def _consensus_families(status: NodeStatus) -> Iterator[Metric]:
     consensus = status.consensus
     yield GaugeMetricFamily("sequencer_epoch", "Epoch", value=consensus.epoch)
+    yield GaugeMetricFamily(
+        "sequencer_epoch_began_after_height", "The block that ended the epoch before", status.validators.began_after
+    )
+    validators = status.validators.validators
+    yield GaugeMetricFamily("sequencer_validators", "Validators of the epoch", value=len(validators))
+    stake = sum(listed.validator.stake for listed in validators)
+    yield GaugeMetricFamily("sequencer_validators_stake", "Stake of the epoch's validators", value=stake)
+    pending = len(status.validators.pending)
+    yield GaugeMetricFamily("sequencer_validator_changes_pending", "Ordered changes that wait", value=pending)
+    votes = float(status.role == "validator")
+    yield GaugeMetricFamily("sequencer_validator", "1 when this node votes in the epoch", value=votes)
     yield GaugeMetricFamily("sequencer_view", "View", value=consensus.view)
     yield GaugeMetricFamily("sequencer_committed_height", "Last committed height", value=consensus.committed_height)
     yield GaugeMetricFamily(

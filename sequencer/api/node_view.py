@@ -7,13 +7,16 @@ from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, TypeAlias
 
 from consensus.engine import Status
+from consensus.epochs import EpochChange
 from consensus.protocols.definition import ProtocolDefinition
+from consensus.reconfiguration import ChangeOutcome
 from consensus.types import Height
 from rollup_adapters.base import Admission, JsonValue
 from sequencer.block_summary import BlockSummary
+from sequencer.membership import ValidatorsView
 from sequencer.mempool import Submission
 from sequencer.receipts import Genesis, Receipt, Section
-from sequencer.transactions import TransactionId, TransactionStatus
+from sequencer.transactions import Position, TransactionId, TransactionStatus
 from sequencer.transport import TransportState
 
 Role: TypeAlias = Literal["validator", "observer"]
@@ -55,6 +58,17 @@ class NodeStatus(Protocol):
 
     @property
     def consensus(self) -> Status: ...
+
+    @property
+    def role(self) -> Role: ...
+
+    @property
+    def validators(self) -> ValidatorsView: ...
+
+    @property
+    def held_keys(self) -> Sequence[bytes]:
+        """The public halves of the node's consensus keys."""
+        ...
 
     @property
     def ledger_height(self) -> Height: ...
@@ -140,6 +154,14 @@ class NodeView(Protocol):
 
     async def block(self, height: Height, /) -> BlockSummary:
         """A committed block with its commit proof. Raises ``HeightUnavailable``."""
+        ...
+
+    async def epoch_changes(self) -> Sequence[EpochChange]:
+        """How each epoch began, but the first, ascending: never pruned."""
+        ...
+
+    async def change_outcome(self, position: Position, /) -> ChangeOutcome | None:
+        """What became of an ordered change of the validators; None where this node does not know it any more."""
         ...
 
     def status(self) -> NodeStatus: ...

@@ -63,6 +63,7 @@ _PARAMETERS: Final[Mapping[str, Json]] = MappingProxyType(
         ),
         "proof": _parameter("proof", "query", _text(enum=["0", "1", "true", "false"]), "With the receipt."),
         "from": _parameter("from", "query", HEIGHT, "The first height; without it the latest blocks."),
+        "from_epoch": _parameter("from", "query", _number(maximum=2**63 - 1, default=1), "The first epoch wanted."),
         "limit": _parameter("limit", "query", _number(maximum=100, default=20), "How many at most."),
         "from_height": _parameter("from_height", "query", HEIGHT, "The first height; without it the next one."),
         "Last-Event-ID": _parameter("Last-Event-ID", "header", HEIGHT, "Go on after this height."),
@@ -96,6 +97,7 @@ _SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
                         "unknown_rollup",
                         "expired",
                         "expiry_too_far",
+                        "change_refused",
                         "not_admitted",
                     ]
                 ),
@@ -122,6 +124,10 @@ _SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
                 ),
                 "position": {"oneOf": [_reference("Position"), {"type": "null"}]},
                 "receipt": _reference("Receipt"),
+                "change": _object(
+                    {"accepted": {"type": "boolean"}, "effective_at": HEIGHT, "reason": _text()},
+                    required=("accepted",),
+                ),
             },
             required=("transaction_id", "level", "position"),
         ),
@@ -145,6 +151,21 @@ _SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
             {"block_id": HASH, "header": _reference("Header"), "commit_proof": _reference("CommitProof")}
             | {"sections": _list(_object({"rollup_id": _number(), "count": _number(minimum=1), "root": HASH}))},
             required=("block_id", "header", "sections"),
+        ),
+        "EpochChanges": _object(
+            {
+                "chain": HASH,
+                "newest": _number(),
+                "changes": _list(
+                    _object(
+                        {"boundary": _reference("Header"), "validators": _list(_reference("Validator"))}
+                        | {"proof": _reference("CommitProof")}
+                    )
+                ),
+            }
+        ),
+        "Validator": _object(
+            {"name": _text(), "stake": _number(minimum=1), "public_key": HEX, "possession_proof": HEX, "peer": HASH}
         ),
         "Readiness": _object(
             {"ready": {"type": "boolean"}, "reasons": _list(_text()), "ledger_height": HEIGHT, "seen_height": HEIGHT}
@@ -239,6 +260,11 @@ _OPERATIONS: Final[Mapping[str, Json]] = MappingProxyType(
         ),
         "blocks": _operation(
             "Some blocks, ascending.", "from limit", _answers(_both(_list(_reference("Block"))), errors="400 404 410")
+        ),
+        "epochs": _operation(
+            "How the epochs followed each other, each proved by the validators before; those to `from` and later.",
+            "from_epoch",
+            _answers(_both(_reference("EpochChanges")), errors="400"),
         ),
         "chain": _operation("The chain spec and its hash.", "", _answers(_both({"type": "object"}))),
         "status": _operation("Where this node stands.", "", _answers(_both({"type": "object"}))),

@@ -14,12 +14,13 @@ import trio
 from starlette.requests import Request
 from starlette.responses import Response
 
-from consensus.types import Height
+from consensus.types import Epoch, Height
 from sequencer.api.node_view import NodeStatus, NodeView
 from sequencer.api.page_parts import (
     BlockRow,
     adapters_by_rollup,
     blocks_strip,
+    pending_changes,
     rollup_bars,
     short,
     short_number,
@@ -51,6 +52,7 @@ class Page:
         self._node = node
         self._wall_clock_ms = wall_clock_ms
         self._rows: dict[Height, BlockRow] = {}
+        self._names: dict[Epoch, tuple[str, ...]] = {}
         self._live = ""
         self._rendered_at = -REFRESH_S
         root = files("sequencer.api") / "assets"
@@ -95,7 +97,8 @@ class Page:
                 '<section class="card wide"><h2>Blocks <small>one bar each, coloured by proposer; its height shows the '
                 f"transactions, logarithmic</small></h2>{blocks_strip(rows, BLOCKS_SHOWN)}</section>",
                 '<div class="columns">',
-                f'<section class="card"><h2>Validators</h2>{validators_table(self._node, status)}</section>',
+                f'<section class="card"><h2>Validators <small>epoch {status.validators.epoch}</small></h2>'
+                f"{validators_table(status)}{pending_changes(status)}</section>",
                 f'<section class="card"><h2>Rollups</h2>{self._rollups(status, rows)}</section>',
                 "</div>",
                 f'<section class="card wide"><h2>Latest blocks</h2>{self._latest(rows[:ROWS_SHOWN])}</section>',
@@ -111,23 +114,42 @@ class Page:
             row = self._rows.get(height)
             if row is None:
                 try:
-                    row = BlockRow.of(await self._node.block(height), self._node.genesis.protocol)
+                    block = await self._node.block(height)
+                    names = await self._names_of(block.header.epoch, status)
+                    row = BlockRow.of(block, self._node.genesis.protocol, names)
                 except HeightUnavailable:
                     break
             rows[height] = row
         self._rows = rows
         return list(rows.values())
 
+    async def _names_of(self, epoch: Epoch, status: NodeStatus) -> tuple[str, ...]:
+        """The validators of an epoch that a shown block may be of, in order."""
+        names = self._names.get(epoch)
+        if names is None:
+            if epoch == status.validators.epoch:
+                validators = tuple(listed.validator for listed in status.validators.validators)
+            elif epoch == 0:
+                validators = self._node.genesis.spec.validators
+            else:
+                changes = await self._node.epoch_changes()
+                validators = next((change.validators for change in changes if change.epoch == epoch), ())
+            names = tuple(validator.name for validator in validators)
+            if len(self._names) >= BLOCKS_SHOWN:
+                self._names.clear()
+            self._names[epoch] = names
+        return names
+
     def _header(self, status: NodeStatus) -> str:
         spec = self._node.genesis.spec
-        reasons = unready_reasons(self._node, status)
+        reasons = unready_reasons(status)
         state = f'<span class="pill bad" title="{escape("; ".join(reasons))}">not ready</span>'
         if not reasons:
             state = '<span class="pill good">ready</span>'
         why = "".join(f'<p class="warning">{escape(reason)}</p>' for reason in reasons)
         return (
             f'<header><div><p class="eyebrow">{escape(spec.chain_id)}</p><h1>{escape(self._node.name)} '
-            f'<span class="pill">{self._node.role}</span> {state}</h1></div>'
+            f'<span class="pill">{status.role}</span> {state}</h1></div>'
             f'<dl class="facts"><div><dt>protocol</dt><dd>{escape(spec.protocol)}</dd></div>'
             f"<div><dt>signatures</dt><dd>{escape(spec.scheme)}</dd></div>"
             f'<div><dt>genesis</dt><dd class="mono" title="{spec.hash.hex()}">{short(spec.hash)}</dd></div></dl>'
@@ -136,8 +158,8 @@ class Page:
 
     def _tiles(self, status: NodeStatus, rows: Sequence[BlockRow]) -> str:
         consensus = status.consensus
-        validators = self._node.genesis.spec.validators
-        leader = escape(validators[consensus.leader].name) if consensus.leader < len(validators) else "?"
+        validators = status.validators.validators
+        leader = escape(validators[consensus.leader].validator.name) if consensus.leader < len(validators) else "?"
         behind = consensus.seen_height - status.ledger_height
         rate, interval = _rate(rows, self._wall_clock_ms())
         tiles = (
@@ -173,18 +195,17 @@ class Page:
         return f'<table>{head}<th class="number">pending</th></tr>{"".join(lines)}</table>'
 
     def _latest(self, rows: Sequence[BlockRow]) -> str:
-        validators = self._node.genesis.spec.validators
         lines = []
         for row in rows:
-            name = escape(validators[row.proposer].name) if row.proposer < len(validators) else "?"
             chips = "".join(
                 f'<span class="chip"><b class="mono">{short_number(rollup_id)}</b> {count:,}</span>'
                 for rollup_id, count in row.counts.items()
             )
             when = datetime.fromtimestamp(row.timestamp_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
+            dot = f'<i class="dot c{row.proposer % 8}"></i>'
             lines.append(
                 f'<tr><td class="number"><a href="/v1/blocks/{row.height}">{row.height:,}</a></td>'
-                f'<td class="number">{row.view_name}</td><td><i class="dot c{row.proposer % 8}"></i>{name}</td>'
+                f'<td class="number">{row.view_name}</td><td>{dot}{escape(row.proposer_name)}</td>'
                 f'<td class="mono">{when}</td><td>{chips or "<small>empty</small>"}</td>'
                 f'<td class="mono" title="{row.block_id.hex()}">{short(row.block_id)}</td></tr>'
             )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import Final
 
+from consensus.epochs import GENESIS_KIND
 from consensus.protocols.definition import ProtocolDefinition
-from consensus.types import BlockId, Height
-from sequencer.api.node_view import NodeStatus, NodeView
+from consensus.types import BlockId, Epoch, Height
+from sequencer.api.node_view import NodeStatus
 from sequencer.block_summary import BlockSummary
 
 BAR_WIDTH: Final = 10
@@ -21,26 +22,32 @@ SPARK_HEIGHT: Final = 20
 
 @dataclass(frozen=True)
 class BlockRow:
-    """A block as the page shows it. ``late`` when its view came after views without a block; ``counts`` are
-    transactions by rollup."""
+    """A block as the page shows it. ``begins_epoch`` when it is the first of its epoch; ``late`` when its view came
+    after views without a block; ``counts`` are transactions by rollup."""
 
     height: Height
     view_name: str
     late: bool
+    begins_epoch: bool
+    epoch: Epoch
     proposer: int
+    proposer_name: str
     timestamp_ms: int
     block_id: BlockId
     counts: Mapping[int, int]
 
     @classmethod
-    def of(cls, block: BlockSummary, protocol: ProtocolDefinition) -> BlockRow:
-        """What the page keeps of a block."""
+    def of(cls, block: BlockSummary, protocol: ProtocolDefinition, names: Sequence[str]) -> BlockRow:
+        """What the page keeps of a block. ``names`` are those of its epoch's validators."""
         header = block.header
         return cls(
             height=header.height,
             view_name=protocol.view_name(header.view),
             late=protocol.turn(header.view) > protocol.turn(header.justify.view) + 1,
+            begins_epoch=header.justify.kind == GENESIS_KIND and header.epoch > 0,
+            epoch=header.epoch,
             proposer=header.proposer,
+            proposer_name=names[header.proposer] if header.proposer < len(names) else "?",
             timestamp_ms=header.timestamp_ms,
             block_id=block.block_id,
             counts={leaf.rollup_id: leaf.count for leaf in block.sections},
@@ -59,7 +66,8 @@ def short_number(number: int) -> str:
 
 
 def blocks_strip(rows: Sequence[BlockRow], count: int) -> str:
-    """One bar per block, oldest left; a tick under those whose view came after views without a block."""
+    """One bar per block, oldest left; a tick under those whose view came after views without a block, a line before
+    those that begin an epoch."""
     most = max((sum(row.counts.values()) for row in rows), default=0)
     scale = (STRIP_HEIGHT - 14) / math.log1p(most) if most else 0
     bars = []
@@ -72,6 +80,11 @@ def blocks_strip(rows: Sequence[BlockRow], count: int) -> str:
             f'height="{high:.1f}" rx="1.5"><title>height {row.height}, view {row.view_name}: '
             f"{transactions} transactions</title></rect>"
         )
+        if row.begins_epoch:
+            bars.append(
+                f'<rect class="epoch" x="{x - 2}" y="0" width="1" height="{STRIP_HEIGHT}">'
+                f"<title>epoch {row.epoch} begins</title></rect>"
+            )
         if row.late:
             bars.append(f'<rect class="skipped" x="{x}" y="{STRIP_HEIGHT - 4}" width="{BAR_WIDTH - 2}" height="3"/>')
     box = f"0 0 {count * BAR_WIDTH} {STRIP_HEIGHT}"
@@ -92,11 +105,12 @@ def rollup_bars(rows: Sequence[BlockRow], rollup_id: int, count: int) -> str:
     return f'<svg class="spark" viewBox="{box}" preserveAspectRatio="none" role="img">{bars}</svg>'
 
 
-def validators_table(node: NodeView, status: NodeStatus) -> str:
+def validators_table(status: NodeStatus) -> str:
     """Every validator: who leads, who is connected, and what the link has seen."""
     states = {peer.peer: peer for peer in status.transport.peers}
     lines = []
-    for index, validator in enumerate(node.genesis.spec.validators[:128]):
+    for index, listed in enumerate(status.validators.validators[:128]):
+        validator = listed.validator
         state = states.get(validator.peer)
         leads = '<span class="pill leads">leads</span>' if index == status.consensus.leader else ""
         name = f'<td><i class="dot c{index % 8}"></i>{escape(validator.name)} {leads}</td>'
@@ -115,6 +129,25 @@ def validators_table(node: NodeView, status: NodeStatus) -> str:
         )
     head = '<tr><th>name</th><th class="number">stake</th><th>link</th><th class="number">round trip</th>'
     return f'<table>{head}<th class="number">in / out</th><th class="number">faults</th></tr>{"".join(lines)}</table>'
+
+
+def pending_changes(status: NodeStatus) -> str:
+    """What will change about the validators, and when; nothing when nothing will."""
+    if not status.validators.pending:
+        return ""
+    words = {"joins": "joins with stake", "leaves": "leaves", "rotates": "changes its key", "stake": "changes to stake"}
+    lines = []
+    for change in status.validators.pending[:32]:
+        stake = f" {change.stake:,}" if change.kind in ("joins", "stake") else ""
+        blocks = max(0, change.effective_at - status.ledger_height)
+        lines.append(
+            f"<tr><td>{escape(change.name)}</td><td>{words[change.kind]}{stake}</td>"
+            f'<td class="number">{change.effective_at:,}</td><td class="number">in {blocks:,} blocks</td></tr>'
+        )
+    more = len(status.validators.pending) - len(lines)
+    note = f"<p><small>and {more} more</small></p>" if more else ""
+    head = '<tr><th>name</th><th>change</th><th class="number">after height</th><th class="number"></th></tr>'
+    return f"<h3>Pending changes</h3><table>{head}{''.join(lines)}</table>{note}"
 
 
 def adapters_by_rollup(status: NodeStatus) -> dict[int, str]:

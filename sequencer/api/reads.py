@@ -7,10 +7,12 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from consensus.types import INTEGER_MAX
 from sequencer.api.documents import (
     block_document,
     check_rollup,
     confirmation,
+    outcome_at,
     read_wait,
     transaction_document,
     unavailable,
@@ -29,6 +31,7 @@ from sequencer.api.representation import (
 )
 from sequencer.api.status_document import status_document
 from sequencer.block_summary import BlockSummary
+from sequencer.epoch_changes import answer_from
 from sequencer.ledger import HeightUnavailable
 from sequencer.transactions import Level, TransactionStatus
 
@@ -51,6 +54,14 @@ class Reads:
         """Where this node stands."""
         return answer(request, status_document(self._node))
 
+    async def epochs(self, request: Request) -> Response:
+        """How the epochs followed each other: boundaries, their proofs, and the validators that they name. Whoever
+        knows the chain spec verifies all of it."""
+        from_epoch = read_integer(request.query_params.get("from"), "from", INTEGER_MAX, 1)
+        changes = await self._node.epoch_changes()
+        newest = changes[-1].epoch if changes else 0
+        return answer(request, answer_from(self._node.genesis.spec.hash, newest, changes, from_epoch))
+
     async def transaction(self, request: Request) -> Response:
         """A transaction's state; with ``proof=1`` and from ``confirmed`` on, its receipt. With ``wait=confirmed`` it
         answers once there is one."""
@@ -65,9 +76,11 @@ class Reads:
                 raise unavailable(error) from None
             if receipt is not None:
                 status = TransactionStatus(level=Level.CONFIRMED, position=receipt.position)
-                return answer(request, transaction_document(request, transaction_id, status, receipt))
+                outcome = await outcome_at(self._node, status.position)
+                return answer(request, transaction_document(request, transaction_id, status, receipt, outcome))
         status = await self._node.status_of(transaction_id)
-        return answer(request, transaction_document(request, transaction_id, status, None))
+        outcome = await outcome_at(self._node, status.position)
+        return answer(request, transaction_document(request, transaction_id, status, None, outcome))
 
     async def section(self, request: Request) -> Response:
         """All that a block ordered for one rollup, with its proofs."""

@@ -6,6 +6,7 @@ from typing import Final
 
 from consensus.types import Height
 from sequencer.api.node_view import AdapterStatus, NodeStatus, NodeView
+from sequencer.membership import PendingChange
 from sequencer.transactions import Level
 from sequencer.transport import PeerState, TransportState
 
@@ -20,12 +21,13 @@ def status_document(node: NodeView) -> dict[str, object]:
     consensus = status.consensus
     return {
         "name": node.name,
-        "role": node.role,
+        "role": status.role,
         "chain_id": spec.chain_id,
         "genesis_hash": spec.hash,
         "protocol": spec.protocol,
         "scheme": spec.scheme,
         "epoch": consensus.epoch,
+        "epoch_began_after": status.validators.began_after,
         "view": consensus.view,
         "view_name": node.genesis.protocol.view_name(consensus.view),
         "leader": consensus.leader,
@@ -36,10 +38,12 @@ def status_document(node: NodeView) -> dict[str, object]:
         "ledger_height": status.ledger_height,
         "pruned_below": status.archive_from,
         "evidence": status.evidence,
-        "ready": not (reasons := unready_reasons(node, status)),
+        "ready": not (reasons := unready_reasons(status)),
         "unready_reasons": reasons,
         "ladder": [{"level": level.value, "given": level in LEVELS_GIVEN} for level in LADDER],
-        "validators": _validators(node, status.transport),
+        "validators": _validators(status),
+        "pending_changes": [_pending(change) for change in status.validators.pending],
+        "held_keys": list(status.held_keys),
         "observers": _observers(status.transport),
         "mempool": [
             {"rollup_id": rollup_id, "transactions": transactions, "size_bytes": size_bytes}
@@ -60,15 +64,32 @@ def _adapter(adapter: AdapterStatus) -> dict[str, object]:
     }
 
 
-def _validators(node: NodeView, transport: TransportState) -> list[dict[str, object]]:
+def _pending(change: PendingChange) -> dict[str, object]:
+    return {
+        "kind": change.kind,
+        "name": change.name,
+        "operator": change.operator,
+        "public_key": change.public_key,
+        "next_public_key": change.next_public_key,
+        "stake": change.stake,
+        "effective_at": change.effective_at,
+    }
+
+
+def _validators(status: NodeStatus) -> list[dict[str, object]]:
+    transport = status.transport
     states = {state.peer: state for state in transport.peers}
     validators: list[dict[str, object]] = []
-    for index, validator in enumerate(node.genesis.spec.validators):
+    for index, listed in enumerate(status.validators.validators):
+        validator = listed.validator
         entry: dict[str, object] = {
             "index": index,
             "name": validator.name,
+            "operator": listed.operator,
             "stake": validator.stake,
+            "public_key": validator.public_key,
             "peer": validator.peer,
+            "address": listed.address,
             "self": validator.peer == transport.peer,
         }
         state = states.get(validator.peer)
@@ -95,7 +116,7 @@ def _link(state: PeerState) -> dict[str, object]:
     }
 
 
-def unready_reasons(node: NodeView, status: NodeStatus, lag_heights_max: Height = 16) -> list[str]:
+def unready_reasons(status: NodeStatus, lag_heights_max: Height = 16) -> list[str]:
     """Why this node should not be asked now; empty when it is ready.
 
     It compares itself with the highest height that any verified certificate *named*, never with what it or its peers
@@ -109,11 +130,12 @@ def unready_reasons(node: NodeView, status: NodeStatus, lag_heights_max: Height 
     if status.pruned_below is not None:
         reasons.append(f"every peer has pruned what is missing here: they keep nothing below {status.pruned_below}")
     transport = status.transport
-    stakes = {validator.peer: validator.stake for validator in node.genesis.spec.validators}
+    validators = [listed.validator for listed in status.validators.validators]
+    stakes = {validator.peer: validator.stake for validator in validators}
     reached = {transport.peer, *(state.peer for state in transport.peers if state.connected)}
     stake, total = sum(stakes.get(peer, 0) for peer in reached), sum(stakes.values())
     # A validator needs a quorum to go on; for an observer, one honest source is enough: it verifies everything.
-    needed = 2 * total // 3 + 1 if transport.role == "validator" else 1
+    needed = 2 * total // 3 + 1 if status.role == "validator" else 1
     if stake < needed:
         reasons.append(f"connected to validators with stake {stake} of {total}, {needed} are needed")
     return reasons

@@ -13,7 +13,9 @@ import trio
 
 from consensus.crypto.ed25519 import Ed25519
 from consensus.engine import Commit, ReportEvidence, Status
+from consensus.epochs import EpochChange
 from consensus.genesis import ChainSpec
+from consensus.reconfiguration import ChangeOutcome
 from consensus.types import Block, Certificate, CommitProof, Height, bitmap_of, certificate_subject
 from consensus.validators import Validator
 from rollup_adapters.base import Accepted, Admission, JsonValue, QueryError, Rejected
@@ -25,6 +27,7 @@ from sequencer.body import EMPTY_PAYLOAD, Payload, PayloadCache, assemble_payloa
 from sequencer.config import ApiConfig
 from sequencer.genesis import Genesis, genesis_of
 from sequencer.ledger import IndexedBlock, Ledger
+from sequencer.membership import PendingChange, ValidatorEntry, ValidatorsView
 from sequencer.mempool import Mempool, MempoolLimits, Submission
 from sequencer.receipts import Receipt, Section
 from sequencer.transactions import Position, TransactionId, TransactionStatus
@@ -34,7 +37,7 @@ from tests.sequencer.chains import block
 
 SCHEME = Ed25519()
 KEYS = tuple(SCHEME.generate(bytes([seed]) * 32) for seed in range(4))
-ROLLUPS = (3, 7, 2**64 - 1)
+ROLLUPS = (3, 7, 2**64 - 3)
 
 
 def chain_spec(chain_id: str = "test") -> ChainSpec:
@@ -85,6 +88,9 @@ class FakeStatus:
     """See ``node_view.NodeStatus``."""
 
     consensus: Status
+    role: Literal["validator", "observer"]
+    validators: ValidatorsView
+    held_keys: tuple[bytes, ...]
     ledger_height: Height
     archive_from: Height
     pruned_below: Height | None
@@ -181,6 +187,9 @@ class FakeNode:
         self.connected = 3
         self.seen_ahead = 0
         self.pruned_below: Height | None = None
+        self.pending_changes: list[PendingChange] = []
+        self.changes: list[EpochChange] = []
+        self.outcomes: dict[Position, ChangeOutcome] = {}
 
     async def _report(self, evidence: ReportEvidence) -> None:
         raise AssertionError(evidence)
@@ -266,6 +275,12 @@ class FakeNode:
         leaves = tuple(section.leaf for section in carried.sections)
         return BlockSummary(header=made.header, sections=leaves, commit_proof=proof)
 
+    async def epoch_changes(self) -> Sequence[EpochChange]:
+        return self.changes
+
+    async def change_outcome(self, position: Position) -> ChangeOutcome | None:
+        return self.outcomes.get(position)
+
     def adapter(self, rollup_id: int) -> Adapter | None:
         return self.adapters.get(rollup_id)
 
@@ -299,6 +314,16 @@ class FakeNode:
                 seen_height=height + self.seen_ahead,
                 timeouts=1,
             ),
+            role=self.role,
+            validators=ValidatorsView(
+                epoch=0,
+                began_after=0,
+                validators=tuple(
+                    ValidatorEntry(validator=each, operator=each.name, address="") for each in self.spec.validators
+                ),
+                pending=tuple(self.pending_changes),
+            ),
+            held_keys=(KEYS[0].public_key,),
             ledger_height=height,
             archive_from=self.store.pruned_below,
             pruned_below=self.pruned_below,

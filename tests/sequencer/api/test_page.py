@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import msgspec
 
-from tests.sequencer.api.fake_node import FakeAdapter, FakeDelivered, FakeNode, chain_spec, served
+from sequencer.membership import PendingChange, ValidatorEntry
+from tests.sequencer.api.fake_node import FakeAdapter, FakeDelivered, FakeNode, FakeStatus, chain_spec, served
 
 VOID = {"meta", "link", "rect", "br", "input"}
 
@@ -106,3 +108,54 @@ async def test_many_viewers_cost_one_rendering() -> None:
         for _ in range(5):
             await api.http.get("/?part=live")
         assert asked == 1
+
+
+async def test_pending_changes_of_the_validators_are_shown() -> None:
+    async with served() as api:
+        assert "Pending changes" not in (await api.http.get("/")).text
+    node = FakeNode()
+    await node.order()
+    for kind, name, stake in (("joins", "<anna>", 5), ("leaves", "validator-1", 0), ("rotates", "validator-2", 1)):
+        node.pending_changes.append(
+            PendingChange(
+                kind=kind,  # type: ignore[arg-type]
+                name=name,
+                operator=name,
+                public_key=b"\x01" * 32,
+                next_public_key=b"",
+                stake=stake,
+                effective_at=9,
+            )
+        )
+    async with served(node) as api:
+        text = (await api.http.get("/")).text
+        assert balanced(text)
+        assert "<td>&lt;anna&gt;</td><td>joins with stake 5</td>" in text
+        assert "<td>validator-1</td><td>leaves</td>" in text
+        assert "<td>validator-2</td><td>changes its key</td>" in text
+        assert text.count("in 8 blocks") == 3
+
+
+async def test_blocks_of_an_earlier_epoch_have_the_names_of_its_validators() -> None:
+    """The node stands in epoch 1, whose validators have other names; its blocks are of epoch 0."""
+    async with served() as api:
+        node = api.node
+        await node.order()
+        honest = node.status
+
+        def status() -> FakeStatus:
+            now = honest()
+            others = tuple(
+                ValidatorEntry(
+                    validator=msgspec.structs.replace(entry.validator, name=f"later-{number}"), operator="", address=""
+                )
+                for number, entry in enumerate(now.validators.validators)
+            )
+            return replace(now, validators=msgspec.structs.replace(now.validators, epoch=1, validators=others))
+
+        node.status = status  # type: ignore[method-assign]
+        text = (await api.http.get("/")).text
+        latest = text.partition("Latest blocks")[2]
+        assert "validator-" in latest
+        assert "later-" not in latest
+        assert "epoch 1" in text

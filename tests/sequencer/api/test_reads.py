@@ -6,10 +6,16 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from consensus.epochs import EpochChange
+from consensus.genesis import SYSTEM_ROLLUP
+from consensus.reconfiguration import ChangeAccepted, ChangeIgnored, ChangeOutcome
 from sequencer.api.limits import ApiLimits
 from sequencer.block_summary import BlockSummary
+from sequencer.body import EMPTY_PAYLOAD
+from sequencer.epoch_changes import EpochChanges
+from sequencer.membership import PendingChange
 from sequencer.receipts import Receipt, Section, VerificationError
-from sequencer.transactions import transaction_id
+from sequencer.transactions import Level, Position, TransactionStatus, transaction_id
 from tests.sequencer.api.fake_node import FakeAdapter, FakeNode, served
 
 PACKED = {"accept": "application/msgpack"}
@@ -190,3 +196,89 @@ async def test_metrics_parse_and_count() -> None:
         assert values["sequencer_api_requests_total", "413", "submit"] == 1
         assert values["sequencer_adapter_alive", "3", "fake"] == 1
         assert values["sequencer_peer_connected", "01" * 8, "validator"] == 1
+
+
+# --- validators that change ------------------------------------------------------------------------------------------
+
+
+def epoch_change(node: FakeNode, epoch: int) -> EpochChange:
+    """Of the right shape; whether it proves anything is for verifiers."""
+    made, proof = node.next_block(EMPTY_PAYLOAD)
+    header = msgspec.structs.replace(made.header, epoch=epoch - 1)
+    return EpochChange(boundary=header, validators=node.spec.validators, proof=proof)
+
+
+async def test_changes_of_epochs_are_served_in_both_forms() -> None:
+    async with served() as api:
+        empty = EpochChanges.from_json((await api.http.get("/v1/epochs")).content)
+        assert empty == EpochChanges(chain=api.node.spec.hash, newest=0, changes=())
+        changes = api.node.changes = [epoch_change(api.node, epoch) for epoch in (1, 2, 3)]
+        for query, expected in (("", changes), ("?from=0", changes), ("?from=3", changes[2:]), ("?from=4", [])):
+            path = f"/v1/epochs{query}"
+            plain = EpochChanges.from_json((await api.http.get(path)).content)
+            packed = EpochChanges.from_bytes((await api.http.get(path, headers=PACKED)).content)
+            assert isinstance(plain, EpochChanges)
+            assert plain == packed
+            assert (plain.newest, list(plain.changes)) == (3, expected)
+        assert (await api.http.get("/v1/epochs?from=x")).json()["error"]["where"] == "from"
+
+
+async def test_the_status_shows_the_validators_and_what_will_change() -> None:
+    node = FakeNode()
+    change = PendingChange(
+        kind="joins",
+        name="anna",
+        operator="anna & co",
+        public_key=b"\x01" * 32,
+        next_public_key=b"",
+        stake=5,
+        effective_at=64,
+    )
+    node.pending_changes.append(change)
+    async with served(node) as api:
+        status = (await api.http.get("/v1/status")).json()
+        assert (status["epoch"], status["epoch_began_after"], status["role"]) == (0, 0, "validator")
+        assert [each["public_key"] for each in status["validators"]] == [
+            each.public_key.hex() for each in node.spec.validators
+        ]
+        assert status["held_keys"] == [node.spec.validators[0].public_key.hex()]
+        assert status["pending_changes"] == [
+            {
+                "kind": "joins",
+                "name": "anna",
+                "operator": "anna & co",
+                "public_key": "01" * 32,
+                "next_public_key": "",
+                "stake": 5,
+                "effective_at": 64,
+            }
+        ]
+        families = {each.name: each for each in text_string_to_metric_families((await api.http.get("/metrics")).text)}
+        values = {name: families[f"sequencer_{name}"].samples[0].value for name in ("validators", "validators_stake")}
+        assert values == {"validators": 4, "validators_stake": 4}
+        assert families["sequencer_validator_changes_pending"].samples[0].value == 1
+        assert families["sequencer_validator"].samples[0].value == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "shown"),
+    [
+        (ChangeAccepted(effective_at=64), {"accepted": True, "effective_at": 64}),
+        (ChangeIgnored(reason="the name is taken"), {"accepted": False, "reason": "the name is taken"}),
+    ],
+)
+async def test_what_became_of_a_change_is_part_of_its_state(
+    outcome: ChangeOutcome, shown: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    position = Position(rollup_id=SYSTEM_ROLLUP, height=1, index=0)
+
+    async with served() as api:
+
+        async def ordered(_: bytes) -> TransactionStatus:
+            return TransactionStatus(level=Level.CONFIRMED, position=position)
+
+        monkeypatch.setattr(api.node, "status_of", ordered)
+        api.node.outcomes[position] = outcome
+        assert (await api.http.get(f"/v1/transactions/{'00' * 32}")).json()["change"] == shown
+        del api.node.outcomes[position]
+        assert "change" not in (await api.http.get(f"/v1/transactions/{'00' * 32}")).json()
