@@ -6,6 +6,7 @@ belongs to, and that no key signs twice in one slot. A test's own claim is that 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -16,7 +17,7 @@ from consensus.genesis import Pacing
 from consensus.protocols.registry import protocol_names
 from consensus.types import Slot
 from consensus.validators import ValidatorSet
-from tests.support.cluster import MILLISECOND, SECOND, Cluster
+from tests.support.cluster import MILLISECOND, SECOND, Cluster, Crash, Node
 from tests.support.committee import committee
 from tests.support.hosts import members
 
@@ -265,3 +266,92 @@ def test_a_key_is_rotated_in_the_middle_of_views(protocol: str) -> None:
         assert signed_in[new] == (set(range(node.index, 4)) if node.index else set())
         assert signed_in[old] == set(range(4)) - signed_in[new]
     assert not any(node.rejects for node in cluster.nodes)
+
+
+# --- crashes around the change ---------------------------------------------------------------------------------------
+
+
+def crashing_cluster(protocol: str, seed: int = 0) -> Cluster:
+    """The epoch ends at height 3: host 0 leaves, host 4 joins. What is counted as a boundary of storing, signing and
+    sending begins when somebody holds height 2."""
+    cluster = new_cluster(protocol, {3: (1, 2, 3, 4)}, hosts=5, seed=seed)
+    load(cluster, 8)
+    return cluster
+
+
+def crash_at(cluster: Cluster, boundary: int, victims: Sequence[Node], passing: Sequence[Node]) -> list[str]:
+    """Kill ``victims`` at the boundary of that number which one of ``passing`` passes; they come back some time
+    later."""
+    killed: list[str] = []
+    passed = 0
+
+    def crash_point(node: Node, where: str) -> None:
+        nonlocal passed
+        if node not in passing or max(cluster.heights()) < 2 or min(cluster.heights()) >= 5:
+            return
+        passed += 1
+        if passed != boundary:
+            return
+        killed.append(where)
+        for victim in victims:
+            if victim is not node:
+                cluster.crash(victim)
+            cluster.at(cluster.now + cluster.random.randint(1, 40) * MILLISECOND, partial(cluster.start, victim))
+        if node in victims:
+            raise Crash
+
+    cluster.crash_point = crash_point
+    return killed
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("victim", [0, 1, 4])
+def test_a_host_dies_at_every_boundary_around_the_change(protocol: str, victim: int) -> None:
+    """One that leaves, one that stays, one that joins."""
+    seen: dict[str, int] = {}
+    boundary = 0
+    while True:
+        boundary += 1
+        cluster = crashing_cluster(protocol)
+        victims = [cluster.nodes[victim]]
+        killed = crash_at(cluster, boundary, victims, victims)
+        cluster.start()
+        assert cluster.run(60 * SECOND, until=all_committed(cluster, 8, 8)), (boundary, killed, cluster.heights())
+        assert epochs(cluster) == {1}
+        if not killed:
+            break
+        seen[killed[0]] = seen.get(killed[0], 0) + 1
+    print(f"{protocol}: {boundary - 1} boundaries: {seen}")
+    assert "before end epoch" in seen
+    assert "after persist EpochRecord" in seen
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_any_of_the_hosts_die_at_any_boundary_around_the_change(protocol: str) -> None:
+    happened = 0
+    for seed in range(60):
+        cluster = crashing_cluster(protocol, seed)
+        draw = random.Random(seed)
+        victims = draw.sample(cluster.nodes, draw.randint(1, 5))
+        killed = crash_at(cluster, draw.randint(1, 150), victims, cluster.nodes)
+        cluster.start()
+        assert cluster.run(60 * SECOND, until=all_committed(cluster, 8, 8)), (seed, killed, cluster.heights())
+        assert epochs(cluster) == {1}
+        happened += len(killed)
+    assert happened >= 50
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_all_die_between_two_epochs(protocol: str) -> None:
+    """The boundary is committed everywhere, and the payload source is still at it: whoever comes back ends the epoch
+    again."""
+    cluster = crashing_cluster(protocol)
+    cluster.handover_ns = SECOND
+    cluster.start()
+    assert cluster.run(20 * SECOND, until=partial(cluster.reached, 3))
+    for node in cluster.nodes:
+        cluster.crash(node)
+    cluster.start()
+    assert epochs(cluster) == {0}
+    assert cluster.run(60 * SECOND, until=all_committed(cluster, 8, 8)), cluster.heights()
+    assert epochs(cluster) == {1}

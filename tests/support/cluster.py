@@ -320,6 +320,8 @@ class Cluster:
                 self.crash_point(node, "before persist")
                 node.journal.append(records)
                 self.crash_point(node, "after persist")
+                if any(isinstance(record, EpochRecord) for record in records):
+                    self.crash_point(node, "after persist EpochRecord")
             for effect in effects:
                 self._effect(node, effect, steps)
 
@@ -377,6 +379,7 @@ class Cluster:
         return node.keys[public_key].sign(replica.epoch.domain.bytes_to_sign(subject))
 
     def _end_epoch(self, node: Node, request: EndEpoch) -> None:
+        self.crash_point(node, "before end epoch")
         boundary = request.boundary
         node.waiting_build = None
         assert node.ledger[-1] == boundary.id, f"{node.name} ends an epoch before it is in the ledger"
