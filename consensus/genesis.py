@@ -22,6 +22,7 @@ Positive = Annotated[int, Meta(ge=1, le=2**53)]
 PAYLOAD_SIZE_LEAST: Final = 1024
 DELAY_HEIGHTS_MAX: Final = 2**53
 GOVERNORS_MAX: Final = 64
+CHECKPOINT_INTERVAL_DEFAULT: Final = 32
 LINKS_ROLLUP: Final = 2**64 - 2
 """Where a payload has finality's link certificates; never in ``ChainSpec.rollups`` either."""
 SYSTEM_ROLLUP: Final = 2**64 - 1
@@ -81,7 +82,7 @@ class ChainSpec(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forb
     transaction_size_max: Positive = 128 * 1024
     deduplication_heights: Positive = 256
     timestamp_drift_ms: Positive = 500
-    checkpoint_interval: Integer = 32
+    checkpoint_interval: Integer = CHECKPOINT_INTERVAL_DEFAULT
     reconfiguration: Reconfiguration | None = None
 
     @property

@@ -244,6 +244,13 @@ class Replica:
             raise RuntimeError("asked to sign in an epoch that this node only observes")
         return key, info.domain
 
+    def check_link(self, certificate: LinkCertificate) -> Refusal | None:
+        """None when a link certificate may stand in a block of the current epoch; the reason otherwise. For the judge
+        of payloads: see :meth:`Finality.check`."""
+        if self._finality is None:
+            return Refusal("link certificate: this chain has no checkpoints")
+        return self._finality.check(certificate)
+
     @property
     def finality(self) -> Finality | None:
         """What runs beside the engine; None on a chain without checkpoints."""

@@ -26,7 +26,7 @@ from consensus.codec import Malformed, encode
 from consensus.finality.overlay import CERTIFICATES_PER_BLOCK_MAX
 from consensus.finality.types import LinkCertificate, link_certificates
 from consensus.genesis import LINKS_ROLLUP
-from consensus.types import BODY_SIZE_MAX, EMPTY_PAYLOAD_ROOT, Integer
+from consensus.types import BODY_SIZE_MAX, EMPTY_PAYLOAD_ROOT, Block, Integer
 from sequencer.merkle import SECTIONS_MAX, TRANSACTIONS_MAX, NamespacedTree, SectionLeaf, SectionTree
 from sequencer.transactions import RollupId, TransactionId, transaction_ids
 
@@ -235,6 +235,13 @@ class PayloadCache:
         if isinstance(payload, Payload):
             self.add(payload)
         return payload
+
+    def link_certificates(self, block: Block, body: bytes | memoryview) -> Sequence[LinkCertificate]:
+        """Those that a committed block carries. Raises ``ValueError`` for a body that is none: it was judged before."""
+        payload = self.decode(block.header.payload_root, body)
+        if isinstance(payload, Malformed):
+            raise ValueError(f"the body of committed {block} is not canonical: {payload.reason}")
+        return payload.certificates
 
     def add(self, payload: Payload) -> None:
         """Keep a payload under its root."""

@@ -28,8 +28,8 @@ import msgspec
 from consensus.crypto.registry import scheme_named
 from consensus.crypto.scheme import SecretKey
 from consensus.election import ROUND_ROBIN
-from consensus.genesis import GOVERNORS_MAX, ChainSpec, Pacing, Reconfiguration
-from consensus.types import HASH_SIZE, PeerId
+from consensus.genesis import CHECKPOINT_INTERVAL_DEFAULT, GOVERNORS_MAX, ChainSpec, Pacing, Reconfiguration
+from consensus.types import HASH_SIZE, Height, PeerId
 from consensus.validators import STAKE_MAX, Validator
 from sequencer.config import Address, RollupConfig, address_text
 from sequencer.genesis import genesis_of
@@ -73,6 +73,7 @@ class ChainPlan:
     election: str = ROUND_ROBIN
     pacing: Pacing = field(default_factory=Pacing)
     genesis_time_ms: int | None = None
+    checkpoint_interval: Height = CHECKPOINT_INTERVAL_DEFAULT
     reconfiguration: Reconfiguration | None = None
     governors: int = 1
 
@@ -280,6 +281,7 @@ def _spec_of(plan: ChainPlan, members: Sequence[_Member], governors: Sequence[by
         rollups=tuple(sorted(rollup.id for rollup in plan.rollups)),
         election=plan.election,
         pacing=plan.pacing,
+        checkpoint_interval=plan.checkpoint_interval,
         reconfiguration=reconfiguration,
     )
 

@@ -1,0 +1,136 @@
+"""Whole nodes that reach ``final``: real TLS on loopback, real files; what they prove is verified offline."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from consensus.genesis import Pacing
+from sequencer.config import Config, RollupConfig
+from sequencer.genesis import genesis_of
+from sequencer.homes import ChainPlan, write_testnet
+from sequencer.ledger import NoCheckpoints
+from sequencer.node import Node, open_node
+from sequencer.receipts import Receipt, VerificationError
+from sequencer.transactions import Level
+
+PATIENCE_S = 30
+IDLE_S = 0.1
+
+
+def homes(directory: Path, *, interval: int = 4, protocol: str = "jolteon", scheme: str = "ed25519") -> list[Path]:
+    plan = ChainPlan(
+        protocol=protocol,
+        scheme=scheme,
+        validators=4,
+        observers=1,
+        rollups=(RollupConfig(id=7, adapter="raw", settings={}),),
+        pacing=Pacing(view_timeout_ms=600, idle_interval_ms=round(1000 * IDLE_S)),
+        checkpoint_interval=interval,
+    )
+    return write_testnet(directory, plan)
+
+
+@asynccontextmanager
+async def running(*files: Path) -> AsyncIterator[list[Node]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(open_node(Config.load(home / "node.toml"))) for home in files]
+
+
+async def until_final(node: Node, height: int) -> None:
+    await node._parts.ledger.final(height)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "scheme"),
+    [("jolteon", "ed25519"), ("hotstuff", "bls"), ("simplex", "ed25519"), ("tendermint", "bls")],
+)
+async def test_a_transaction_becomes_final_and_the_receipt_proves_it_offline(
+    tmp_path: Path, protocol: str, scheme: str
+) -> None:
+    files = homes(tmp_path, protocol=protocol, scheme=scheme)
+    async with running(*files) as nodes:
+        observer = nodes[4]
+        with trio.fail_after(PATIENCE_S):
+            pending = await observer.submit(rollup_id=7, transaction=b"hello")
+            confirmed = await observer.wait(pending)
+            final = await observer.wait(pending, level="final")
+            assert (confirmed.level, final.level) == (Level.CONFIRMED, Level.FINAL)
+            assert (await observer.status_of(final.transaction_id)).level == Level.FINAL
+            assert observer.status().final_height >= final.height
+            spec = observer.spec
+    again = Receipt.from_bytes(final.to_bytes())
+    assert again == final
+    again.verify(genesis_of(spec))
+
+
+async def test_an_idle_chain_is_quiet_and_goes_on_finalizing(tmp_path: Path) -> None:
+    """Checkpoints and certificates about them call for no blocks: about one per idle interval, and what commits it."""
+    files = homes(tmp_path, interval=2)
+    async with running(*files[:4]) as nodes:
+        with trio.fail_after(PATIENCE_S):
+            await nodes[0].wait(await nodes[0].submit(rollup_id=7, transaction=b"hello"), level="final")
+            before, began = nodes[0].status(), trio.current_time()
+            await until_final(nodes[0], before.final_height + 10)
+            after, took_s = nodes[0].status(), trio.current_time() - began
+    assert after.ledger_height - before.ledger_height <= 4 * (took_s / IDLE_S + 1)
+
+
+async def test_finality_survives_restarts(tmp_path: Path) -> None:
+    files = homes(tmp_path)
+    async with running(*files) as nodes:
+        with trio.fail_after(PATIENCE_S):
+            pending = await nodes[0].submit(rollup_id=7, transaction=b"one")
+            final = await nodes[0].wait(pending, level="final")
+            heights = [node.status().final_height for node in nodes]
+    async with running(*files) as nodes:
+        with trio.fail_after(PATIENCE_S):
+            for node, height in zip(nodes, heights, strict=True):
+                await until_final(node, height)
+            assert (await nodes[0].status_of(final.transaction_id)).level == Level.FINAL
+            again = await nodes[4].wait(final.transaction_id, level="final")
+            again.verify(nodes[4].genesis)
+            later = await nodes[1].wait(await nodes[1].submit(rollup_id=7, transaction=b"two"), level="final")
+            later.verify(nodes[1].genesis)
+            assert later.height > final.height
+
+
+async def test_a_chain_without_checkpoints_never_gives_final(tmp_path: Path) -> None:
+    files = homes(tmp_path, interval=0)
+    async with running(*files[:4]) as nodes:
+        with trio.fail_after(PATIENCE_S):
+            pending = await nodes[0].submit(rollup_id=7, transaction=b"hello")
+            receipt = await nodes[0].wait(pending)
+            with pytest.raises(NoCheckpoints):
+                await nodes[0].wait(pending, level="final")
+            assert (await nodes[0].status_of(receipt.transaction_id)).level == Level.CONFIRMED
+
+
+async def test_a_proof_of_finality_that_was_changed_proves_nothing(tmp_path: Path) -> None:
+    files = homes(tmp_path)
+    async with running(*files[:4]) as nodes:
+        with trio.fail_after(PATIENCE_S):
+            pending = await nodes[0].submit(rollup_id=7, transaction=b"hello")
+            receipt = await nodes[0].wait(pending, level="final")
+            genesis = nodes[0].genesis
+    proof = receipt.finality
+    assert proof is not None
+    receipt.verify(genesis)
+    (certificate,) = proof.certificates[:1]
+    (group,) = certificate.groups
+    replace = msgspec.structs.replace
+    fewer = replace(certificate, groups=(replace(group, signers=b"\x03"),))
+    longer = replace(certificate, target=certificate.source)
+    for changed, reason in (
+        (replace(proof, headers=proof.headers[:-1]), "not among the headers"),
+        (replace(proof, headers=proof.headers[1:]), "does not follow"),
+        (replace(proof, certificates=(fewer, *proof.certificates[1:])), "link certificate"),
+        (replace(proof, certificates=(longer, *proof.certificates[1:])), "finalizes nothing"),
+    ):
+        with pytest.raises(VerificationError, match=f"finality: .*{reason}"):
+            replace(receipt, finality=changed).verify(genesis)
