@@ -12,6 +12,9 @@ Genesis is all that it trusts (``sequencer.genesis.genesis_of``). Receipts, sect
 that nodes prove goes to one light client, which compares it: two proven blocks that exclude each other are shown as
 :class:`ConflictingBlocks`. That a transaction is *not* there yet cannot be proven: such a state is one node's word.
 
+Where the validators change, the node that shows a block of a later epoch is asked how that epoch began. What was
+learned stays in the genesis that was given (``Genesis.history``).
+
 A node that gives a false answer is not asked again by this client (:attr:`SequencerClient.lies`). A node that cannot be
 reached, or has not got what is asked for, is asked again later.
 """
@@ -33,10 +36,12 @@ import trio
 
 from consensus.codec import Malformed, digest
 from consensus.engine import Refusal
+from consensus.epochs import EpochChange
 from consensus.light_client import Advanced, Checkpoint, Fork, Known, LightClient, Proven
-from consensus.types import BlockId, Height
+from consensus.types import BlockId, Epoch, Height
 from sequencer.api.submit import NotAdmitted, SubmissionAnswer
 from sequencer.block_summary import BlockSummary
+from sequencer.epoch_changes import EpochChanges
 from sequencer.event_stream import EventStreamError, ServerSentEvent, open_event_stream
 from sequencer.genesis import Genesis
 from sequencer.mempool import Full, Ordered, Pending, SubmissionRefused
@@ -108,13 +113,20 @@ class TransactionNotConfirmed(Exception):
 
 class ConflictingBlocks(Exception):
     """Two blocks are both provably committed and exclude each other: more than the tolerated stake is faulty. Keep
-    them; they are evidence. ``before`` was shown first, ``after`` is what the node at ``url`` answered; ``fork`` holds
-    both proofs, and is None where ``before`` is no longer kept."""
+    them; they are evidence. ``before`` was shown first, ``after`` is what the node at ``url`` answered (another change
+    to an epoch, where the validators forked too); ``fork`` holds both proofs, and is None where ``before`` is no longer
+    kept."""
 
     def __init__(
-        self, before: BlockId, after: Receipt | Section | BlockSummary, *, url: str = "", fork: Fork | None = None
+        self,
+        before: BlockId,
+        after: Receipt | Section | BlockSummary | EpochChange,
+        *,
+        url: str = "",
+        fork: Fork | None = None,
     ) -> None:
-        reason = f"the block at height {after.height} does not stand on {before.hex()}, which is committed too"
+        height = after.boundary.height if isinstance(after, EpochChange) else after.height
+        reason = f"the block at height {height} does not stand on {before.hex()}, which is committed too"
         super().__init__(f"{url}: {reason if fork is None else fork.reason}")
         self.before = before
         self.after = after
@@ -230,7 +242,7 @@ class SequencerClient:
         async def ask(url: str) -> Receipt | None:
             path = f"{url}/v1/rollups/{rollup_id}/transactions"
             body = await self._post(url, path, transaction, query, content_type="application/octet-stream")
-            return self._read_state(url, body, wanted)[1]
+            return (await self._read_state(url, body, wanted))[1]
 
         with trio.fail_after(timeout_s):
             try:
@@ -279,9 +291,9 @@ class SequencerClient:
         self, url: str, transaction_id: TransactionId, query: Mapping[str, str | int]
     ) -> tuple[_State, Receipt | None]:
         path = f"{url}/v1/transactions/{transaction_id.hex()}"
-        return self._read_state(url, await self._get(url, path, query), transaction_id)
+        return await self._read_state(url, await self._get(url, path, query), transaction_id)
 
-    def _read_state(self, url: str, body: bytes, transaction_id: TransactionId) -> tuple[_State, Receipt | None]:
+    async def _read_state(self, url: str, body: bytes, transaction_id: TransactionId) -> tuple[_State, Receipt | None]:
         state = _read(_states, url, body)
         if state.transaction_id != transaction_id:
             raise NodeLied(Lie(url, "transaction", "it answered about another one"))
@@ -292,7 +304,7 @@ class SequencerClient:
         receipt = _checked(url, Receipt.from_bytes(state.receipt))
         if receipt.transaction_id != transaction_id:
             raise NodeLied(Lie(url, "receipt", "it is of another transaction"))
-        self._verify(url, receipt)
+        await self._verify(url, receipt)
         return state, receipt
 
     # --- blocks --------------------------------------------------------------------------------------------------
@@ -305,7 +317,7 @@ class SequencerClient:
         async def ask(url: str) -> Section:
             body = await self._get(url, f"{url}/v1/rollups/{rollup_id}/sections/{height}", {})
             section = _checked(url, Section.from_bytes(body))
-            self._verify_section(url, section, rollup_id, height)
+            await self._verify_section(url, section, rollup_id, height)
             return section
 
         return await self._ask(ask)
@@ -317,7 +329,7 @@ class SequencerClient:
             block = _checked(url, BlockSummary.from_bytes(await self._get(url, f"{url}/v1/blocks/{height}", {})))
             if block.height != height:
                 raise NodeLied(Lie(url, "height", f"asked for {height}, it answered {block.height}"))
-            self._verify(url, block)
+            await self._verify(url, block)
             return block
 
         return await self._ask(ask)
@@ -378,7 +390,8 @@ class SequencerClient:
         if rollup_id not in self._genesis.spec.rollups:
             raise ValueError(f"rollup {rollup_id} is not of chain {self._genesis.spec.chain_id!r}")
 
-    def _verify(self, url: str, claim: Receipt | Section | BlockSummary) -> None:
+    async def _verify(self, url: str, claim: Receipt | Section | BlockSummary) -> None:
+        await self._learn(url, claim.header.epoch)
         try:
             claim.verify(self._genesis)
         except VerificationError as error:
@@ -392,11 +405,29 @@ class SequencerClient:
             case Advanced() | Known():
                 pass
 
-    def _verify_section(self, url: str, section: Section, rollup_id: int, height: Height) -> None:
+    async def _learn(self, url: str, epoch: Epoch) -> None:
+        """Have the validators of an epoch: ask the node that spoke of it how those epochs began that are not known."""
+        history = self._genesis.history
+        while history.info(epoch) is None and epoch > history.first.epoch:
+            first = epoch if history.boundary(epoch) is not None else history.newest.epoch + 1
+            body = await self._get(url, f"{url}/v1/epochs", {"from": first})
+            answer = _checked(url, EpochChanges.from_bytes(body))
+            if not answer.changes or answer.changes[0].epoch != first:
+                raise NodeLied(Lie(url, "epochs", f"it spoke of epoch {epoch}, but does not show how {first} began"))
+            for change in answer.changes[: epoch - first + 1]:
+                match self._light.follow(change):
+                    case Fork(kept=kept) as fork:
+                        raise ConflictingBlocks(kept.block_id, change, url=url, fork=fork)
+                    case Refusal(reason=reason):
+                        raise NodeLied(Lie(url, "epochs", reason))
+                    case Advanced() | Known():
+                        pass
+
+    async def _verify_section(self, url: str, section: Section, rollup_id: int, height: Height) -> None:
         if (section.rollup_id, section.height) != (rollup_id, height):
             where = f"rollup {section.rollup_id} at height {section.height}"
             raise NodeLied(Lie(url, "section", f"asked for rollup {rollup_id} at height {height}, it gave {where}"))
-        self._verify(url, section)
+        await self._verify(url, section)
 
     async def _get(self, url: str, path: str, query: Mapping[str, str | int]) -> bytes:
         wait_s = int(query.get("timeout_ms", 0)) / 1000
@@ -524,7 +555,7 @@ class _Follower:
             section = _checked(url, Section.from_bytes(b64decode(event.data, validate=True)))
         except ValueError:
             raise NodeLied(Lie(url, "stream", "an event is not base64")) from None
-        self._client._verify_section(url, section, self._rollup_id, self._height)
+        await self._client._verify_section(url, section, self._rollup_id, self._height)
         if self._parent is not None and section.header.parent != self._parent:
             raise ConflictingBlocks(self._parent, section, url=url)
         self._parent = digest(section.header)
