@@ -7,6 +7,7 @@ from the committed head is dropped at a commit.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Final, TypeAlias
 
@@ -61,11 +62,13 @@ class BlockTree:
     """Uncommitted blocks by id. Bounded in entries and in bytes of bodies: ``insert`` refuses beyond them, until
     ``make_room`` drops what failed views left behind."""
 
-    __slots__ = ("_bodies_size", "_entries", "_paths", "root")
+    __slots__ = ("_bodies_size", "_entries", "_paths", "get", "root")
 
     def __init__(self, root: Root) -> None:
         self.root = root
         self._entries: dict[BlockId, Entry] = {}
+        self.get: Callable[[BlockId], Entry | None] = self._entries.get
+        """The entry of an uncommitted block."""
         self._bodies_size = 0
         self._paths: dict[BlockId, tuple[Entry, ...]] = {root.id: ()}
         """The head's, and those found since the tree last lost a block: an engine asks for the same few in every
@@ -73,10 +76,6 @@ class BlockTree:
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def get(self, block_id: BlockId) -> Entry | None:
-        """The entry of an uncommitted block."""
-        return self._entries.get(block_id)
 
     def insert(self, block: Block, body: Body, source: PeerId | None = None) -> Entry | None:
         """The entry of ``block``, new or known (whose body stays); None when the tree is full or the block cannot lie
@@ -107,16 +106,12 @@ class BlockTree:
             while entry is not None and entry.block.id not in kept:
                 kept[entry.block.id] = entry
                 entry = self._entries.get(entry.parent)
-        self._entries = kept
-        self._forget_paths()
-        self._bodies_size = sum(len(entry.body) for entry in kept.values())
+        self._drop([block_id for block_id in self._entries if block_id not in kept])
 
     def discard(self, block_id: BlockId) -> None:
         """Forget a block whose body was not the one its header names."""
-        entry = self._entries.pop(block_id, None)
-        if entry is not None:
-            self._bodies_size -= len(entry.body)
-            self._forget_paths()
+        if block_id in self._entries:
+            self._drop((block_id,))
 
     def path(self, block_id: BlockId) -> tuple[Entry, ...] | None:
         """The blocks from just above the committed head down to ``block_id``, oldest first. Empty for the head
@@ -134,11 +129,13 @@ class BlockTree:
             ancestor_id = entry.parent
             known = self._paths.get(ancestor_id)
         if len(self._paths) >= PATHS_KEPT:
-            self._forget_paths()
+            self._paths = {self.root.id: ()}
         path = self._paths[block_id] = (*known, *reversed(reversed_path))
         return path
 
-    def _forget_paths(self) -> None:
+    def _drop(self, block_ids: Iterable[BlockId]) -> None:
+        for block_id in block_ids:
+            self._bodies_size -= len(self._entries.pop(block_id).body)
         self._paths = {self.root.id: ()}
 
     def missing_ancestor(self, block_id: BlockId, height: Height) -> tuple[BlockId, Height] | None:
@@ -171,18 +168,17 @@ class BlockTree:
         """Make ``head`` the committed head and drop every block that does not descend from it."""
         height, head_id = head.height, head.block.id
         self.root = Root(id=head_id, height=height, view=head.view, timestamp_ms=head.block.header.timestamp_ms)
-        self._forget_paths()
-        kept: dict[BlockId, Entry] = {}
-        orphans: dict[BlockId, Entry] = {}
+        kept = {head_id}
+        orphans: set[BlockId] = set()
+        dropped: list[BlockId] = []
         for entry in sorted(self._entries.values(), key=_HEIGHT):
+            block_id, parent = entry.block.id, entry.parent
             if entry.height <= height:
-                continue
-            block_id = entry.block.id
-            if entry.parent == head_id or entry.parent in kept:
-                kept[block_id] = entry
-            elif entry.height > height + 1 and entry.parent not in self._entries:
-                orphans[block_id] = entry  # its ancestors may still arrive
-            elif entry.parent in orphans:
-                orphans[block_id] = entry
-        self._entries = kept | orphans
-        self._bodies_size = sum([len(entry.body) for entry in self._entries.values()])
+                dropped.append(block_id)
+            elif parent in kept:
+                kept.add(block_id)
+            elif parent in orphans or (entry.height > height + 1 and parent not in self._entries):
+                orphans.add(block_id)  # its ancestors may still arrive
+            else:
+                dropped.append(block_id)
+        self._drop(dropped)

@@ -7,7 +7,7 @@ quorums share more than W/3.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated
 
 import msgspec
@@ -39,10 +39,10 @@ class ValidatorSet:
     that cannot be one."""
 
     __slots__ = (
-        "_by_peer",
         "amplification",
         "faulty_max",
         "hash",
+        "index_of",
         "public_keys",
         "quorum",
         "stakes",
@@ -67,14 +67,12 @@ class ValidatorSet:
         self.amplification = self.total - self.quorum + 1
         self.faulty_max = self.total - self.quorum
         self.hash = digest(_Members(validators=validators))
-        self._by_peer = {validator.peer: index for index, validator in enumerate(validators)}
+        by_peer = {validator.peer: index for index, validator in enumerate(validators)}
+        self.index_of: Callable[[PeerId], ValidatorIndex | None] = by_peer.get
+        """The validator whose TLS key this is, or None for an observer."""
 
     def __len__(self) -> int:
         return len(self.validators)
-
-    def index_of(self, peer: PeerId) -> ValidatorIndex | None:
-        """The validator whose TLS key this is, or None for an observer."""
-        return self._by_peer.get(peer)
 
     def peer_of(self, index: ValidatorIndex) -> PeerId:
         """The peer to send to. ``index`` is below ``len(self)``."""

@@ -92,10 +92,11 @@ class _View:
 class VoteTally:
     """Votes of the views around the current one."""
 
-    __slots__ = ("_checker", "_newest", "_oldest", "_validators", "_views")
+    __slots__ = ("_checker", "_newest", "_oldest", "_quorum", "_stakes", "_views")
 
     def __init__(self, validators: ValidatorSet, checker: QuorumChecker) -> None:
-        self._validators = validators
+        self._stakes = validators.stakes
+        self._quorum = validators.quorum
         self._checker = checker
         self._views: dict[View, _View] = {}
         self._oldest: View = 1 - VIEWS_BEHIND
@@ -126,8 +127,8 @@ class VoteTally:
         if counted is None:
             counted = votes.subjects[key] = _Subject()
         counted.signatures[signer] = vote.signature
-        counted.stake += self._validators.stakes[signer]
-        if counted.certified or counted.stake < self._validators.quorum:
+        counted.stake = stake = counted.stake + self._stakes[signer]
+        if counted.certified or stake < self._quorum:
             return COUNTED
         return self._certify(counted, vote_subject(vote))
 
@@ -143,7 +144,7 @@ class VoteTally:
         certificate, spoiled = self._checker.certify(subject, counted.signatures)
         for signer in spoiled:
             del counted.signatures[signer]
-            counted.stake -= self._validators.stakes[signer]
+            counted.stake -= self._stakes[signer]
         counted.certified = certificate is not None
         return Counted(certificate, spoiled)
 

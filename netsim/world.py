@@ -214,6 +214,7 @@ class World:
     def run(self, end_ns: int) -> None:
         """Let time pass until ``finished``, or ``end_ns``, or nothing is left to happen."""
         heap, trace, recorder, pack = self.heap, self._trace, self.recorder, _packed
+        handled = 0
         while heap and not self.finished:
             time, sequence, host, life, event = heappop(heap)
             if time > end_ns:
@@ -222,10 +223,12 @@ class World:
             self.now = time
             if host is None:
                 event()  # type: ignore[operator]
-                continue
-            if life != host.life:
+                if len(trace) > HASH_BATCH_BYTES:
+                    self._hash_trace()
                 continue
             replica = host.replica
+            if life != host.life:
+                continue
             if type(event) is Received:
                 if host.player is not None:
                     event = self._heard(host, event, sequence)  # type: ignore[assignment]
@@ -245,7 +248,7 @@ class World:
             if replica is None:
                 continue
             trace += pack(time, sequence, host.position)
-            self.events += 1
+            handled += 1
             if recorder is not None:
                 recorder.handling(time, sequence, host, event)  # type: ignore[arg-type]
             try:
@@ -255,14 +258,20 @@ class World:
                 continue
             if step is not NOTHING:
                 self._perform(host, step)
-            if len(trace) > HASH_BATCH_BYTES:
-                self._hash.update(trace)
-                trace.clear()
-                if self.events > EVENTS_MAX:
-                    raise BadSchedule(
-                        f"{self.schedule.name or 'schedule'}: $.stop: no end after {EVENTS_MAX} events: ask for less, "
-                        "or find the actor that feeds itself"
-                    )
+                if len(trace) > HASH_BATCH_BYTES:
+                    self.events, handled = self.events + handled, 0
+                    self._hash_trace()
+        self.events += handled
+
+    def _hash_trace(self) -> None:
+        """Take the trace so far into the hash. Raises :class:`BadSchedule` for a run without end."""
+        self._hash.update(self._trace)
+        self._trace.clear()
+        if self.events > EVENTS_MAX:
+            raise BadSchedule(
+                f"{self.schedule.name or 'schedule'}: $.stop: no end after {EVENTS_MAX} events: ask for less, "
+                "or find the actor that feeds itself"
+            )
 
     def _heard(self, host: Host, event: Received, sequence: int) -> Received | None:
         """What a played node's core gets of a message, if anything."""
@@ -555,8 +564,9 @@ class World:
         for target in targets:
             sequence += 1
             heappush(heap, (now + delay(), sequence, target, target.life, event))
-            if recorder is not None:
-                recorder.sending(self.now, sequence, host, target, message)
+        if recorder is not None:
+            for number, target in enumerate(targets, self.sequence + 1):
+                recorder.sending(self.now, number, host, target, message)
         self.sequence = sequence
 
     def _route(self, host: Host, target: Host, event: Received, extra_ns: int) -> None:
