@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from sequencer.cli import bench, create, demo, evidence, signer, slashing, start, status, submit, verify
+from sequencer.cli import bench, create, demo, evidence, signer, slashing, start, status, submit, validator, verify
 
 EPILOG = (
     "Exit codes: 0 yes or done, 1 no (a disagreement, something missing), 2 wrong usage, 3 an unusable file or "
@@ -43,6 +43,16 @@ signing.command("separate")(signer.separate_command)
 signing.command("import")(slashing.import_command)
 signing.command("export")(slashing.export_command)
 app.add_typer(signing)
+
+validators = typer.Typer(
+    name="validator", help="Who validates a running chain, and changing that.", no_args_is_help=True
+)
+validators.command("list")(validator.list_command)
+validators.command("add")(validator.add_command)
+validators.command("remove")(validator.remove_command)
+validators.command("rotate")(validator.rotate_command)
+validators.command("stake")(validator.stake_command)
+app.add_typer(validators)
 
 guilt = typer.Typer(name="evidence", help="Proof of who broke the protocol, from files alone.", no_args_is_help=True)
 guilt.command("verify")(evidence.verify_command)

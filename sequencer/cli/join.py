@@ -14,11 +14,10 @@ import msgspec
 from consensus.genesis import ChainSpec
 from consensus.types import PeerId
 from sequencer.cli.console import UNREACHABLE, UNUSABLE, CommandError
-from sequencer.cli.target import TIMEOUT_S, genesis_in, reach, refused, target_of
+from sequencer.cli.target import TIMEOUT_S, Target, genesis_in, reach, refused, target_of
 from sequencer.config import Address, Config, RollupConfig, parse_address
 from sequencer.genesis import genesis_of
 from sequencer.genesis_file import chain_spec_from_json
-from sequencer.tables import KeyPathError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +59,14 @@ def chain_at(source: str) -> RunningChain:
             return _checked(
                 RunningChain(spec=config.spec, trusted=True, peers=_peers(config.spec, status), rollups=config.rollups)
             )
-        spec = _spec(_get(client, f"{target.api}/v1/chain", _Chain), source)
+        spec = _spec_of(client, target)
     return _checked(RunningChain(spec=spec, trusted=False, peers=_peers(spec, status)))
+
+
+def spec_at(api: str) -> ChainSpec:
+    """The chain spec that the API at an address names; nobody vouches for it. Raises :class:`CommandError`."""
+    with httpx.Client(timeout=TIMEOUT_S, trust_env=False) as client:
+        return _spec_of(client, target_of(api))
 
 
 def _checked(chain: RunningChain) -> RunningChain:
@@ -74,12 +79,13 @@ def _checked(chain: RunningChain) -> RunningChain:
     return chain
 
 
-def _spec(chain: _Chain, source: str) -> ChainSpec:
+def _spec_of(client: httpx.Client, target: Target) -> ChainSpec:
+    chain = _get(client, f"{target.api}/v1/chain", _Chain)
     try:
         spec = chain_spec_from_json(json.dumps(chain.spec))
         genesis_of(spec)
-    except (KeyPathError, ValueError) as error:
-        raise CommandError(f"{source}: its chain spec cannot be used: {error}", UNREACHABLE) from None
+    except ValueError as error:
+        raise CommandError(f"{target.name}: its chain spec cannot be used: {error}", UNREACHABLE) from None
     return spec
 
 
