@@ -351,7 +351,8 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     head itself, any order. ``commits`` are the committed blocks above the ledger's durable height, ascending, to be
     emitted again. ``head`` is the committed head (None: nothing committed yet) and ``head_proof`` its proof.
     ``epoch_change`` is the last one (None: still the first epoch), ``epoch_change_before`` the one before it. ``links``
-    are the finality certificates with the highest targets, ascending."""
+    are the finality certificates with the highest targets, ascending; ``transcript`` the proofs that are kept, oldest
+    first."""
 
     safety: tuple[SafetyRecord, ...] = ()
     blocks: tuple[StoredBlock, ...] = ()
@@ -362,6 +363,7 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     epoch_change: EpochChange | None = None
     epoch_change_before: EpochChange | None = None
     links: tuple[LinkCertificate, ...] = ()
+    transcript: tuple[bytes, ...] = ()
 
 
 class Refusal(msgspec.Struct, frozen=True):

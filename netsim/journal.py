@@ -133,6 +133,7 @@ class Journal:
             committed_id=committed_id,
             head_proof=proof,
             commits=commits,
+            transcript=tuple(self.transcript),
         )
 
     def load(self, wanted: LoadBlocks) -> BlocksLoaded:

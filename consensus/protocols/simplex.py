@@ -194,14 +194,13 @@ class SimplexEngine:
         """Put the durable state together and resume: the stored subjects are signed and sent again, commits above the
         ledger's height are emitted again."""
         self._now = now
-        restored = restore(recovered, self._guard)
+        restored = restore(recovered, self._guard, self._epoch.epoch)
         head_proof = self._blocks.restore(recovered)
         if self._blocks.is_over:
             return self._out.finish()
         if head_proof is not None:
             self._held.take(head_proof.certificate)
-        for state in restored.states:
-            self._held.restore(state)
+        self._held.restore(restored.states, restored.older)
         self._update_view()
         self._restore_subjects(restored)
         if self._me is not None:
@@ -363,6 +362,8 @@ class SimplexEngine:
         later, whoever withholds what."""
         if not self._held.take(certificate):
             return
+        for older in self._held.moved_out():
+            self._blocks.keep(older)
         self._aim()
         if certificate.view >= self._view:
             self._out.effects.append(Broadcast(Certificates(epoch=self._epoch.epoch, certificates=(certificate,))))
@@ -532,7 +533,7 @@ class SimplexEngine:
             return
         self._notarize_view = self._view
         self._blocks.record(path)
-        for nullification in self._held.between(header.justify.view, self._view):
+        for nullification in self._held.relied_on(header.justify.view, self._view):
             self._blocks.keep(nullification)
         self._vote(NOTARIZE, header.view, entry.block.id, header.height, header.justify.view)
 

@@ -245,6 +245,7 @@ def _recover(connection: apsw.Connection, ledger_height: Height) -> Recovered:
         epoch_change=tables.last_epoch_change(connection),
         epoch_change_before=tables.last_epoch_change(connection, skip=1),
         links=tables.newest_links(connection, LINKS_MAX),
+        transcript=tables.transcript_of(connection),
     )
 
 

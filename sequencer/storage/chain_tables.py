@@ -215,6 +215,16 @@ def safety_of(connection: apsw.Connection) -> tuple[SafetyRecord, ...]:
     return tuple(records)
 
 
+def transcript_of(connection: apsw.Connection) -> tuple[bytes, ...]:
+    """The proofs that are kept, oldest first."""
+    proofs = []
+    for digest, proof in connection.execute("SELECT digest, proof FROM transcript ORDER BY rowid"):
+        if hashlib.sha256(proof).digest() != digest:
+            raise DamagedError("a proof of the transcript does not match its digest")
+        proofs.append(proof)
+    return tuple(proofs)
+
+
 def newest_links(connection: apsw.Connection, count: int) -> tuple[LinkCertificate, ...]:
     """The finality certificates with the highest targets, ascending."""
     rows = connection.execute(

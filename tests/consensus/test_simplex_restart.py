@@ -10,6 +10,7 @@ import pytest
 
 from consensus.codec import encode
 from consensus.engine import (
+    TRANSCRIPT_PROOFS_MAX,
     BlockRecord,
     BuildPayload,
     Commit,
@@ -21,7 +22,15 @@ from consensus.engine import (
     Signed,
 )
 from consensus.genesis import Pacing
-from consensus.protocols.simplex_state import NULLIFICATIONS_MAX, HeldCertificates, SafetyState, restore, subjects
+from consensus.protocols import simplex_state
+from consensus.protocols.simplex_state import (
+    ARCHIVED_MAX,
+    RECORDED_MAX,
+    HeldCertificates,
+    SafetyState,
+    restore,
+    subjects,
+)
 from consensus.protocols.simplex_types import (
     FINALIZE,
     NOTARIZE,
@@ -294,9 +303,9 @@ def test_a_journal_with_something_else_is_refused() -> None:
     proposed(chain, alone, chain.block(1))
     (record,) = alone.journal.safety.values()
     with pytest.raises(ValueError, match="state does not decode"):
-        restore(Recovered(safety=(replace(record, state=b"\x00"),)), SafetyGuard())
+        restore(Recovered(safety=(replace(record, state=b"\x00"),)), SafetyGuard(), 0)
     with pytest.raises(ValueError, match="subject"):
-        restore(Recovered(safety=(replace(record, kind=NULLIFY),)), SafetyGuard())
+        restore(Recovered(safety=(replace(record, kind=NULLIFY),)), SafetyGuard(), 0)
 
 
 def test_a_journal_that_lacks_what_its_own_proposal_names_is_refused() -> None:
@@ -330,21 +339,52 @@ def long_gap(chain: SimplexChain, views: int) -> HeldCertificates:
 def test_a_long_failure_keeps_bounded_certificates_and_forgets_no_view() -> None:
     """::
 
-    genesis <- b400        399 views failed: the last 256 certificates are kept, of the others that they were verified
+    genesis <- b400        399 views failed: a record has the last 256 certificates, and that the others were verified
     """
     chain, _ = setting()
     held = long_gap(chain, 399)
     state = held.state()
-    assert len(state.nullifications) == NULLIFICATIONS_MAX
-    assert (state.let_go_from, state.let_go_to) == (1, 399 - NULLIFICATIONS_MAX)
+    assert len(state.nullifications) == RECORDED_MAX
+    assert (state.let_go_from, state.let_go_to) == (1, 399 - RECORDED_MAX)
     assert held.view == 400
     assert held.missing(0, 400, 16) == ()
-    assert held.nullification(1) is None
+    assert held.nullification(1) == chain.nullification(1)
     assert not held.wants(chain.nullification(1))
+    moved = held.moved_out()
+    assert moved == tuple(chain.nullification(view) for view in range(1, 400 - RECORDED_MAX))
+    assert held.moved_out() == ()
     again = HeldCertificates(chain.genesis)
-    again.restore(state)
-    assert again.state() == state
+    again.restore([state], moved)
+    assert (again.state(), again.moved_out()) == (state, ())
     assert (again.view, again.missing(0, 400, 16)) == (400, ())
+    assert again.nullification(1) == chain.nullification(1)
+    forgetful = HeldCertificates(chain.genesis)
+    forgetful.restore([state], ())
+    assert forgetful.missing(0, 400, 16) == ()
+    assert forgetful.nullification(1) is None
+
+
+def test_of_a_failure_beyond_all_bounds_the_oldest_certificates_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simplex_state, "ARCHIVED_MAX", 3)
+    chain, _ = setting()
+    held = long_gap(chain, RECORDED_MAX + 5)
+    assert [held.nullification(view) is None for view in (1, 2, 3, 4, 5, 6)] == [True, True, False, False, False, False]
+    assert held.missing(0, RECORDED_MAX + 6, 16) == ()
+    assert ARCHIVED_MAX + RECORDED_MAX == TRANSCRIPT_PROOFS_MAX
+
+
+def test_an_observer_gives_what_it_held_before_a_restart() -> None:
+    """It records no decision: the transcript is all that it finds again."""
+    chain, _ = setting()
+    held = HeldCertificates(chain.genesis)
+    held.restore([], [chain.nullification(1), chain.nullification(2)])
+    assert (held.view, held.missing(0, 3, 16)) == (3, ())
+    assert held.entry() == (chain.nullification(2),)
+    assert held.answer((1,)) == (chain.nullification(1),)
+    final = HeldCertificates(chain.genesis)
+    state = SafetyState(high_qc=chain.finalization(chain.block(2)), nullifications=(), let_go_from=0, let_go_to=0)
+    final.restore([state], [chain.nullification(1), chain.nullification(2)])
+    assert final.nullification(2) is None, "what is final needs none"
 
 
 def test_what_comes_late_or_from_an_earlier_record_takes_no_view_from_memory() -> None:
@@ -361,8 +401,7 @@ def test_what_comes_late_or_from_an_earlier_record_takes_no_view_from_memory() -
         held.take(chain.nullification(view))
     assert held.missing(2, 401, 16) == ()
     again = HeldCertificates(chain.genesis)
-    for state in (held.state(), earlier):
-        again.restore(state)
+    again.restore([held.state(), earlier], ())
     assert again.missing(2, 401, 16) == ()
     held.take(chain.nullification(2))
     assert held.missing(1, 401, 16) == ()
@@ -397,7 +436,7 @@ def test_several_records_are_one_state() -> None:
     chain, _ = setting()
     b3 = chain.block(3)
     held = HeldCertificates(chain.genesis)
-    for state in (
+    states = (
         SafetyState(high_qc=chain.notarization(b3), nullifications=(), let_go_from=0, let_go_to=0),
         SafetyState(
             high_qc=chain.genesis,
@@ -405,7 +444,7 @@ def test_several_records_are_one_state() -> None:
             let_go_from=0,
             let_go_to=0,
         ),
-    ):
-        held.restore(state)
+    )
+    held.restore(states, ())
     assert held.view == 4
     assert held.missing(0, 3, 16) == ()

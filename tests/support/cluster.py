@@ -55,6 +55,7 @@ from consensus.engine import (
     Signed,
     Step,
     TimerFired,
+    TranscriptRecord,
 )
 from consensus.epochs import CLOSING_PAYLOAD_ROOT, EpochChange
 from consensus.finality.types import FFG
@@ -93,6 +94,7 @@ class MemoryJournal:
     blocks: dict[BlockId, StoredBlock] = field(default_factory=dict)
     commits: dict[int, tuple[BlockId, CommitProof | None]] = field(default_factory=dict)
     epochs: list[EpochChange] = field(default_factory=list)
+    transcript: dict[bytes, None] = field(default_factory=dict)
 
     def append(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -105,6 +107,8 @@ class MemoryJournal:
                     self.blocks[block.id] = StoredBlock(header=block.header, body=memoryview(bytes(body)))
                 case CommitRecord(height, block_id, proof):
                     self.commits[height] = (block_id, proof)
+                case TranscriptRecord(proof):
+                    self.transcript[proof] = None
                 case EpochRecord(change):
                     self.epochs.append(change)
                     self.safety = {kind: kept for kind, kept in self.safety.items() if kind == FFG}
@@ -129,6 +133,7 @@ class MemoryJournal:
             head_proof=proof,
             commits=commits,
             epoch_change=self.epochs[-1] if self.epochs else None,
+            transcript=tuple(self.transcript),
         )
 
     def load(self, event: LoadBlocks) -> BlocksLoaded:

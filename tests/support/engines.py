@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections.abc import Callable
 from itertools import count
 
 import msgspec
@@ -66,6 +67,8 @@ class Engines:
         self.ends_at = ends_at
         self.dropped = dropped
         self.random = random.Random(seed)
+        self.passes: Callable[[int, int, msgspec.Struct], bool] = lambda sender, receiver, message: True
+        """What the network lets through besides."""
         self.now = 0
         self.events: list[tuple[int, int, int, int, EngineEvent]] = []
         self.order = count()
@@ -100,10 +103,11 @@ class Engines:
         life = self.nodes[index].life
         heapq.heappush(self.events, (self.now + delay_ns, next(self.order), index, life, event))
 
-    def run(self, seconds: float) -> None:
-        """Until every engine is over, at most that long."""
-        until = self.now + int(seconds * SECOND)
-        while self.events and self.events[0][0] <= until and not all(map(self.is_over, range(len(self.nodes)))):
+    def run(self, seconds: float, *, until: Callable[[], bool] | None = None) -> None:
+        """Until every engine is over, or ``until`` says so, at most that long."""
+        stop = until or (lambda: all(map(self.is_over, range(len(self.nodes)))))
+        end_ns = self.now + int(seconds * SECOND)
+        while self.events and self.events[0][0] <= end_ns and not stop():
             self.now, _, index, life, event = heapq.heappop(self.events)
             node = self.nodes[index]
             if isinstance(event, Received) and self.is_over(index):
@@ -153,7 +157,7 @@ class Engines:
                     raise AssertionError(f"an effect that no engine makes here: {effect}")
 
     def send(self, index: int, other: int, message: msgspec.Struct) -> None:
-        if self.random.random() >= self.dropped:
+        if self.passes(index, other, message) and self.random.random() >= self.dropped:
             delay_ns = self.random.randrange(MILLISECOND, 20 * MILLISECOND)
             self.later(other, Received(self.committee.peer(index), message), delay_ns)
 

@@ -401,6 +401,7 @@ async def test_the_last_proofs_are_kept_once_each(path: Path, monkeypatch: pytes
     async with ChainStore.open(path, GENESIS) as store:
         for number in (1, 2, 2, 3, 1, 4, 5):
             await store.append([TranscriptRecord(b"proof %d" % number)])
+        assert (await store.recover(0)).transcript == (b"proof 3", b"proof 4", b"proof 5")
     with open_raw_archive(path) as archive:
         kept = list(archive.raw_transcript())
     assert [each.proof for each in kept] == [b"proof 3", b"proof 4", b"proof 5"]
