@@ -42,7 +42,7 @@ from consensus.signing import SigningDomain
 from consensus.slashing_rules import SignedAttestation, SignedBlock
 from consensus.types import HASH_SIZE, Epoch, ProposalSubject, Subject, VoteSubject
 from sequencer.genesis import Genesis
-from sequencer.signer.rules import SUBJECTS_KEPT, Entry, Grant, History, KindHistory, Refusal, Rule, decide
+from sequencer.signer.rules import SUBJECTS_KEPT, Entry, Grant, History, KindHistory, Refusal, Rule, decide, shown
 from sequencer.storage.database import StorageError
 from sequencer.storage.signing_store import Change, SigningStore, SubjectRow
 
@@ -139,7 +139,10 @@ class SigningAuthority:
         else:
             refused = None if slashable is None else self._store.check(public_key, slashable)
         if refused is not None:
-            return Refusal(Rule.SLASHABLE, f"{new.subject}: EIP-3076, {refused.rule.value}; known: {refused.known}")
+            return Refusal(
+                Rule.SLASHABLE,
+                f"asked for {shown(new.subject)}; EIP-3076, {refused.rule.value}; known: {refused.known}",
+            )
         self._histories[public_key] = verdict.history
         return None
 

@@ -7,7 +7,8 @@
 - **Refused**: :class:`SigningRefused`, which stops the node. Either its journal is older than what its key signed, or
   another node has the same key; going on would not help in either case.
 
-Requests are pipelined: up to ``PENDING_MAX`` are under way.
+Requests are pipelined: up to ``PENDING_MAX`` are under way. They go out in the order in which they were asked, whatever
+breaks in between, so the slots of a kind grow for the signing process as they did for the node.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ RECONNECT_MAX_S: Final = 2.0
 HANDSHAKE_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 10.0
 """A process that answers nothing for so long, with requests waiting, is taken for hung and is connected to anew."""
+WAITING_MAX: Final = 4096
+"""Requests of a node whose signing process is away. A node that waits for a signature soon has nothing more to ask."""
 _EXPONENT_MAX: Final = 16
 _logger: Final = logging.getLogger(__name__)
 
@@ -114,15 +117,15 @@ class RemoteSigner:
         self._context = tls_context(identity)
         self._open = Open(version=VERSION, chain_id=spec.chain_id, genesis_hash=spec.hash)
         self._random = random
-        self._places = trio.Semaphore(PENDING_MAX)
         self._pending: dict[int, _Pending] = {}
-        self._to_send: deque[int] = deque()
-        self._asked = trio.Event()
+        self._to_send: deque[_Pending] = deque()
+        self._under_way = 0
+        self._wake = trio.Event()
         self._number = 0
         self._connected = False
         self._connections = 0
         self._signatures = 0
-        self._last_reason = "not connected yet"
+        self._last_reason = ""
         self._round_trip_ns: Nanoseconds | None = None
         self._rare_log = RareLog(_logger)
 
@@ -130,24 +133,25 @@ class RemoteSigner:
         """The signature, when the process has given it: waits while it is away. Raises :class:`SigningRefused`."""
         if (domain.chain_id, domain.genesis_hash) != (self._open.chain_id, self._open.genesis_hash):
             raise ValueError("asked to sign for another chain than the signing process was opened for")
-        async with self._places:
-            self._number = number = self._number + 1
-            request = SignRequest(
-                number=number,
-                public_key=public_key,
-                validators_hash=domain.validators_hash,
-                subject=encode(cast("msgspec.Struct", subject)),
-            )
-            pending = self._pending[number] = _Pending(framed(request))
-            if self._connected:
-                self._to_send.append(number)
-                self._asked.set()
-            else:
-                self._say_away()
-            try:
-                await pending.done.wait()
-            finally:
-                del self._pending[number]
+        if len(self._pending) >= WAITING_MAX:
+            raise RuntimeError(f"{WAITING_MAX} requests wait for the signing process; a node decides less than that")
+        self._number = number = self._number + 1
+        request = SignRequest(
+            number=number,
+            public_key=public_key,
+            validators_hash=domain.validators_hash,
+            subject=encode(cast("msgspec.Struct", subject)),
+        )
+        pending = self._pending[number] = _Pending(framed(request))
+        if self._connected:
+            self._to_send.append(pending)
+            self._wake.set()
+        elif self._last_reason:  # else the first connection is being made
+            self._say_away()
+        try:
+            await pending.done.wait()
+        finally:
+            del self._pending[number]
         match pending.answer:
             case SignatureMade(signature=signature):
                 return signature
@@ -225,7 +229,8 @@ class RemoteSigner:
         self._connections += 1
         self._connected = True
         self._last_reason = ""
-        self._to_send = deque(self._pending)  # in the order in which they were asked
+        self._to_send = deque(each for each in self._pending.values() if each.answer is None)
+        self._under_way = 0
         reasons: list[str] = []
         async with trio.open_nursery() as nursery:
 
@@ -243,14 +248,13 @@ class RemoteSigner:
 
     async def _write(self, stream: TlsStream) -> None:
         while True:
-            self._asked = trio.Event()
-            if not self._to_send:
-                await self._asked.wait()
-            while self._to_send:
-                pending = self._pending.get(self._to_send.popleft())
-                if pending is not None:
-                    pending.sent_at = trio.current_time()
-                    await stream.send_all(pending.frame)
+            self._wake = trio.Event()
+            while self._to_send and self._under_way < PENDING_MAX:
+                pending = self._to_send.popleft()
+                pending.sent_at = trio.current_time()
+                self._under_way += 1
+                await stream.send_all(pending.frame)
+            await self._wake.wait()
 
     async def _read(self, reader: FrameReader) -> None:
         while True:
@@ -263,6 +267,8 @@ class RemoteSigner:
                     self._measure(pending)
                     pending.answer = answer
                     pending.done.set()
+                    self._under_way -= 1
+                    self._wake.set()
                 case Closed(reason=reason):
                     raise Parted(f"the signing process closed the connection: {reason}")
                 case Opened():

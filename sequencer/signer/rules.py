@@ -25,8 +25,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, cast
 
+import msgspec
+
+from consensus.finality.types import Checkpoint
 from consensus.offences import Offence
 from consensus.types import NIL_BLOCK, Slot, Subject, VoteSubject
 
@@ -104,23 +107,25 @@ def decide(new: Entry, history: History, offences: Sequence[Offence], *, of_prot
             if entry == new:
                 return Grant(repeat=True, history=history)
             return Refusal(
-                Rule.CONTRADICTION, f"{subject} was asked for, and this slot holds {entry.subject}{_domain(entry, new)}"
+                Rule.CONTRADICTION,
+                f"asked for {shown(subject)}, and this slot holds {shown(entry.subject)}{_domain(entry, new)}",
             )
         if entry.subject.slot < slot:
             break
     if same.latest and slot < same.latest[-1].subject.slot:
         last = same.latest[-1].subject
-        return Refusal(Rule.ORDER, f"{subject} was asked for after {last}, which is of a later slot")
+        return Refusal(Rule.ORDER, f"asked for {shown(subject)} after {shown(last)}, which is of a later slot")
     if of_protocol and history.floor is not None and slot <= history.floor:
         return Refusal(
-            Rule.FLOOR, f"{subject} was asked for, but what was signed up to {history.floor} is partly forgotten"
+            Rule.FLOOR, f"asked for {shown(subject)}, but what was signed up to {history.floor} is partly forgotten"
         )
     for kind in history.kinds.values() if of_protocol else ():
         for entry in (*kind.latest, *kind.bound):
             for offence in offences:
                 if _convicts(offence, subject, entry.subject):
                     return Refusal(
-                        Rule.OFFENCE, f"{subject} was asked for, which is {offence.name!r} beside {entry.subject}"
+                        Rule.OFFENCE,
+                        f"asked for {shown(subject)}, which is {offence.name!r} beside {shown(entry.subject)}",
                     )
     return _remembered(new, history, same, of_protocol=of_protocol)
 
@@ -162,6 +167,24 @@ def _convicts(offence: Offence, one: Subject, other: Subject) -> bool:
     if offence.headers_needed or one.epoch != other.epoch:
         return False
     return offence.forbids(one, other, ()) or offence.forbids(other, one, ())
+
+
+def shown(subject: Subject) -> str:
+    """A subject for people: its kind and its fields, ids in short."""
+    fields = msgspec.structs.asdict(cast("msgspec.Struct", subject))
+    return (
+        f"{subject.kind} ({', '.join(f'{name} {_short(value)}' for name, value in fields.items() if name != 'kind')})"
+    )
+
+
+def _short(value: object) -> str:
+    match value:
+        case bytes():
+            return value.hex()[:16] or "none"
+        case Checkpoint(height=height, id=block_id):
+            return f"{height}:{block_id.hex()[:16]}"
+        case _:
+            return str(value)
 
 
 def _domain(stored: Entry, new: Entry) -> str:

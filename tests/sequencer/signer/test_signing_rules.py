@@ -12,45 +12,23 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from consensus.codec import encode
-from consensus.finality.types import FFG, Checkpoint, FfgVoteSubject
+from consensus.finality.types import FFG
 from consensus.protocols.chained_types import TimeoutSubject
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.registry import protocol_named, protocol_names
 from consensus.protocols.simplex_types import FINALIZE, NULLIFY
 from consensus.protocols.tendermint_types import PRECOMMIT, PREVOTE, view_at
-from consensus.signing import VOTE
-from consensus.types import NIL_BLOCK, ProposalSubject, Slot, Subject, VoteSubject
+from consensus.types import Slot, Subject
 from sequencer.signer import rules
 from sequencer.signer.rules import SUBJECTS_KEPT, Entry, Grant, History, Refusal, Rule, decide
+from tests.sequencer.signer.subjects import ffg, proposal, timeout, vote
 
 KEPT_HERE = 3
 """Small, so that short histories are forgotten."""
 
 
-def block(number: int) -> bytes:
-    return NIL_BLOCK if number == 0 else hashlib.sha256(b"block %d" % number).digest()
-
-
 def entry(subject: Subject, domain: bytes = b"") -> Entry:
     return Entry(subject, hashlib.sha256(domain + encode(cast("msgspec.Struct", subject))).digest())
-
-
-def vote(view: int, number: int = 1, *, kind: str = VOTE, justify: int = 0, height: int = 1, epoch: int = 0) -> Subject:
-    return VoteSubject(kind=kind, epoch=epoch, view=view, block_id=block(number), height=height, justify_view=justify)
-
-
-def timeout(view: int, high: int | None, *, epoch: int = 0) -> Subject:
-    return TimeoutSubject(epoch=epoch, view=view, high_qc_view=high)
-
-
-def proposal(view: int, number: int = 1, *, epoch: int = 0) -> Subject:
-    return ProposalSubject(epoch=epoch, view=view, block_id=block(number))
-
-
-def ffg(source: int, target: int, number: int = 1, *, epoch: int = 0) -> Subject:
-    return FfgVoteSubject(
-        epoch=epoch, source=Checkpoint(height=source, id=block(1)), target=Checkpoint(height=target, id=block(number))
-    )
 
 
 class Signer:
