@@ -338,11 +338,12 @@ class StepBuilder:
 
     def finish(self) -> Step:
         """The step so far; begins the next one."""
-        if not self.records and not self.effects:
+        records, effects = self.records, self.effects
+        if not effects and not records:
             return NOTHING
-        step = Step(tuple(self.records), tuple(self.effects))
-        self.records.clear()
-        self.effects.clear()
+        step = Step(tuple(records), tuple(effects))
+        records.clear()
+        effects.clear()
         return step
 
 

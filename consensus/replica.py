@@ -90,7 +90,7 @@ PARTING: Final = (Broadcast, Send, Reject, ReportEvidence)
 """What an engine still does once it is over: what it said belongs to others."""
 GRACE_DIVISOR: Final = 10
 PATIENCE_DIVISOR: Final = 2
-_SYNC_TYPES: Final = frozenset(SYNC_MESSAGES)
+_NOT_THE_ENGINES: Final = frozenset((*SYNC_MESSAGES, FfgVote))
 
 
 class Replica:
@@ -170,16 +170,13 @@ class Replica:
     def handle(self, event: Event, now: Nanoseconds) -> Step:
         """Everything that one event causes, in one step."""
         finality = self._finality
-        if isinstance(event, Received):
-            if type(event.message) is FfgVote:
-                if finality is None:
-                    return Step((), (Reject(event.peer, "finality vote: this chain has no checkpoints"),))
-                return finality.handle(event)
-        elif isinstance(event, Signed) and finality is not None and isinstance(event.subject, FfgVoteSubject):
+        if finality is None:
+            return self._handle(event, now)
+        if isinstance(event, Received) and isinstance(event.message, FfgVote):
+            return finality.handle(event)
+        if isinstance(event, Signed) and isinstance(event.subject, FfgVoteSubject):
             return finality.handle(event)
         step = self._handle(event, now)
-        if finality is None:
-            return step
         if isinstance(event, EpochReady):
             entered = finality.enter(self._epoch)
             step = Step(step.records + entered.records, step.effects + entered.effects)
@@ -189,11 +186,9 @@ class Replica:
 
     def _handle(self, event: Event, now: Nanoseconds) -> Step:
         if isinstance(event, Received):
-            if epoch_of(event.message) != self._live:
-                self._on_other_epoch(event, now)
-                return self._out.finish()
-            if type(event.message) in _SYNC_TYPES:
-                return self._handle_all(event, now)
+            message = event.message
+            if type(message) in _NOT_THE_ENGINES or epoch_of(message) != self._live:
+                return self._handle_aside(event, now)
         elif isinstance(event, Signed):
             if event.subject.epoch != self._live:
                 return NOTHING
@@ -214,6 +209,17 @@ class Replica:
                 self._merge(step, now)
                 return self._out.finish()
         return step
+
+    def _handle_aside(self, event: Received, now: Nanoseconds) -> Step:
+        """A message that is not for the engine."""
+        message = event.message
+        if isinstance(message, FfgVote):
+            self._out.reject(event.peer, "finality vote: this chain has no checkpoints")
+        elif epoch_of(message) != self._live:
+            self._on_other_epoch(event, now)
+        else:
+            return self._handle_all(event, now)
+        return self._out.finish()
 
     def _handle_all(self, event: Event, now: Nanoseconds) -> Step:
         worklist: deque[Event] = deque((event,))

@@ -152,9 +152,10 @@ class BlockPipeline:
         are certified by their children, the last one too unless it needs the full check that comes before a vote."""
         ready = True
         for position, entry in enumerate(path):
+            if entry.checked:
+                continue
             if entry.block.header.payload_root == CLOSING_PAYLOAD_ROOT and not entry.body:
                 entry.checked = True  # its place was judged with its header; another body than none is found out below
-            if entry.checked:
                 continue
             ready = False
             full = full_check_of_last and position == len(path) - 1

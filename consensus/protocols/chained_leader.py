@@ -71,7 +71,7 @@ class Leader:
 
     def leads(self, view: View) -> bool:
         """True when this replica leads ``view`` and has not proposed in it."""
-        return self._me == self._epoch.leaders.leader(view) and self.proposed_view < view
+        return self.proposed_view < view and self._me == self._epoch.leaders.leader(view)
 
     def enter(self) -> None:
         """Another view begins: what was being built is of no use."""

@@ -41,7 +41,7 @@ from typing import Final
 from consensus.genesis import Pacing
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND
 from consensus.protocols.chained_types import OrderVote
-from consensus.types import Certificate, CommitProof, Nanoseconds, View, Vote, VoteSubject, certificate_subject, vote_of
+from consensus.types import Certificate, CommitProof, Nanoseconds, View, Vote, VoteSubject, certificate_subject
 
 ORDER: Final = "order"
 VIEWS_KEPT: Final = 64
@@ -68,7 +68,29 @@ def order_subject(certificate: Certificate) -> VoteSubject:
 
 def vote_in(message: OrderVote) -> Vote:
     """The vote that an order vote is, apart from the certificate that it carries."""
-    return vote_of(order_subject(message.qc), message.signer, message.signature)
+    certificate = message.qc
+    return Vote(
+        kind=ORDER,
+        epoch=certificate.epoch,
+        view=certificate.view,
+        block_id=certificate.block_id,
+        height=certificate.height,
+        justify_view=certificate.justify_view,
+        signer=message.signer,
+        signature=message.signature,
+    )
+
+
+def _says_the_same(one: Certificate, other: Certificate) -> bool:
+    """True for certificates over one subject, whoever signed them."""
+    return (
+        one.block_id == other.block_id
+        and one.view == other.view
+        and one.justify_view == other.justify_view
+        and one.height == other.height
+        and one.epoch == other.epoch
+        and one.kind == other.kind
+    )
 
 
 class OrderVotes:
@@ -77,7 +99,7 @@ class OrderVotes:
     __slots__ = ("_certified", "_oldest", "last")
 
     def __init__(self) -> None:
-        self._certified: dict[View, tuple[Certificate, VoteSubject]] = {}
+        self._certified: dict[View, Certificate] = {}
         self._oldest: View = 1
         self.last: Certificate | None = None
         """What the own last order vote is about."""
@@ -85,22 +107,23 @@ class OrderVotes:
     def advance(self, view: View) -> None:
         """The current view is ``view``: forget what lies too far behind it."""
         self._oldest = view - VIEWS_KEPT
-        for old in [known for known in self._certified if known < self._oldest]:
-            del self._certified[old]
+        if self._certified and min(self._certified) < self._oldest:
+            for old in [known for known in self._certified if known < self._oldest]:
+                del self._certified[old]
 
     def saw(self, certificate: Certificate) -> None:
         """A verified certificate: the first of its view is kept."""
         if certificate.view >= self._oldest and certificate.view not in self._certified:
-            self._certified[certificate.view] = certificate, certificate_subject(certificate)
+            self._certified[certificate.view] = certificate
 
     def knows(self, certificate: Certificate) -> bool:
         """True when a certificate over the same subject was seen, whoever signed that."""
         known = self._certified.get(certificate.view)
-        return known is not None and known[1] == certificate_subject(certificate)
+        return known is not None and _says_the_same(known, certificate)
 
     def proof(self, confirmation: Certificate) -> CommitProof | None:
         """That the block of a quorum of order votes is committed, if the certificate that they are about was seen."""
-        known, _ = self._certified.get(confirmation.view, (None, None))
+        known = self._certified.get(confirmation.view)
         if known is None or order_subject(known) != certificate_subject(confirmation):
             return None
         return CommitProof(epoch=confirmation.epoch, headers=(), certificate=known, confirmation=confirmation)

@@ -48,6 +48,8 @@ P = TypeVar("P", bound=SignedProposal)
 
 def without_body(proposal: P) -> P:
     """What a leader signed is the block id: as evidence, and in memory, a proposal goes without its payload."""
+    if not len(proposal.body):
+        return proposal
     return msgspec.structs.replace(proposal, body=memoryview(b""))  # type: ignore[type-var]
 
 
@@ -64,9 +66,11 @@ class FirstProposals(Generic[P]):
     def advance(self, view: View) -> None:
         """The current view is ``view``: forget what lies too far behind it."""
         self._current = view
-        for old in [known for known in self._first if known < view - FIRST_PROPOSALS_KEPT]:
-            del self._first[old]
-            self._reported.pop(old, None)
+        oldest = view - FIRST_PROPOSALS_KEPT
+        if self._first and min(self._first) < oldest:
+            for old in [known for known in self._first if known < oldest]:
+                del self._first[old]
+                self._reported.pop(old, None)
 
     def keep(self, proposal: P) -> bool:
         """True when this is the first of its view, which is kept from now on. False for any other, and for views too
