@@ -22,7 +22,8 @@ ENTRY_POINT_GROUP: Final = "shared_sequencer.adapters"
 Height: TypeAlias = int
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 Level: TypeAlias = Literal["soft", "firm"]
-"""``soft``: confirmed by BFT commit. ``firm``: settled, never reversed. A rollup never moves from firm back to soft."""
+"""``soft``: confirmed by BFT commit. ``firm``: final by Casper FFG, never reversed. A rollup never moves from
+firm back to soft."""
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="accepted"):

@@ -230,19 +230,26 @@ class SequencerClient:
             raise
 
     async def submit_and_wait(
-        self, rollup_id: int, transaction: bytes, *, valid_until: Height = 0, timeout_s: float = 30.0
+        self,
+        rollup_id: int,
+        transaction: bytes,
+        *,
+        valid_until: Height = 0,
+        level: str = Level.CONFIRMED,
+        timeout_s: float = 30.0,
     ) -> Receipt:
         """Submit one transaction and return its verified receipt, all in one request where the first node is well.
-        Raises as :meth:`submit` and :meth:`wait` do."""
+        ``level`` as for :meth:`wait`. Raises as :meth:`submit` and :meth:`wait` do."""
+        rung = _rung(level)
         self._check_rollup(rollup_id)
         wanted = transaction_id(rollup_id, valid_until, transaction)
         step_ms = int(min(timeout_s, WAIT_STEP_S) * 1000)
-        query: dict[str, str | int] = {"valid_until": valid_until, "wait": "confirmed", "timeout_ms": step_ms}
+        query: dict[str, str | int] = {"valid_until": valid_until, "wait": rung.value, "timeout_ms": step_ms}
 
         async def ask(url: str) -> Receipt | None:
             path = f"{url}/v1/rollups/{rollup_id}/transactions"
             body = await self._post(url, path, transaction, query, content_type="application/octet-stream")
-            return (await self._read_state(url, body, wanted))[1]
+            return _of_level((await self._read_state(url, body, wanted, rung))[1], rung)
 
         with trio.fail_after(timeout_s):
             try:
@@ -250,31 +257,40 @@ class SequencerClient:
             except NoNodeAnswered:
                 await self.submit(rollup_id, transaction, valid_until=valid_until)  # says typed why it is refused
                 receipt = None
-            return receipt or await self.wait(wanted, timeout_s=timeout_s)
+            return receipt or await self.wait(wanted, level=rung, timeout_s=timeout_s)
 
     # --- state ---------------------------------------------------------------------------------------------------
 
     async def status(self, transaction_id: TransactionId) -> TransactionStatus:
         """How far a transaction has come. From ``confirmed`` on it is proven; below, one node's word."""
-        state, receipt = await self._ask(lambda url: self._state(url, transaction_id, {"proof": 1}))
-        position = None if receipt is None else receipt.position
-        return TransactionStatus(level=state.level, position=position)
+        state, receipt = await self._ask(lambda url: self._state(url, transaction_id, {"proof": Level.FINAL.value}))
+        if receipt is None:
+            return TransactionStatus(level=state.level)
+        return TransactionStatus(level=receipt.level, position=receipt.position)
 
-    async def receipt(self, transaction_id: TransactionId) -> Receipt | None:
-        """The verified receipt; None when the node that was asked knows of none."""
-        _, receipt = await self._ask(lambda url: self._state(url, transaction_id, {"proof": 1}))
+    async def receipt(self, transaction_id: TransactionId, *, level: str = Level.CONFIRMED) -> Receipt | None:
+        """The verified receipt; None when the node that was asked knows of none. With ``level`` ``final`` it proves
+        finality too, where the transaction is final (:attr:`Receipt.level` says)."""
+        proof: str | int = Level.FINAL.value if _rung(level) is Level.FINAL else 1
+        _, receipt = await self._ask(lambda url: self._state(url, transaction_id, {"proof": proof}))
         return receipt
 
-    async def wait(self, transaction_id: TransactionId, *, timeout_s: float = 30.0) -> Receipt:
-        """The verified receipt, once the transaction is confirmed. Raises ``trio.TooSlowError`` after ``timeout_s``,
-        :class:`TransactionNotConfirmed` when it expired, and :class:`NoNodeAnswered`."""
+    async def wait(
+        self, transaction_id: TransactionId, *, level: str = Level.CONFIRMED, timeout_s: float = 30.0
+    ) -> Receipt:
+        """The verified receipt, once the transaction is ``confirmed`` or ``final``. Raises ``trio.TooSlowError`` after
+        ``timeout_s``, :class:`TransactionNotConfirmed` when it expired, :class:`NoNodeAnswered`, and ``ValueError`` for
+        another level, and for ``final`` on a chain without checkpoints."""
+        rung = _rung(level)
+        if rung is Level.FINAL and not self._genesis.spec.checkpoint_interval:
+            raise ValueError("level: this chain has no checkpoints, nothing is ever final")
         with trio.fail_after(timeout_s):
             retry_s = RETRY_MIN_S
             while True:
                 step_ms = int(min(timeout_s, WAIT_STEP_S) * 1000)
                 try:
-                    query: dict[str, str | int] = {"wait": "confirmed", "timeout_ms": step_ms}
-                    _, receipt = await self._ask(lambda url: self._state(url, transaction_id, query))  # noqa: B023
+                    query: dict[str, str | int] = {"wait": rung.value, "timeout_ms": step_ms}
+                    _, receipt = await self._ask(lambda url: self._state(url, transaction_id, query, rung))  # noqa: B023
                 except NoNodeAnswered as error:
                     if any(isinstance(each, NodeFailed) and each.code == "expired" for each in error.problems):
                         raise TransactionNotConfirmed(str(error)) from None
@@ -283,23 +299,27 @@ class SequencerClient:
                     await trio.sleep(retry_s)
                     retry_s = min(2 * retry_s, RETRY_MAX_S)
                     continue
-                if receipt is not None:
-                    return receipt
+                reached = _of_level(receipt, rung)
+                if reached is not None:
+                    return reached
                 self._urls.rotate(-1)  # this node may be one that sees nothing new
 
     async def _state(
-        self, url: str, transaction_id: TransactionId, query: Mapping[str, str | int]
+        self, url: str, transaction_id: TransactionId, query: Mapping[str, str | int], level: Level = Level.CONFIRMED
     ) -> tuple[_State, Receipt | None]:
         path = f"{url}/v1/transactions/{transaction_id.hex()}"
-        return await self._read_state(url, await self._get(url, path, query), transaction_id)
+        return await self._read_state(url, await self._get(url, path, query), transaction_id, level)
 
-    async def _read_state(self, url: str, body: bytes, transaction_id: TransactionId) -> tuple[_State, Receipt | None]:
+    async def _read_state(
+        self, url: str, body: bytes, transaction_id: TransactionId, level: Level
+    ) -> tuple[_State, Receipt | None]:
+        """``level``: from which rung on the answer has to hold a receipt."""
         state = _read(_states, url, body)
         if state.transaction_id != transaction_id:
             raise NodeLied(Lie(url, "transaction", "it answered about another one"))
         if state.receipt is None:
-            if state.level is Level.CONFIRMED:
-                raise NodeLied(Lie(url, "level", "confirmed, but without a receipt"))
+            if state.level in (level, Level.FINAL):
+                raise NodeLied(Lie(url, "level", f"{state.level.value}, but without a receipt"))
             return state, None
         receipt = _checked(url, Receipt.from_bytes(state.receipt))
         if receipt.transaction_id != transaction_id:
@@ -392,6 +412,8 @@ class SequencerClient:
 
     async def _verify(self, url: str, claim: Receipt | Section | BlockSummary) -> None:
         await self._learn(url, claim.header.epoch)
+        if isinstance(claim, Receipt) and claim.finality is not None:
+            await self._learn(url, claim.finality.headers[-1].epoch)
         try:
             claim.verify(self._genesis)
         except VerificationError as error:
@@ -540,7 +562,7 @@ class _Follower:
             with trio.move_on_after(self._stall_timeout_s) as patience:
                 try:
                     event = await events.receive()
-                    while event.kind == "comment":
+                    while event.kind in ("comment", "final"):
                         event = await events.receive()
                 except trio.EndOfChannel:
                     return
@@ -583,6 +605,17 @@ def _read(decoder: msgspec.msgpack.Decoder[T], url: str, body: bytes) -> T:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NodeLied(Lie(url, "answer", f"it is not of the form that belongs here: {error}")) from None
+
+
+def _rung(level: str) -> Level:
+    if level not in (Level.CONFIRMED, Level.FINAL):
+        raise ValueError(f"level: {level!r} cannot be waited for; 'confirmed' or 'final' can")
+    return Level(level)
+
+
+def _of_level(receipt: Receipt | None, level: Level) -> Receipt | None:
+    """The receipt when it proves that much."""
+    return receipt if level is Level.CONFIRMED or (receipt is not None and receipt.level is level) else None
 
 
 def _checked(url: str, decoded: T | Malformed) -> T:

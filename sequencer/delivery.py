@@ -66,17 +66,22 @@ class AdapterFeed:
             await self._deliver()
 
     async def _settle(self) -> None:
-        """What is delivered is soft: the adapter is told now and then, not with every block."""
-        settled = 0
+        """What is delivered is soft, and firm once it is final: the adapter is told now and then, not with every
+        block."""
+        soft = firm = 0
         while True:
             await trio.sleep(SETTLE_INTERVAL_S)
-            height = self.delivered.height
-            if height > settled:
-                try:
-                    await self.host.settle("soft", height)
-                except AdapterUnavailable:
-                    continue  # the feed says so
-                settled = height
+            delivered = self.delivered.height
+            final = min(delivered, self._ledger.final_height)
+            try:
+                if delivered > soft:
+                    await self.host.settle("soft", delivered)
+                    soft = delivered
+                if final > firm:
+                    await self.host.settle("firm", final)
+                    firm = final
+            except AdapterUnavailable:
+                continue  # the feed says so
 
     async def _deliver(self) -> None:
         while True:

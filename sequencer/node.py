@@ -238,6 +238,11 @@ class Node:
         is."""
         return await self._parts.ledger.receipt(transaction_id, level=level)
 
+    async def final_above(self, height: Height) -> Height:
+        """The last final height, once it is above ``height``. Raises ``NoCheckpoints``."""
+        await self._parts.ledger.final(height + 1)
+        return self._parts.ledger.final_height
+
     async def finality(self, height: Height) -> FinalityProof | None:
         """The proof that a block is final; None where it is not, or not provable here any more."""
         return await self._parts.ledger.finality(height)
@@ -354,6 +359,7 @@ async def _assemble(
     mempool = Mempool(spec, window, config.mempool)
     cache = PayloadCache()
     evidence = EvidenceStore(config.data_directory / EVIDENCE_DIRECTORY, genesis)
+    await _learn_epochs(store, genesis)
     await evidence.load()
     exchange = EvidenceExchange(evidence, _EvidenceChannel(transport), genesis)
     ledger = Ledger(
@@ -413,7 +419,7 @@ async def _assemble(
     nursery.start_soon(_take_forwarded, transport, forwarder)
     nursery.start_soon(_take_evidence, transport, exchange)
     nursery.start_soon(forwarder.run)
-    nursery.start_soon(_follow_members, window, membership)
+    nursery.start_soon(_follow_members, window, membership, store, genesis)
     if config.prune_keep_heights:
         nursery.start_soon(_prune, store, index, config.prune_keep_heights, spec.deduplication_heights)
     await nursery.start(partial(driver.run, ledger_height=ledger.height))
@@ -485,10 +491,20 @@ def _wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-async def _follow_members(window: CommittedWindow, membership: Membership) -> None:
+async def _follow_members(window: CommittedWindow, membership: Membership, store: ChainStore, genesis: Genesis) -> None:
     while True:
         await window.reached(window.height + 1)
         membership.update()
+        if membership.epoch > genesis.history.newest.epoch:
+            await _learn_epochs(store, genesis)  # of the last one, when its first block is committed
+
+
+async def _learn_epochs(store: ChainStore, genesis: Genesis) -> None:
+    """Make what this node verifies with, and gives to its embedder, know the epochs that the journal knows."""
+    newest = genesis.history.newest.epoch
+    fault = genesis.follow([change for change in await store.epoch_changes() if change.epoch > newest])
+    if fault is not None:
+        raise RuntimeError(f"the journal's changes of epochs do not verify: {fault}")
 
 
 async def _take_forwarded(transport: TlsTransport, forwarder: Forwarder) -> None:

@@ -93,7 +93,7 @@ class ExecutionClient(Protocol):
         ...
 
     def set_forkchoice(self, safe: int, finalized: int) -> None:
-        """Blocks up to the number ``safe`` are confirmed, up to ``finalized`` settled."""
+        """Blocks up to the number ``safe`` are confirmed, up to ``finalized`` final."""
         ...
 
     def query(self, method: str, params: JsonValue, budget: Budget) -> JsonValue:

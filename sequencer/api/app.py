@@ -71,6 +71,7 @@ def endpoints(node: NodeView, gate: Gate, metrics: ApiMetrics) -> tuple[Endpoint
         Endpoint("stream", "GET", "/v1/rollups/{rollup_id}/stream", streams.stream),
         Endpoint("block", "GET", "/v1/blocks/{height}", reads.block),
         Endpoint("blocks", "GET", "/v1/blocks", reads.blocks),
+        Endpoint("finality", "GET", "/v1/finality/{height}", reads.finality),
         Endpoint("chain", "GET", "/v1/chain", reads.chain),
         Endpoint("epochs", "GET", "/v1/epochs", reads.epochs),
         Endpoint("status", "GET", "/v1/status", reads.status),

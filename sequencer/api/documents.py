@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 from starlette.requests import Request
@@ -11,16 +11,18 @@ from starlette.responses import Response
 
 from consensus.genesis import SYSTEM_ROLLUP
 from consensus.reconfiguration import ChangeAccepted, ChangeIgnored, ChangeOutcome
+from consensus.types import Height
 from sequencer.api.gate import RETRY_AFTER_S
 from sequencer.api.limits import ApiLimits
 from sequencer.api.node_view import NodeView
 from sequencer.api.representation import ApiError, answer, plain, read_integer, wants_packed
 from sequencer.block_summary import BlockSummary
-from sequencer.ledger import HeightUnavailable, TooManyWaiters, TransactionExpired
+from sequencer.ledger import HeightUnavailable, NoCheckpoints, TooManyWaiters, TransactionExpired
 from sequencer.receipts import Receipt
 from sequencer.transactions import Level, Position, TransactionId, TransactionStatus
 
 WAIT_TIMEOUT_DEFAULT_MS: Final = 10_000
+WAITS: Final = (Level.CONFIRMED.value, Level.FINAL.value)
 
 
 def transaction_document(
@@ -54,10 +56,11 @@ async def outcome_at(node: NodeView, position: Position | None) -> ChangeOutcome
     return await node.change_outcome(position)
 
 
-def block_document(block: BlockSummary) -> dict[str, object]:
-    """A block in JSON: the id besides, and the proof only where there is one."""
+def block_document(block: BlockSummary, final_height: Height) -> dict[str, object]:
+    """A block in JSON: id and rung besides, and the proof only where there is one."""
     document: dict[str, object] = {
         "block_id": block.block_id,
+        "level": (Level.FINAL if block.height <= final_height else Level.CONFIRMED).value,
         "header": block.header,
         "sections": block.sections,
     }
@@ -89,29 +92,39 @@ def unavailable(error: HeightUnavailable) -> ApiError:
     return ApiError(404, "not_available", str(error), where="height")
 
 
-def read_wait(request: Request, limits: ApiLimits) -> float | None:
-    """How long to wait for a confirmation, in seconds; None for a request that does not."""
+class Wait(NamedTuple):
+    """For which rung, and how long."""
+
+    level: Level
+    timeout_s: float
+
+
+def read_wait(request: Request, limits: ApiLimits) -> Wait | None:
+    """What a request waits for; None for one that does not."""
     wait = request.query_params.get("wait")
     if wait is None:
         return None
-    if wait != Level.CONFIRMED.value:
-        raise ApiError(400, "bad_parameter", "wait: only confirmed can be waited for", where="wait")
+    if wait not in WAITS:
+        raise ApiError(400, "bad_parameter", "wait: confirmed or final can be waited for", where="wait")
     timeout = request.query_params.get("timeout_ms")
-    return read_integer(timeout, "timeout_ms", int(limits.wait_timeout_s * 1000), WAIT_TIMEOUT_DEFAULT_MS) / 1000
+    timeout_ms = read_integer(timeout, "timeout_ms", int(limits.wait_timeout_s * 1000), WAIT_TIMEOUT_DEFAULT_MS)
+    return Wait(Level(wait), timeout_ms / 1000)
 
 
-async def confirmation(node: NodeView, request: Request, transaction_id: TransactionId, timeout_s: float) -> Response:
+async def confirmation(node: NodeView, request: Request, transaction_id: TransactionId, wait: Wait) -> Response:
     """The receipt, or 202 with the state so far when it does not come in time: the transaction is still waiting."""
-    with trio.move_on_after(timeout_s):
+    with trio.move_on_after(wait.timeout_s):
         try:
-            receipt = await node.wait(transaction_id)
+            receipt = await node.wait(transaction_id, wait.level)
         except TransactionExpired as error:
             raise ApiError(422, "expired", f"{error}. Submit it anew with a later valid_until") from None
         except TooManyWaiters as error:
             raise ApiError(503, "busy", str(error), retry_after_s=RETRY_AFTER_S) from None
+        except NoCheckpoints as error:
+            raise ApiError(422, "no_checkpoints", str(error), where="wait") from None
         except HeightUnavailable as error:
             raise unavailable(error) from None
-        status = TransactionStatus(level=Level.CONFIRMED, position=receipt.position)
+        status = TransactionStatus(level=receipt.level, position=receipt.position)
         outcome = await outcome_at(node, receipt.position)
         return answer(request, transaction_document(request, transaction_id, status, receipt, outcome))
     status = await node.status_of(transaction_id)

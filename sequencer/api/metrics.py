@@ -82,6 +82,7 @@ def _consensus_families(status: NodeStatus) -> Iterator[Metric]:
         "sequencer_seen_height", "Highest height that a verified certificate named", value=consensus.seen_height
     )
     yield GaugeMetricFamily("sequencer_ledger_height", "Last height that clients see", value=status.ledger_height)
+    yield GaugeMetricFamily("sequencer_final_height", "Last height that is final", value=status.final_height)
     yield GaugeMetricFamily("sequencer_pruned_below", "Lowest height that is kept", value=status.archive_from)
     yield CounterMetricFamily("sequencer_evidence", "Proofs of guilt that this node holds", value=status.evidence)
     yield CounterMetricFamily("sequencer_view_timeouts", "Views that ended by timeout", value=consensus.timeouts)

@@ -8,6 +8,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from consensus.engine import Status
 from consensus.epochs import EpochChange
+from consensus.finality.proof import FinalityProof
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.reconfiguration import ChangeOutcome
 from consensus.types import Height
@@ -16,7 +17,7 @@ from sequencer.block_summary import BlockSummary
 from sequencer.membership import ValidatorsView
 from sequencer.mempool import Submission
 from sequencer.receipts import Genesis, Receipt, Section
-from sequencer.transactions import Position, TransactionId, TransactionStatus
+from sequencer.transactions import Level, Position, TransactionId, TransactionStatus
 from sequencer.transport import TransportState
 
 Role: TypeAlias = Literal["validator", "observer"]
@@ -52,9 +53,9 @@ class AdapterStatus(Protocol):
 
 
 class NodeStatus(Protocol):
-    """Where a node stands. ``ledger_height`` is the last height that clients see, ``archive_from`` the lowest that the
-    node can still show. ``pruned_below`` is set when every peer has pruned what this node needs. ``mempool`` holds
-    (rollup id, transactions, bytes)."""
+    """Where a node stands. ``ledger_height`` is the last height that clients see, ``final_height`` the last that is
+    final, ``archive_from`` the lowest that the node can still show. ``pruned_below`` is set when every peer has pruned
+    what this node needs. ``mempool`` holds (rollup id, transactions, bytes)."""
 
     @property
     def consensus(self) -> Status: ...
@@ -72,6 +73,9 @@ class NodeStatus(Protocol):
 
     @property
     def ledger_height(self) -> Height: ...
+
+    @property
+    def final_height(self) -> Height: ...
 
     @property
     def archive_from(self) -> Height: ...
@@ -134,13 +138,22 @@ class NodeView(Protocol):
         """The transaction's rung on the ladder, as this node knows it."""
         ...
 
-    async def wait(self, transaction_id: TransactionId, /) -> Receipt:
-        """The receipt, once the transaction is confirmed. Waits for ever for one that never is. Raises
-        ``TransactionExpired``, ``TooManyWaiters`` and ``HeightUnavailable``."""
+    async def wait(self, transaction_id: TransactionId, level: Level, /) -> Receipt:
+        """The receipt, once the transaction is confirmed, or final. Waits for ever for one that never is. Raises
+        ``TransactionExpired``, ``TooManyWaiters``, ``NoCheckpoints`` and ``HeightUnavailable``."""
         ...
 
-    async def receipt(self, transaction_id: TransactionId, /) -> Receipt | None:
-        """None when the transaction is not confirmed. Raises ``HeightUnavailable``."""
+    async def receipt(self, transaction_id: TransactionId, level: Level, /) -> Receipt | None:
+        """None when the transaction is not confirmed; with ``FINAL``, proves finality too where that is so. Raises
+        ``HeightUnavailable``."""
+        ...
+
+    async def finality(self, height: Height, /) -> FinalityProof | None:
+        """None where the block is not final, or not provable any more."""
+        ...
+
+    async def final_above(self, height: Height, /) -> Height:
+        """The last final height, once it is above ``height``. Raises ``NoCheckpoints``."""
         ...
 
     async def section(self, rollup_id: int, height: Height, /) -> Section:

@@ -57,11 +57,18 @@ _PARAMETERS: Final[Mapping[str, Json]] = MappingProxyType(
         "valid_until": _parameter(
             "valid_until", "query", HEIGHT, "The last height at which to order it; 0, the default, for no expiry."
         ),
-        "wait": _parameter("wait", "query", _text(enum=["confirmed"]), "Answer once it is confirmed."),
+        "wait": _parameter(
+            "wait", "query", _text(enum=["confirmed", "final"]), "Answer once it is confirmed, or final."
+        ),
         "timeout_ms": _parameter(
             "timeout_ms", "query", _number(maximum=60_000, default=10_000), "How long to wait; then 202."
         ),
-        "proof": _parameter("proof", "query", _text(enum=["0", "1", "true", "false"]), "With the receipt."),
+        "proof": _parameter(
+            "proof",
+            "query",
+            _text(enum=["0", "1", "true", "false", "final"]),
+            "With the receipt; final proves that too.",
+        ),
         "from": _parameter("from", "query", HEIGHT, "The first height; without it the latest blocks."),
         "from_epoch": _parameter("from", "query", _number(maximum=2**63 - 1, default=1), "The first epoch wanted."),
         "limit": _parameter("limit", "query", _number(maximum=100, default=20), "How many at most."),
@@ -142,13 +149,28 @@ _SCHEMAS: Final[Mapping[str, Json]] = MappingProxyType(
         "Receipt": _object(
             {"transaction_id": HASH, "rollup_id": _number(), "inclusion": {"type": "object"}}
             | {"header": _reference("Header"), "commit_proof": _reference("CommitProof")}
+            | {"finality": {"oneOf": [_reference("FinalityProof"), {"type": "null"}]}},
+            required=("transaction_id", "rollup_id", "inclusion", "header", "commit_proof"),
         ),
+        "FinalityProof": _object(
+            {"headers": _list(_reference("Header")), "certificates": _list(_reference("LinkCertificate"))}
+        ),
+        "LinkCertificate": _object(
+            {"source": _reference("Checkpoint"), "target": _reference("Checkpoint")}
+            | {"groups": _list(_object({"epoch": _number(), "signers": HEX, "signature": HEX}))}
+        ),
+        "Checkpoint": _object({"height": HEIGHT, "id": HASH}),
         "Section": _object(
             {"rollup_id": _number(), "header": _reference("Header"), "valid_untils": _list(HEIGHT)}
             | {"transactions": _list(HEX), "proof": {"type": "object"}, "commit_proof": _reference("CommitProof")}
         ),
         "Block": _object(
-            {"block_id": HASH, "header": _reference("Header"), "commit_proof": _reference("CommitProof")}
+            {
+                "block_id": HASH,
+                "level": _text(enum=["confirmed", "final"]),
+                "header": _reference("Header"),
+                "commit_proof": _reference("CommitProof"),
+            }
             | {"sections": _list(_object({"rollup_id": _number(), "count": _number(minimum=1), "root": HASH}))},
             required=("block_id", "header", "sections"),
         ),
@@ -260,6 +282,11 @@ _OPERATIONS: Final[Mapping[str, Json]] = MappingProxyType(
         ),
         "blocks": _operation(
             "Some blocks, ascending.", "from limit", _answers(_both(_list(_reference("Block"))), errors="400 404 410")
+        ),
+        "finality": _operation(
+            "That a block is final: the headers above it, and the quorum's votes over two checkpoints, or three.",
+            "height",
+            _answers(_both(_reference("FinalityProof")), errors="400 404"),
         ),
         "epochs": _operation(
             "How the epochs followed each other, each proved by the validators before; those to `from` and later.",

@@ -4,7 +4,7 @@ script only fetches ``/?part=live`` once a second and puts it in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from html import escape
 from importlib.resources import files
@@ -27,7 +27,7 @@ from sequencer.api.page_parts import (
     validators_table,
 )
 from sequencer.api.representation import ApiError
-from sequencer.api.status_document import LADDER, LEVELS_GIVEN, unready_reasons
+from sequencer.api.status_document import LADDER, levels_given, unready_reasons
 from sequencer.ledger import HeightUnavailable
 from sequencer.transactions import Level
 
@@ -93,7 +93,7 @@ class Page:
             (
                 self._header(status),
                 self._tiles(status, rows),
-                _ladder(status),
+                _ladder(status, levels_given(self._node.genesis.spec)),
                 '<section class="card wide"><h2>Blocks <small>one bar each, coloured by proposer; its height shows the '
                 f"transactions, logarithmic</small></h2>{blocks_strip(rows, BLOCKS_SHOWN)}</section>",
                 '<div class="columns">',
@@ -223,11 +223,15 @@ def _rate(rows: Sequence[BlockRow], now_ms: int) -> tuple[float, str]:
     return recent * 1000 / RATE_WINDOW_MS, interval
 
 
-def _ladder(status: NodeStatus) -> str:
+def _ladder(status: NodeStatus, given: Collection[Level]) -> str:
     pending = sum(transactions for _, transactions, _ in status.mempool)
-    notes = {Level.PENDING: f"{pending:,} waiting", Level.CONFIRMED: f"up to {status.ledger_height:,}"}
+    notes = {
+        Level.PENDING: f"{pending:,} waiting",
+        Level.CONFIRMED: f"up to {status.ledger_height:,}",
+        Level.FINAL: f"up to {status.final_height:,}" if Level.FINAL in given else "not on this chain",
+    }
     rungs = "".join(
-        f'<li class="{"given" if level in LEVELS_GIVEN else ""}"><b>{level.value}</b>'
+        f'<li class="{"given" if level in given else ""}"><b>{level.value}</b>'
         f"<small>{notes.get(level, 'not built')}</small></li>"
         for level in LADDER
     )

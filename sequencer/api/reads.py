@@ -20,6 +20,7 @@ from sequencer.api.documents import (
 from sequencer.api.limits import ApiLimits
 from sequencer.api.node_view import NodeView
 from sequencer.api.representation import (
+    ApiError,
     answer,
     plain,
     read_flag,
@@ -33,7 +34,7 @@ from sequencer.api.status_document import status_document
 from sequencer.block_summary import BlockSummary
 from sequencer.epoch_changes import answer_from
 from sequencer.ledger import HeightUnavailable
-from sequencer.transactions import Level, TransactionStatus
+from sequencer.transactions import Level
 
 BLOCKS_DEFAULT: Final = 20
 
@@ -63,19 +64,20 @@ class Reads:
         return answer(request, answer_from(self._node.genesis.spec.hash, newest, changes, from_epoch))
 
     async def transaction(self, request: Request) -> Response:
-        """A transaction's state; with ``proof=1`` and from ``confirmed`` on, its receipt. With ``wait=confirmed`` it
-        answers once there is one."""
+        """A transaction's state; with ``proof=1`` and from ``confirmed`` on, its receipt; with ``proof=final`` that
+        proves finality too, where there is a proof. With ``wait`` it answers once that rung is reached."""
         transaction_id = read_transaction_id(request)
         wait = read_wait(request, self._limits)
         if wait is not None:
             return await confirmation(self._node, request, transaction_id, wait)
-        if read_flag(request, "proof"):
+        final = request.query_params.get("proof") == Level.FINAL.value
+        if final or read_flag(request, "proof"):
             try:
-                receipt = await self._node.receipt(transaction_id)
+                receipt = await self._node.receipt(transaction_id, Level.FINAL if final else Level.CONFIRMED)
             except HeightUnavailable as error:
                 raise unavailable(error) from None
             if receipt is not None:
-                status = TransactionStatus(level=Level.CONFIRMED, position=receipt.position)
+                status = await self._node.status_of(transaction_id)
                 outcome = await outcome_at(self._node, status.position)
                 return answer(request, transaction_document(request, transaction_id, status, receipt, outcome))
         status = await self._node.status_of(transaction_id)
@@ -100,7 +102,18 @@ class Reads:
             block = await self._node.block(height)
         except HeightUnavailable as error:
             raise unavailable(error) from None
-        return answer(request, block if wants_packed(request) else block_document(block))
+        final_height = self._node.status().final_height
+        return answer(request, block if wants_packed(request) else block_document(block, final_height))
+
+    async def finality(self, request: Request) -> Response:
+        """The proof that a block is final: headers above it and link certificates."""
+        height = read_height(request.path_params["height"])
+        proof = await self._node.finality(height)
+        if proof is None:
+            final = self._node.status().final_height
+            message = f"height {height} is not final here, or not provable any more; final are those up to {final}"
+            raise ApiError(404, "not_final", message, where="height")
+        return answer(request, proof)
 
     async def blocks(self, request: Request) -> Response:
         """Some blocks, ascending, with their commit proofs; the latest ones unless ``from`` says otherwise."""
@@ -115,4 +128,6 @@ class Reads:
                 found.append(await self._node.block(height))
         except HeightUnavailable as error:
             raise unavailable(error) from None
-        return answer(request, found if wants_packed(request) else [block_document(block) for block in found])
+        if wants_packed(request):
+            return answer(request, found)
+        return answer(request, [block_document(block, status.final_height) for block in found])

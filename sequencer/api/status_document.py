@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from consensus.genesis import ChainSpec
 from consensus.types import Height
 from sequencer.api.node_view import AdapterStatus, NodeStatus, NodeView
 from sequencer.membership import PendingChange
@@ -11,14 +12,18 @@ from sequencer.transactions import Level
 from sequencer.transport import PeerState, TransportState
 
 LADDER: Final = (Level.PENDING, Level.PROMISED, Level.CERTIFIED, Level.CONFIRMED, Level.FINAL, Level.SETTLED)
-LEVELS_GIVEN: Final = frozenset({Level.PENDING, Level.CONFIRMED})
-"""The rungs that are built."""
+
+
+def levels_given(spec: ChainSpec) -> frozenset[Level]:
+    """The rungs that a chain gives: the others are not built, or its spec goes without."""
+    given = (Level.PENDING, Level.CONFIRMED)
+    return frozenset((*given, Level.FINAL) if spec.checkpoint_interval else given)
 
 
 def status_document(node: NodeView) -> dict[str, object]:
     """Everything in :class:`NodeStatus`, with names beside numbers."""
     status, spec = node.status(), node.genesis.spec
-    consensus = status.consensus
+    consensus, given = status.consensus, levels_given(spec)
     return {
         "name": node.name,
         "role": status.role,
@@ -36,11 +41,13 @@ def status_document(node: NodeView) -> dict[str, object]:
         "seen_height": consensus.seen_height,
         "timeouts": consensus.timeouts,
         "ledger_height": status.ledger_height,
+        "final_height": status.final_height,
+        "checkpoint_interval": spec.checkpoint_interval,
         "pruned_below": status.archive_from,
         "evidence": status.evidence,
         "ready": not (reasons := unready_reasons(status)),
         "unready_reasons": reasons,
-        "ladder": [{"level": level.value, "given": level in LEVELS_GIVEN} for level in LADDER],
+        "ladder": [{"level": level.value, "given": level in given} for level in LADDER],
         "validators": _validators(status),
         "pending_changes": [_pending(change) for change in status.validators.pending],
         "held_keys": list(status.held_keys),

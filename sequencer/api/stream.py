@@ -4,6 +4,9 @@ Each event is ``id: <height>``, ``event: section`` and the section: as JSON, or 
 its canonical bytes, which is a quarter of the work for both sides. Every height has its event, also where the rollup
 has nothing: so a reader sees that nothing is missing. Who reconnects with ``Last-Event-ID`` goes on after it.
 
+Where the chain has checkpoints there are ``event: final`` besides, without an id: ``{"height": H}`` says that all up to
+that height is final.
+
 Each follower pulls at its own pace, and one that reads nothing is dropped by the deadline for sending.
 """
 
@@ -123,12 +126,21 @@ class _SectionStream(Response):
         """A task of its own: the wait for the next section must not be cancelled by the wish to say something."""
         async with to_reader:
             try:
-                async with self._node.follow(self._rollup_id, self._from_height) as sections:
-                    async for section in sections:
-                        await to_reader.send(self._form(section))
-            except HeightUnavailable as error:
-                document = {"code": "pruned", "message": str(error)}
+                async with trio.open_nursery() as nursery:
+                    if self._node.genesis.spec.checkpoint_interval:
+                        nursery.start_soon(self._tell_final, to_reader)
+                    async with self._node.follow(self._rollup_id, self._from_height) as sections:
+                        async for section in sections:
+                            await to_reader.send(self._form(section))
+            except* HeightUnavailable as errors:
+                document = {"code": "pruned", "message": str(errors.exceptions[0])}
                 await to_reader.send(b"event: error\ndata: " + encode({"error": document}, packed=False) + b"\n\n")
+
+    async def _tell_final(self, to_reader: trio.MemorySendChannel[bytes]) -> None:
+        height = 0
+        while True:
+            height = await self._node.final_above(height)
+            await to_reader.send(b'event: final\ndata: {"height":%d}\n\n' % height)
 
 
 def _json_event(section: Section) -> bytes:

@@ -61,6 +61,7 @@ class Ledger:
             payload({3: [(0, data) for data in content]}) if content else EMPTY_PAYLOAD for content in contents
         ]
         self.pruned_below = 1
+        self.final_height = 0
         self.more = trio.Event()
 
     @property
@@ -137,6 +138,20 @@ async def test_what_is_committed_later_follows(autojump_clock: MockClock) -> Non
         nursery.cancel_scope.cancel()
     assert host.runs == [[(1, (b"a",))], [(2, (b"b",))]]
     assert host.settled == [("soft", 1), ("soft", 2)]
+
+
+async def test_what_is_final_is_firm_and_never_more_than_was_delivered(autojump_clock: MockClock) -> None:
+    host, ledger = Host(), Ledger([b"a"], [b"b"])
+    feed = feed_of(host, ledger)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(feed.run)
+        await trio.sleep(1)
+        ledger.final_height = 1
+        await trio.sleep(1)
+        ledger.final_height = 4  # the feed is behind
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert host.settled == [("soft", 2), ("firm", 1), ("firm", 2)]
 
 
 async def test_long_quiet_times_move_the_cursor_now_and_then(autojump_clock: MockClock) -> None:

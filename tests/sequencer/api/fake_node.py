@@ -12,11 +12,13 @@ import msgspec
 import trio
 
 from consensus.crypto.ed25519 import Ed25519
-from consensus.engine import Commit, ReportEvidence, Status
+from consensus.engine import Commit, Finalize, ReportEvidence, Status
 from consensus.epochs import EpochChange
+from consensus.finality.proof import FinalityProof
+from consensus.finality.types import Checkpoint, FfgVoteSubject, LinkCertificate, LinkGroup
 from consensus.genesis import ChainSpec
 from consensus.reconfiguration import ChangeOutcome
-from consensus.types import Block, Certificate, CommitProof, Height, bitmap_of, certificate_subject
+from consensus.types import Block, BlockHeader, Certificate, CommitProof, Height, bitmap_of, certificate_subject
 from consensus.validators import Validator
 from rollup_adapters.base import Accepted, Admission, JsonValue, QueryError, Rejected
 from sequencer.api.limits import ApiLimits
@@ -30,13 +32,14 @@ from sequencer.ledger import IndexedBlock, Ledger
 from sequencer.membership import PendingChange, ValidatorEntry, ValidatorsView
 from sequencer.mempool import Mempool, MempoolLimits, Submission
 from sequencer.receipts import Receipt, Section
-from sequencer.transactions import Position, TransactionId, TransactionStatus
+from sequencer.transactions import Level, Position, TransactionId, TransactionStatus
 from sequencer.transport import PeerState, TransportState
 from sequencer.window import CommittedWindow
 from tests.sequencer.chains import block
 
 SCHEME = Ed25519()
 KEYS = tuple(SCHEME.generate(bytes([seed]) * 32) for seed in range(4))
+CHECKPOINT_INTERVAL = 2
 ROLLUPS = (3, 7, 2**64 - 3)
 
 
@@ -61,6 +64,7 @@ def chain_spec(chain_id: str = "test") -> ChainSpec:
         rollups=ROLLUPS,
         transaction_size_max=4096,
         deduplication_heights=8,
+        checkpoint_interval=CHECKPOINT_INTERVAL,
     )
 
 
@@ -92,6 +96,7 @@ class FakeStatus:
     validators: ValidatorsView
     held_keys: tuple[bytes, ...]
     ledger_height: Height
+    final_height: Height
     archive_from: Height
     pruned_below: Height | None
     mempool: tuple[tuple[int, int, int], ...]
@@ -127,6 +132,7 @@ class MemoryBlocks:
     def __init__(self) -> None:
         self.rows: list[tuple[Block, bytes]] = []
         self.proofs: list[CommitProof] = []
+        self.links: list[LinkCertificate] = []
         self.pruned_below: Height = 1
 
     @property
@@ -140,6 +146,12 @@ class MemoryBlocks:
     async def proof_for(self, height: Height) -> CommitProof | None:
         await trio.lowlevel.checkpoint()
         return self.proofs[height - 1] if self.pruned_below <= height <= len(self.rows) else None
+
+    async def links_above(self, height: Height, count: int) -> Sequence[LinkCertificate]:
+        return [link for link in self.links if link.target.height > height][:count]
+
+    async def headers_between(self, low: Height, high: Height) -> Sequence[BlockHeader]:
+        return [block.header for block, _ in self.rows[low - 1 : high]]
 
 
 class MemoryIndex:
@@ -181,6 +193,7 @@ class FakeNode:
             mempool=self.mempool,
             cache=PayloadCache(),
             report_evidence=self._report,
+            checkpoint_interval=self.spec.checkpoint_interval,
         )
         self.adapters: dict[int, Adapter] = {}
         self.delivered: dict[int, FakeDelivered] = {}
@@ -237,6 +250,19 @@ class FakeNode:
         await self.ledger.commit([Commit(block=made, body=memoryview(carried.body), proof=proof)])
         return made.header.height
 
+    async def finalize(self, height: Height) -> None:
+        """Three of four link the checkpoint at ``height`` to the next; both are ordered."""
+        ends = [
+            Checkpoint(height=at, id=self.store.rows[at - 1][0].id) for at in (height, height + CHECKPOINT_INTERVAL)
+        ]
+        source, target = ends
+        message = self.genesis.epoch.domain.bytes_to_sign(FfgVoteSubject(epoch=0, source=source, target=target))
+        signature = SCHEME.aggregate([KEYS[signer].sign(message) for signer in (0, 1, 3)])
+        assert signature is not None
+        group = LinkGroup(epoch=0, signers=bitmap_of((0, 1, 3)), signature=signature)
+        self.store.links.append(LinkCertificate(source=source, target=target, groups=(group,)))
+        await self.ledger.finalize(Finalize(checkpoint=source))
+
     async def order_forever(self) -> None:
         """Order whatever comes in, at once."""
         while True:
@@ -251,14 +277,23 @@ class FakeNode:
     async def status_of(self, transaction_id: TransactionId) -> TransactionStatus:
         return await self.ledger.status(transaction_id)
 
-    async def wait(self, transaction_id: TransactionId) -> Receipt:
-        await self.ledger.wait_for(transaction_id)
-        receipt = await self.ledger.receipt(transaction_id)
+    async def wait(self, transaction_id: TransactionId, level: Level = Level.CONFIRMED) -> Receipt:
+        position = await self.ledger.wait_for(transaction_id)
+        if level is Level.FINAL:
+            await self.ledger.final(position.height)
+        receipt = await self.ledger.receipt(transaction_id, level=level)
         assert receipt is not None
         return receipt
 
-    async def receipt(self, transaction_id: TransactionId) -> Receipt | None:
-        return await self.ledger.receipt(transaction_id)
+    async def receipt(self, transaction_id: TransactionId, level: Level = Level.CONFIRMED) -> Receipt | None:
+        return await self.ledger.receipt(transaction_id, level=level)
+
+    async def finality(self, height: Height) -> FinalityProof | None:
+        return await self.ledger.finality(height)
+
+    async def final_above(self, height: Height) -> Height:
+        await self.ledger.final(height + 1)
+        return self.ledger.final_height
 
     async def section(self, rollup_id: int, height: Height) -> Section:
         return await self.ledger.section(rollup_id, height)
@@ -325,6 +360,7 @@ class FakeNode:
             ),
             held_keys=(KEYS[0].public_key,),
             ledger_height=height,
+            final_height=self.ledger.final_height,
             archive_from=self.store.pruned_below,
             pruned_below=self.pruned_below,
             mempool=tuple((rollup_id, *self.mempool.pending(rollup_id)) for rollup_id in self.spec.rollups),

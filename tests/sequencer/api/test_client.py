@@ -123,6 +123,52 @@ async def test_waiting_ends() -> None:
             await client.wait(transaction_id(3, 1, b"y"))
 
 
+async def finalized(api: Served) -> Receipt:
+    """Transaction ``x`` of rollup 3, which is final with height 2."""
+    await api.submit(b"x")
+    for _ in range(4):
+        await api.node.order()
+    await api.node.finalize(2)
+    return await api.node.wait(transaction_id(3, 0, b"x"), Level.FINAL)
+
+
+async def test_waiting_for_final() -> None:
+    async with served() as api, client_of(api) as client:
+        final = await finalized(api)
+        assert await client.wait(final.transaction_id, level="final") == final
+        assert await client.submit_and_wait(3, b"x", level="final") == final
+        assert (await client.status(final.transaction_id)).level is Level.FINAL
+        assert (await client.receipt(final.transaction_id, level="final")) == final
+        assert (await client.wait(final.transaction_id)).finality is None, "it is large, and was not asked for"
+        api.node.submit_batch(3, [(0, b"y")])
+        await api.node.order()
+        assert (await client.status(transaction_id(3, 0, b"y"))).level is Level.CONFIRMED
+        with pytest.raises(trio.TooSlowError):
+            await client.wait(transaction_id(3, 0, b"y"), level="final", timeout_s=0.2)
+        assert not client.lies
+        with pytest.raises(ValueError, match="'settled' cannot be waited for"):
+            await client.wait(final.transaction_id, level="settled")
+
+
+async def test_a_false_proof_of_finality_names_its_node() -> None:
+    async with two_nodes() as (liar, honest), client_of(liar, honest) as client:
+        final = await finalized(honest)
+        assert final.finality is not None
+        (certificate,) = final.finality.certificates
+        (group,) = certificate.groups
+        forged = msgspec.structs.replace(
+            certificate, groups=(msgspec.structs.replace(group, signature=bytes(len(group.signature))),)
+        )
+        lie = msgspec.structs.replace(final, finality=msgspec.structs.replace(final.finality, certificates=(forged,)))
+
+        async def receipt(transaction_id: bytes, level: Level = Level.CONFIRMED) -> Receipt | None:
+            return lie
+
+        liar.node.receipt = receipt  # type: ignore[method-assign]
+        assert await client.receipt(final.transaction_id, level="final") == final
+        assert [(lie.url, lie.what) for lie in client.lies] == [(liar.url, "finality")]
+
+
 async def test_what_is_not_there_yet_or_no_more_is_said() -> None:
     async with served() as api, client_of(api) as client:
         await api.node.order()
@@ -154,7 +200,7 @@ async def test_a_false_receipt_names_its_node_and_another_is_asked(
         liar.nursery.start_soon(honest.node.order_forever)
         true = await client.submit_and_wait(3, b"x")
 
-        async def receipt(transaction_id: bytes) -> Receipt | None:
+        async def receipt(transaction_id: bytes, level: Level = Level.CONFIRMED) -> Receipt | None:
             return tell(true)
 
         liar.node.receipt = receipt  # type: ignore[method-assign]

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from consensus.epochs import EpochChange
+from consensus.finality.proof import FinalityProof
 from consensus.genesis import SYSTEM_ROLLUP
 from consensus.reconfiguration import ChangeAccepted, ChangeIgnored, ChangeOutcome
 from sequencer.api.limits import ApiLimits
@@ -16,7 +17,7 @@ from sequencer.epoch_changes import EpochChanges
 from sequencer.membership import PendingChange
 from sequencer.receipts import Receipt, Section, VerificationError
 from sequencer.transactions import Level, Position, TransactionStatus, transaction_id
-from tests.sequencer.api.fake_node import FakeAdapter, FakeNode, served
+from tests.sequencer.api.fake_node import FakeAdapter, FakeNode, chain_spec, served
 
 PACKED = {"accept": "application/msgpack"}
 
@@ -42,6 +43,11 @@ async def test_a_transaction_climbs_the_ladder() -> None:
         confirmed = (await api.http.get(f"/v1/transactions/0x{identifier}")).json()
         position = {"rollup_id": 3, "height": 1, "index": 0}
         assert confirmed == {"transaction_id": identifier, "level": "confirmed", "position": position}
+        for _ in range(3):
+            await api.node.order()
+        await api.node.finalize(2)
+        final = (await api.http.get(path)).json()
+        assert final == {"transaction_id": identifier, "level": "final", "position": position}
 
 
 async def test_a_receipt_verifies_in_both_forms() -> None:
@@ -55,6 +61,65 @@ async def test_a_receipt_verifies_in_both_forms() -> None:
         assert plain == packed
         plain.verify(api.node.genesis)
         assert plain.position == msgspec.structs.replace(plain.position, height=2, index=2)
+
+
+async def finalized() -> FakeNode:
+    """As :func:`with_blocks`, up to height 4; final is 2."""
+    node = await with_blocks()
+    await node.order()
+    await node.order()
+    await node.finalize(2)
+    return node
+
+
+async def test_a_receipt_proves_finality_when_it_is_asked_to() -> None:
+    async with served(await finalized()) as api:
+        path = f"/v1/transactions/{transaction_id(3, 5, b'c').hex()}?proof="
+        confirmed, final = [(await api.http.get(path + proof)).json() for proof in ("1", "final")]
+        assert (confirmed["level"], final["level"]) == ("final", "final")
+        assert confirmed["receipt"]["finality"] is None
+        receipt = Receipt.from_json(msgspec.json.encode(final["receipt"]))
+        packed = Receipt.from_bytes(
+            msgspec.msgpack.decode((await api.http.get(path + "final", headers=PACKED)).content)["receipt"]
+        )
+        assert isinstance(receipt, Receipt)
+        assert receipt == packed
+        assert receipt.level == Level.FINAL
+        receipt.verify(api.node.genesis)
+
+
+async def test_waiting_for_final_answers_when_it_is() -> None:
+    async with served(await with_blocks()) as api:
+        path = f"/v1/transactions/{transaction_id(3, 5, b'c').hex()}?wait=final&timeout_ms="
+        waiting = await api.http.get(path + "1")
+        assert (waiting.status_code, waiting.json()["level"]) == (202, "confirmed")
+        await api.node.order()
+        await api.node.order()
+        await api.node.finalize(2)
+        answered = await api.http.get(path + "1000")
+        assert (answered.status_code, answered.json()["level"]) == (200, "final")
+        refused = await api.http.get(path.replace("final", "settled") + "1")
+        assert (refused.status_code, refused.json()["error"]["where"]) == (400, "wait")
+    spec = msgspec.structs.replace(chain_spec(), checkpoint_interval=0)
+    async with served(FakeNode(spec)) as api:
+        await api.submit(b"x")
+        await api.node.order()
+        never = await api.http.get(f"/v1/transactions/{transaction_id(3, 0, b'x').hex()}?wait=final")
+        assert (never.status_code, never.json()["error"]["code"]) == (422, "no_checkpoints")
+
+
+async def test_the_proof_that_a_block_is_final() -> None:
+    async with served(await finalized()) as api:
+        blocks = (await api.http.get("/v1/blocks")).json()
+        assert [block["level"] for block in blocks] == ["final", "final", "confirmed", "confirmed"]
+        answered = await api.http.get("/v1/finality/1", headers=PACKED)
+        proof = msgspec.msgpack.decode(answered.content, type=FinalityProof)
+        header = (await api.node.block(1)).header
+        assert api.node.genesis.verify_finality(proof, header) is None
+        refused = await api.http.get("/v1/finality/3")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (404, "not_final")
+        assert "final are those up to 2" in refused.json()["error"]["message"]
+        assert "sequencer_final_height 2.0" in (await api.http.get("/metrics")).text
 
 
 async def test_a_section_verifies_in_both_forms() -> None:
@@ -147,7 +212,7 @@ async def test_the_chain_and_the_status_speak_for_the_node() -> None:
         assert [each.get("connected") for each in status["validators"]] == [None, True, True, False]
         assert status["validators"][3]["last_reason"] == "timed out"
         assert status["adapters"][0]["adapter"] == "fake"
-        assert [rung["level"] for rung in status["ladder"] if rung["given"]] == ["pending", "confirmed"]
+        assert [rung["level"] for rung in status["ladder"] if rung["given"]] == ["pending", "confirmed", "final"]
 
 
 async def test_ready_looks_at_what_was_seen_and_never_at_what_stale_peers_applied() -> None:

@@ -91,6 +91,20 @@ async def test_the_packed_form_is_the_canonical_section() -> None:
             assert section.transactions == (b"a",)
 
 
+async def test_what_becomes_final_is_said_between_the_sections() -> None:
+    async with served() as api:
+        for _ in range(4):
+            await api.node.order()
+        async with following(api, from_height=4) as events:
+            assert (await events.next_section(api.node.genesis))[0] == 4
+            await api.node.finalize(2)
+            while (event := await events.next()).kind == "comment":
+                pass
+            assert event == ("final", "", b'{"height":2}'), "without an id: who comes back goes on after a section"
+            await api.node.order()
+            assert (await events.next_section())[0] == 5
+
+
 async def test_a_silent_stream_says_that_it_lives() -> None:
     async with served(limits=ApiLimits(comment_interval_s=0.01)) as api, following(api) as events:
         for _ in range(3):

@@ -128,7 +128,7 @@ async def test_bad_bodies_are_refused(content_type: str, body: bytes, status: in
         ("/v1/rollups/x/transactions", "rollup_id"),
         (f"/v1/rollups/{2**64}/transactions", "rollup_id"),
         ("/v1/rollups/3/transactions?valid_until=-1", "valid_until"),
-        ("/v1/rollups/3/transactions?wait=final", "wait"),
+        ("/v1/rollups/3/transactions?wait=settled", "wait"),
         ("/v1/rollups/3/transactions?wait=confirmed&timeout_ms=x", "timeout_ms"),
     ],
 )
