@@ -107,6 +107,11 @@ class Membership:
         self._warned: tuple[str, ...] = ()
 
     @property
+    def epoch(self) -> Epoch:
+        """That of the next block."""
+        return self._epoch
+
+    @property
     def validators(self) -> tuple[Validator, ...]:
         """Those who vote on the next block, in order."""
         registry = self._registry()

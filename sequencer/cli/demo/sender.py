@@ -1,7 +1,7 @@
 """Submits transactions through the public API and waits for verified receipts, whatever happens to single nodes.
 
 A node that does not answer is left for the next one: submitting the same bytes again is harmless. Every receipt is
-verified here, from the chain spec alone.
+verified here, from the chain spec and from how the later epochs began.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import msgspec
 import trio
 
 from consensus.codec import Malformed
+from consensus.types import Epoch
 from sequencer.cli.demo.processes import NodeProcess
+from sequencer.epoch_changes import EpochChanges
 from sequencer.genesis import Genesis
 from sequencer.receipts import Receipt, VerificationError
 from sequencer.transactions import Position, TransactionId, transaction_id
@@ -105,10 +107,28 @@ class Sender:
         if isinstance(receipt, Malformed) or receipt.transaction_id != transaction_id(rollup_id, 0, data):
             raise TrafficFailed(f"{node.name} answered with no receipt of what was sent")
         try:
+            await self._learn(node, receipt.header.epoch)
             receipt.verify(self._genesis)
+        except httpx.TransportError:
+            return None
         except VerificationError as error:
             raise TrafficFailed(f"{node.name} gave a receipt that proves nothing: {error}") from None
         return receipt
+
+    async def _learn(self, node: NodeProcess, epoch: Epoch) -> None:
+        """Verify how the epochs up to ``epoch`` began. Raises :class:`TrafficFailed` for a node that does not show
+        it."""
+        history = self._genesis.history
+        while epoch > history.newest.epoch:
+            first = history.newest.epoch + 1
+            response = await self._client.get(
+                f"{node.api}/v1/epochs", params={"from": first}, headers={"accept": "application/msgpack"}
+            )
+            answer = EpochChanges.from_bytes(response.content)
+            changes = () if isinstance(answer, Malformed) else answer.changes
+            fault = self._genesis.follow(changes) if changes else "it shows none"
+            if fault is not None and epoch > history.newest.epoch:
+                raise TrafficFailed(f"{node.name} does not show how epoch {first} began: {fault}")
 
     def _acknowledged(self, rollup_id: int, data: bytes, receipt: Receipt, began: float) -> None:
         count, seen = self.seen.rollups[rollup_id], self.seen
