@@ -179,7 +179,7 @@ async def test_requests_wait_in_order_while_it_is_away(
             nursery.start_soon(ask, signer, view)
             await trio.lowlevel.checkpoint()  # tasks begin in any order
         await until(lambda: "No such file" in signer.state().last_reason)
-        assert signer.state().pending == 2 * PENDING_MAX - 1
+        await until(lambda: signer.state().pending == 2 * PENDING_MAX - 1)
         assert not signer.state().connected
         assert "the signing process is away" in caplog.text
         assert not found
