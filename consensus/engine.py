@@ -280,10 +280,12 @@ class OfferLinks(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReportEvidence(msgspec.Struct, frozen=True, gc=False):
-    """A signer's two conflicting messages, each with a verified signature."""
+    """A signer's two conflicting messages, each with a verified signature; or two link certificates that conflict.
+    ``headers`` are the block that ``first`` names and its ancestors, where the offence needs them."""
 
     first: msgspec.Struct
     second: msgspec.Struct
+    headers: tuple[BlockHeader, ...] = ()
 
 
 class Reject(msgspec.Struct, frozen=True, gc=False):

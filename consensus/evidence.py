@@ -1,16 +1,17 @@
-"""Evidence: what proves guilt to a stranger who knows the chain's genesis and nothing else.
+"""Evidence: what proves guilt to a stranger who knows the chain's genesis and, for a later epoch, how it began.
 
 One form serves every offence and every protocol: two subjects, each with signers and their joined signature (a single
 message is a group of one, a certificate is a group of many), and the headers that the offence asks for. Guilty is who
-stands in both groups. Multi-signatures are attributable: with proofs of possession no aggregate that names an honest
-validator verifies unless that validator signed.
+stands in both groups, by public key: finality votes of two epochs contradict each other too. Multi-signatures are
+attributable: with proofs of possession no aggregate that names an honest validator verifies unless that validator
+signed.
 
 The bytes are canonical and bounded: one encoding, one digest, at most ``EVIDENCE_SIZE_MAX`` bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, cast
 
@@ -20,14 +21,17 @@ from msgspec import Meta
 from consensus.codec import Canonical, Malformed, digest, encode
 from consensus.crypto.scheme import Scheme
 from consensus.engine import Refusal, ReportEvidence
+from consensus.epoch_history import EpochHistory
 from consensus.epochs import EpochInfo
-from consensus.offences import EQUIVOCATION, Offence, Signed
+from consensus.finality.types import FFG, FfgVote, FfgVoteSubject, LinkCertificate
+from consensus.offences import EQUIVOCATION, FFG_DOUBLE, FFG_SURROUND, Offence, Signed
 from consensus.protocols.definition import ProtocolDefinition, Statement
 from consensus.types import (
     AggregateSignature,
     Bitmap,
     BlockHeader,
     BlockId,
+    Epoch,
     Hash,
     Integer,
     ShortText,
@@ -37,6 +41,7 @@ from consensus.types import (
     is_canonical_bitmap,
     signers_of,
 )
+from consensus.validators import Validator
 
 EVIDENCE_VERSION: Final = 1
 SUBJECT_SIZE_MAX: Final = 1024
@@ -54,8 +59,9 @@ class SignedGroup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """Everybody in both groups is guilty of ``offence``. ``chain`` is the genesis hash; ``headers`` are the block that
-    ``first`` names and its ancestors, nearest first, as many as the offence needs."""
+    """Everybody in both groups is guilty of ``offence``. ``chain`` is the genesis hash, ``epoch`` that of ``first``
+    (and of ``second``, but for finality votes); ``headers`` are the block that ``first`` names and its ancestors,
+    nearest first, as many as the offence needs."""
 
     version: Integer
     chain: Hash
@@ -69,10 +75,12 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=Fa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guilt:
-    """What evidence proves: ``signers``, ascending, signed both subjects."""
+    """What evidence proves: ``signers``, ascending, signed both subjects; indices into the validators of the epoch that
+    ``first`` is of, whose members they are: ``validators``."""
 
     offence: str
     signers: tuple[ValidatorIndex, ...]
+    validators: tuple[Validator, ...]
     first: Subject
     second: Subject
 
@@ -99,36 +107,74 @@ def evidence_digest(evidence: Evidence) -> bytes:
 
 def offences_of(definition: ProtocolDefinition) -> tuple[Offence, ...]:
     """Everything that a protocol forbids its signers."""
-    return (EQUIVOCATION, *definition.offences)
+    return (EQUIVOCATION, *definition.offences, FFG_DOUBLE, FFG_SURROUND)
 
 
-def verify(evidence: Evidence, epoch: EpochInfo, definition: ProtocolDefinition, scheme: Scheme) -> Guilt | Refusal:
-    """The guilty, or why this proves nothing. Offline: ``epoch`` follows from the chain's genesis."""
+def verify(
+    evidence: Evidence,
+    epoch: EpochInfo,
+    definition: ProtocolDefinition,
+    scheme: Scheme,
+    other: EpochInfo | None = None,
+) -> Guilt | Refusal:
+    """The guilty, or why this proves nothing. Offline: ``epoch`` is the one that the evidence names, verified from the
+    chain's genesis on; ``other`` that of the second subject, where it is another (:func:`verify_within` finds both)."""
     foreign = _foreign(evidence, epoch, definition)
     if foreign is not None:
         return Refusal(f"evidence: {foreign}")
-    codec = definition.subject_codec()
+    subjects = _subjects(evidence, definition)
+    if isinstance(subjects, Malformed):
+        return Refusal(f"evidence: {subjects.reason}")
+    first, second = subjects
+    infos = (epoch, epoch if other is None else other)
+    for subject, info in zip(subjects, infos, strict=True):
+        if subject.epoch != info.epoch:
+            return Refusal(f"evidence: a subject of epoch {subject.epoch}")
+    fault = _innocent(evidence, first, second, definition)
+    if fault is not None:
+        return Refusal(f"evidence: {fault}")
+    for group, subject, info in zip((evidence.first, evidence.second), subjects, infos, strict=True):
+        fault = _signature_fault(group, subject, info, scheme)
+        if fault is not None:
+            return Refusal(f"evidence: {fault}")
+    common = _common(evidence.first.signers, evidence.second.signers, *infos)
+    if not common:
+        return Refusal("evidence: nobody signed both")
+    members = tuple(epoch.validators.validators[signer] for signer in common)
+    return Guilt(offence=evidence.offence, signers=common, validators=members, first=first, second=second)
+
+
+def verify_within(
+    evidence: Evidence, history: EpochHistory, definition: ProtocolDefinition, scheme: Scheme
+) -> Guilt | Refusal:
+    """As :func:`verify`, in whichever epochs of ``history`` the evidence is of."""
+    subjects = _subjects(evidence, definition)
+    named = evidence.epoch if isinstance(subjects, Malformed) else subjects[1].epoch
+    infos: list[EpochInfo] = []
+    for epoch in (evidence.epoch, named):
+        info = history.info(epoch)
+        if info is None:
+            return Refusal(f"evidence: {history.unknown(epoch)}")
+        infos.append(info)
+    return verify(evidence, infos[0], definition, scheme, infos[1])
+
+
+def epochs_of(evidence: Evidence, definition: ProtocolDefinition) -> tuple[Epoch, ...]:
+    """The epochs that are needed to judge it, ascending; only its own where it is malformed."""
+    subjects = _subjects(evidence, definition)
+    named = () if isinstance(subjects, Malformed) else (subjects[1].epoch,)
+    return tuple(sorted({evidence.epoch, *named}))
+
+
+def _subjects(evidence: Evidence, definition: ProtocolDefinition) -> tuple[Subject, Subject] | Malformed:
+    codec = Canonical[msgspec.Struct](*definition.subjects, FfgVoteSubject)
     subjects: list[Subject] = []
     for group in (evidence.first, evidence.second):
         decoded = codec.decode(group.subject)
         if isinstance(decoded, Malformed):
-            return Refusal(f"evidence: a subject is none of this protocol: {decoded.reason}")
-        subject = cast("Subject", decoded)
-        if subject.epoch != epoch.epoch:
-            return Refusal(f"evidence: a subject of epoch {subject.epoch}")
-        subjects.append(subject)
-    first, second = subjects
-    fault = _innocent(evidence, first, second, definition)
-    if fault is not None:
-        return Refusal(f"evidence: {fault}")
-    for group, subject in ((evidence.first, first), (evidence.second, second)):
-        fault = _signature_fault(group, subject, epoch, scheme)
-        if fault is not None:
-            return Refusal(f"evidence: {fault}")
-    common = _common(evidence.first.signers, evidence.second.signers)
-    if not common:
-        return Refusal("evidence: nobody signed both")
-    return Guilt(offence=evidence.offence, signers=common, first=first, second=second)
+            return Malformed(f"a subject is none of this protocol: {decoded.reason}")
+        subjects.append(cast("Subject", decoded))
+    return subjects[0], subjects[1]
 
 
 def _foreign(evidence: Evidence, epoch: EpochInfo, definition: ProtocolDefinition) -> str | None:
@@ -148,6 +194,8 @@ def _innocent(evidence: Evidence, first: Subject, second: Subject, definition: P
     offence = next((known for known in offences_of(definition) if known.name == evidence.offence), None)
     if offence is None:
         return f"{evidence.offence!r} is no offence of {definition.name}"
+    if first.epoch != second.epoch and not first.kind == second.kind == FFG:
+        return f"subjects of epochs {first.epoch} and {second.epoch}, which have nothing to do with each other"
     headers = evidence.headers
     if len(headers) != offence.headers_needed:
         return f"{len(headers)} headers, {offence.headers_needed} belong"
@@ -173,9 +221,24 @@ def _signature_fault(group: SignedGroup, subject: Subject, epoch: EpochInfo, sch
     return None
 
 
-def _common(first: Bitmap, second: Bitmap) -> tuple[ValidatorIndex, ...]:
-    held = frozenset(signers_of(second))
-    return tuple(signer for signer in signers_of(first) if signer in held)
+def _common(first: Bitmap, second: Bitmap, epoch: EpochInfo, other: EpochInfo) -> tuple[ValidatorIndex, ...]:
+    """Who stands in both, by the first one's indices: by public key where the epochs differ."""
+    if epoch is other:
+        held = frozenset(signers_of(second))
+        return tuple(signer for signer in signers_of(first) if signer in held)
+    there = frozenset(_keys(second, other))
+    return tuple(signer for signer, key in zip(signers_of(first), _keys(first, epoch), strict=False) if key in there)
+
+
+def _keys(signers: Bitmap, epoch: EpochInfo) -> list[bytes]:
+    """The public keys of signers, as far as they are validators."""
+    keys = epoch.validators.public_keys
+    return [keys[signer] for signer in signers_of(signers) if signer < len(keys)]
+
+
+def keys_claimed(evidence: Evidence, epoch: EpochInfo, other: EpochInfo) -> frozenset[bytes]:
+    """The public keys of everybody whom evidence claims to convict; nothing is verified."""
+    return frozenset(_keys(evidence.first.signers, epoch)) & frozenset(_keys(evidence.second.signers, other))
 
 
 def evidence_from(
@@ -184,23 +247,25 @@ def evidence_from(
     headers: Mapping[BlockId, BlockHeader],
     epoch: EpochInfo,
     definition: ProtocolDefinition,
+    other: EpochInfo | None = None,
 ) -> Evidence | None:
     """Evidence from two groups, in whichever order they are an offence; None when somebody stands in both and may be
-    honest, or nobody does, or a header that it takes is not in ``headers``. No signature is looked at."""
-    if not _common(first.signers, second.signers):
+    honest, or nobody does, or a header that it takes is not in ``headers``. ``epoch`` is that of ``first``, ``other``
+    that of ``second`` where it is another. No signature is looked at."""
+    if not _common(first.signers, second.signers, epoch, epoch if other is None else other):
         return None
     for offence in offences_of(definition):
-        for one, other in ((first, second), (second, first)):
+        for one, two in ((first, second), (second, first)):
             shown = _headers_for(offence, one.subject, headers)
-            if shown is not None and offence.forbids(one.subject, other.subject, shown):
+            if shown is not None and offence.forbids(one.subject, two.subject, shown):
                 return Evidence(
                     version=EVIDENCE_VERSION,
                     chain=epoch.chain,
-                    epoch=epoch.epoch,
+                    epoch=one.subject.epoch,
                     protocol=definition.name,
                     offence=offence.name,
                     first=_group(one),
-                    second=_group(other),
+                    second=_group(two),
                     headers=tuple(shown),
                 )
     return None
@@ -226,17 +291,36 @@ def _group(signed: Signed) -> SignedGroup:
 
 
 def evidence_of_report(
-    report: ReportEvidence, epoch: EpochInfo, definition: ProtocolDefinition, scheme: Scheme
-) -> Evidence | None:
-    """Evidence from two messages that an engine reports; None when they state no offence of one signer."""
-    signed: list[Signed] = []
-    for message in (report.first, report.second):
+    report: ReportEvidence, info: Callable[[Epoch], EpochInfo | None], definition: ProtocolDefinition, scheme: Scheme
+) -> tuple[Evidence, ...]:
+    """Evidence from two messages, or two link certificates, that the core reports: one for each pair of groups with
+    common signers; none when the two state no offence of anybody, or of an epoch that ``info`` does not know."""
+    found: list[Evidence] = []
+    headers = {digest(header): header for header in report.headers}
+    for first in _signed_in_report(report.first, definition, scheme):
+        for second in _signed_in_report(report.second, definition, scheme):
+            one, two = info(first.subject.epoch), info(second.subject.epoch)
+            if one is not None and two is not None and _may_conflict(first.subject, second.subject):
+                evidence = evidence_from(first, second, headers, one, definition, two)
+                found += [] if evidence is None else [evidence]
+    return tuple(found)
+
+
+def _may_conflict(first: Subject, second: Subject) -> bool:
+    return first.epoch == second.epoch or first.kind == second.kind == FFG
+
+
+def _signed_in_report(message: msgspec.Struct, definition: ProtocolDefinition, scheme: Scheme) -> tuple[Signed, ...]:
+    if isinstance(message, LinkCertificate):
+        return tuple(Signed(message.subject(group.epoch), group.signers, group.signature) for group in message.groups)
+    if isinstance(message, FfgVote):
+        statement: Statement | None = Statement(
+            signer=message.signer, subject=message.subject, signature=message.signature
+        )
+    else:
         statement = definition.statement(message)
-        group = None if statement is None else signed_by_one(statement, scheme)
-        if group is None:
-            return None
-        signed.append(group)
-    return evidence_from(signed[0], signed[1], {}, epoch, definition)
+    signed = None if statement is None else signed_by_one(statement, scheme)
+    return () if signed is None else (signed,)
 
 
 def signed_by_one(statement: Statement, scheme: Scheme) -> Signed | None:

@@ -41,7 +41,7 @@ FAILURES_MAX: Final = 4096
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
     """One side from the split on: ``headers`` ascend from the first height at which the sides differ, and ``proof``
-    shows the last of them committed."""
+    shows the last of them committed. All are of one epoch: a boundary is the last."""
 
     headers: tuple[BlockHeader, ...]
     proof: CommitProof
@@ -79,7 +79,7 @@ def extract(
     """The guilty, with evidence; the reason when the two sides are not two committed histories that split. ``engine``
     is an observer's: it knows what commits. ``transcript`` are proofs that anybody kept."""
     for history in (first, second):
-        refusal = _unproven(history, engine)
+        refusal = _unproven(history, epoch, engine)
         if refusal is not None:
             return refusal
     one, other = first.headers[0], second.headers[0]
@@ -94,13 +94,15 @@ def extract(
     return _convict(groups, headers, (one, other), epoch, definition, scheme)
 
 
-def _unproven(history: History, engine: Engine) -> Refusal | None:
+def _unproven(history: History, epoch: EpochInfo, engine: Engine) -> Refusal | None:
     if not history.headers:
         return Refusal("extraction: a history without a block")
     named: BlockId | None = None
     for header in reversed(history.headers):
         if named is not None and digest(header) != named:
             return Refusal("extraction: a history's headers do not follow from each other")
+        if header.epoch != epoch.epoch:
+            return Refusal(f"extraction: a header of epoch {header.epoch}, the split is in epoch {epoch.epoch}")
         named = header.parent
     last = history.headers[-1]
     return engine.verify_commit(history.proof, last, last.epoch)

@@ -1,6 +1,7 @@
 """What proves guilt: pairs of signed subjects of which no honest validator ever signs both, in whatever order.
 
-A protocol declares its own pairs (``ProtocolDefinition.offences``); equivocation is everybody's. An offence is a pure
+A protocol declares its own pairs (``ProtocolDefinition.offences``); equivocation is everybody's, and so are the two
+slashing conditions of Casper FFG, whose votes of two epochs can contradict each other. An offence is a pure
 predicate over two subjects, and over headers where a subject alone does not say what its block stands on. It must hold
 for *no* pair that an honest validator can sign, whatever the others do and however many of them are faulty: quorums,
 certificates and headers that liars made included.
@@ -15,6 +16,8 @@ from typing import Final, NamedTuple, TypeAlias, cast
 import msgspec
 
 from consensus.codec import Canonical, Malformed, encode
+from consensus.finality import rules
+from consensus.finality.types import FFG, FfgVoteSubject
 from consensus.types import Bitmap, BlockHeader, Certificate, Subject, certificate_subject
 
 Forbids: TypeAlias = Callable[[Subject, Subject, Sequence[BlockHeader]], bool]
@@ -40,13 +43,31 @@ class Signed(NamedTuple):
 
 
 def _equivocates(first: Subject, second: Subject, headers: Sequence[BlockHeader]) -> bool:
-    if first.kind != second.kind or first.slot != second.slot:
-        return False
+    if first.kind != second.kind or first.slot != second.slot or first.kind == FFG:
+        return False  # one link signed for two epochs is one vote: FFG_DOUBLE
     return encode(cast("msgspec.Struct", first)) < encode(cast("msgspec.Struct", second))
 
 
 EQUIVOCATION: Final = Offence(name="equivocation", forbids=_equivocates)
 """Two different subjects of one kind in one slot, in the order of their canonical bytes."""
+
+
+def _doubles(first: Subject, second: Subject, headers: Sequence[BlockHeader]) -> bool:
+    if not isinstance(first, FfgVoteSubject) or not isinstance(second, FfgVoteSubject):
+        return False
+    return rules.is_double(first.link, second.link) and encode(first) < encode(second)
+
+
+def _surrounds(first: Subject, second: Subject, headers: Sequence[BlockHeader]) -> bool:
+    if not isinstance(first, FfgVoteSubject) or not isinstance(second, FfgVoteSubject):
+        return False
+    return rules.surrounds(first.link, second.link)
+
+
+FFG_DOUBLE: Final = Offence(name="ffg-double", forbids=_doubles)
+"""Two different links to one target height, whatever epochs the votes name; in the order of their canonical bytes."""
+FFG_SURROUND: Final = Offence(name="ffg-surround", forbids=_surrounds)
+"""The first link surrounds the second."""
 
 _certificates: Final = Canonical(Certificate)
 

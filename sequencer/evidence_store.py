@@ -2,18 +2,22 @@
 
 Each piece is a file ``<digest>.evidence`` in one directory, as ``sequencer evidence verify`` reads it. A piece is
 verified before it is kept, kept once, and passed on once to every connected peer by whoever learns it. What a peer
-sends that is malformed, of another chain, epoch or protocol, or proves nothing is refused, and the peer is named.
+sends that is malformed, of another chain or protocol, expired, or proves nothing is refused, and the peer is named.
 
-Bounds: ``PIECES_PER_SIGNER_MAX`` pieces that name a validator (one convicts; a piece is kept while anybody in it is
-below that) and ``STORE_BYTES_MAX`` bytes in all. What is beyond them is neither kept nor passed on, and where the bound
-of everybody that a piece claims to name is reached already, its signatures are not looked at: a flood of true evidence
-costs no more than a flood of false.
+The guilty are validators of the epoch in which they signed. A piece of an epoch that this node has not reached is left
+alone: it cannot be judged yet, and its sender may only be ahead. One of an epoch more than ``EPOCHS_BACK_MAX`` ago is
+expired. ``sequencer evidence verify`` needs a file of a later epoch together with how the epochs began: ``--epochs``.
+
+Bounds: ``PIECES_PER_SIGNER_MAX`` pieces that name a validator's key (one convicts; a piece is kept while anybody in it
+is below that) and ``STORE_BYTES_MAX`` bytes in all. What is beyond them is neither kept nor passed on, and where the
+bound of everybody that a piece claims to name is reached already, its signatures are not looked at: a flood of true
+evidence costs no more than a flood of false.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -22,21 +26,29 @@ import trio
 
 from consensus.codec import Malformed
 from consensus.engine import Refusal, ReportEvidence
+from consensus.epoch_history import EPOCHS_KEPT_MAX
+from consensus.epochs import EpochChange
 from consensus.evidence import (
     EVIDENCE_SIZE_MAX,
     Evidence,
     Guilt,
     decode_evidence,
     encode_evidence,
+    epochs_of,
     evidence_digest,
     evidence_of_report,
-    verify,
+    keys_claimed,
+    verify_within,
 )
-from consensus.types import ValidatorIndex, signers_of
+from consensus.finality.types import LinkCertificate
+from consensus.types import Epoch, epoch_of
+from sequencer.evidence_file import follow_changes
 from sequencer.genesis import Genesis
 
 PIECES_PER_SIGNER_MAX: Final = 8
 STORE_BYTES_MAX: Final = 64 * 1024 * 1024
+EPOCHS_BACK_MAX: Final = EPOCHS_KEPT_MAX - 2
+"""How many epochs ago an offence may be."""
 SUFFIX: Final = ".evidence"
 _PARTIAL: Final = ".partial"
 
@@ -48,7 +60,16 @@ class Piece:
     """One piece that is kept."""
 
     digest: bytes
+    epoch: Epoch
     guilt: Guilt
+
+
+EpochSource = Callable[[], Awaitable[Sequence[EpochChange]]]
+"""How each epoch that this node knows began, but the first, ascending: the chain store's ``epoch_changes``."""
+
+
+async def _one_epoch() -> Sequence[EpochChange]:
+    return ()
 
 
 class EvidenceChannel(Protocol):
@@ -58,15 +79,17 @@ class EvidenceChannel(Protocol):
 
 
 class EvidenceStore:
-    """The pieces of one chain. Call :meth:`load` first. Raises ``OSError`` where the directory cannot be used."""
+    """The pieces of one chain. Call :meth:`load` first. ``epoch_changes`` is asked when evidence names an epoch that
+    ``genesis`` does not know yet. Raises ``OSError`` where the directory cannot be used."""
 
-    def __init__(self, directory: Path, genesis: Genesis) -> None:
+    def __init__(self, directory: Path, genesis: Genesis, epoch_changes: EpochSource = _one_epoch) -> None:
         self._directory = trio.Path(directory)
         self._genesis = genesis
+        self._epoch_changes = epoch_changes
         self._pieces: dict[bytes, Piece] = {}
         self._bytes = 0
         self._writing = trio.Lock()
-        self._by_signer: dict[ValidatorIndex, int] = {}
+        self._by_key: dict[bytes, int] = {}
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -74,9 +97,9 @@ class EvidenceStore:
         return tuple(self._pieces.values())
 
     @property
-    def guilty(self) -> tuple[ValidatorIndex, ...]:
-        """Everybody who is convicted, ascending."""
-        return tuple(sorted(self._by_signer))
+    def guilty(self) -> tuple[bytes, ...]:
+        """The public keys of everybody who is convicted, ascending."""
+        return tuple(sorted(self._by_key))
 
     async def load(self) -> None:
         """Take back what is on the disk. A file that proves nothing here is left alone and named in the log."""
@@ -86,17 +109,17 @@ class EvidenceStore:
                 continue
             async with await file.open("rb") as source:
                 data = await source.read(EVIDENCE_SIZE_MAX + 1)
-            piece = self._judge(data)
+            piece = await self._judge(data)
             if isinstance(piece, Piece):
                 self._keep(piece, len(data))
             else:
                 logger.warning("%s is not used: %s", file, "beyond the bounds" if piece is None else piece.reason)
 
     async def add(self, data: bytes) -> Piece | Refusal | None:
-        """Keep a piece from its canonical bytes, in its file when this returns. None when it is known already or beyond
-        the bounds; the reason when it proves nothing."""
+        """Keep a piece from its canonical bytes, in its file when this returns. None when it is known already, beyond
+        the bounds, or of an epoch to come; the reason when it proves nothing."""
         async with self._writing:
-            piece = self._judge(data)
+            piece = await self._judge(data)
             if isinstance(piece, Piece):
                 file = self._directory / f"{piece.digest.hex()}{SUFFIX}"
                 partial = file.with_suffix(_PARTIAL)
@@ -105,34 +128,54 @@ class EvidenceStore:
                 self._keep(piece, len(data))
             return piece
 
-    def _judge(self, data: bytes) -> Piece | Refusal | None:
+    async def _judge(self, data: bytes) -> Piece | Refusal | None:
         evidence = decode_evidence(data)
         if isinstance(evidence, Malformed):
             return Refusal(f"evidence: {evidence.reason}")
         digest = evidence_digest(evidence)
-        if digest in self._pieces or self._bytes + len(data) > STORE_BYTES_MAX or self._is_full(_claimed(evidence)):
+        if digest in self._pieces or self._bytes + len(data) > STORE_BYTES_MAX:
             return None
-        genesis = self._genesis
-        guilt = verify(evidence, genesis.epoch, genesis.protocol, genesis.scheme)
+        genesis, named = self._genesis, epochs_of(evidence, self._genesis.protocol)
+        newest = await self.reach(named)
+        if named[-1] > newest:
+            return None
+        if named[0] < newest - EPOCHS_BACK_MAX:
+            return Refusal(f"evidence: expired: of epoch {named[0]}, this is epoch {newest}")
+        if self._is_full(self._claimed(evidence, named)):
+            return None
+        guilt = verify_within(evidence, genesis.history, genesis.protocol, genesis.scheme)
         if isinstance(guilt, Refusal):
             return guilt
-        return Piece(digest=digest, guilt=guilt)
+        return Piece(digest=digest, epoch=evidence.epoch, guilt=guilt)
+
+    async def reach(self, epochs: Iterable[Epoch]) -> Epoch:
+        """Have the validators of these epochs, where this node has reached them. The newest epoch that is known."""
+        history = self._genesis.history
+        if any(history.info(epoch) is None for epoch in epochs):
+            oldest_kept = history.newest.epoch - EPOCHS_BACK_MAX
+            changes = [change for change in await self._epoch_changes() if change.epoch > oldest_kept]
+            refusal = follow_changes(history, changes)
+            if refusal is not None:
+                logger.error("the own archive does not show how its epochs began: %s", refusal.reason)
+        return history.newest.epoch
 
     def _keep(self, piece: Piece, size_bytes: int) -> None:
         self._pieces[piece.digest] = piece
         self._bytes += size_bytes
-        for signer in piece.guilt.signers:
-            self._by_signer[signer] = self._by_signer.get(signer, 0) + 1
+        for validator in piece.guilt.validators:
+            self._by_key[validator.public_key] = self._by_key.get(validator.public_key, 0) + 1
 
-    def _is_full(self, signers: Iterator[ValidatorIndex]) -> bool:
+    def _claimed(self, evidence: Evidence, named: Sequence[Epoch]) -> Iterable[bytes]:
+        """The keys of everybody whom a piece claims to name."""
+        history = self._genesis.history
+        one = history.info(evidence.epoch)
+        two = history.info(next((epoch for epoch in named if epoch != evidence.epoch), evidence.epoch))
+        return () if one is None or two is None else keys_claimed(evidence, one, two)
+
+    def _is_full(self, keys: Iterable[bytes]) -> bool:
         """True when every one of them, and there are some, is named often enough."""
-        counts = [self._by_signer.get(signer, 0) for signer in signers]
+        counts = [self._by_key.get(key, 0) for key in keys]
         return bool(counts) and min(counts) >= PIECES_PER_SIGNER_MAX
-
-
-def _claimed(evidence: Evidence) -> Iterator[ValidatorIndex]:
-    held = frozenset(signers_of(evidence.second.signers))
-    return (signer for signer in signers_of(evidence.first.signers) if signer in held)
 
 
 class EvidenceExchange:
@@ -144,15 +187,17 @@ class EvidenceExchange:
         self._genesis = genesis
 
     async def reported(self, report: ReportEvidence) -> None:
-        """The own core saw two messages of one signer that contradict each other. Raises ``ValueError`` when they prove
-        nothing: then the core is wrong."""
+        """The own core saw two messages of one signer that contradict each other, or two link certificates. Raises
+        ``ValueError`` when the messages prove nothing: then the core is wrong."""
         genesis = self._genesis
-        evidence = evidence_of_report(report, genesis.epoch, genesis.protocol, genesis.scheme)
-        if evidence is None:
+        await self._store.reach(_epochs_in(report))
+        found = evidence_of_report(report, genesis.history.info, genesis.protocol, genesis.scheme)
+        if not found and not isinstance(report.first, LinkCertificate):  # quorums of two sets may share nobody
             raise ValueError(f"the core reports what no rule forbids: {report}")
-        result = await self._add(encode_evidence(evidence))
-        if result is not None:
-            raise ValueError(f"the core reports what does not verify: {result.reason}")
+        for evidence in found:
+            result = await self._add(encode_evidence(evidence))
+            if result is not None:
+                raise ValueError(f"the core reports what does not verify: {result.reason}")
 
     async def received(self, data: bytes) -> str | None:
         """Take a peer's frame; what is wrong with it."""
@@ -164,7 +209,17 @@ class EvidenceExchange:
         if isinstance(taken, Refusal):
             return taken
         if taken is not None:
-            names = [self._genesis.spec.validators[signer].name for signer in taken.guilt.signers]
+            names = [validator.name for validator in taken.guilt.validators]
             logger.error("guilty of %s: %s; evidence %s", taken.guilt.offence, ", ".join(names), taken.digest.hex())
             self._channel.broadcast(data)
         return None
+
+
+def _epochs_in(report: ReportEvidence) -> tuple[Epoch, ...]:
+    named: list[Epoch] = []
+    for message in (report.first, report.second):
+        if isinstance(message, LinkCertificate):
+            named += [group.epoch for group in message.groups]
+        else:
+            named.append(epoch_of(message))
+    return tuple(named)

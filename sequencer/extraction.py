@@ -1,6 +1,7 @@
 """Who made this chain split? From the homes of stopped nodes: the two histories, and the proofs that honest nodes kept.
 
-Both archives are read from the first height at which they hold different blocks up to the next stored commit proof.
+Both archives are read from the first height at which they hold different blocks up to the next stored commit proof. The
+guilty are validators of the epoch of that height, which follows from the blocks below it: both sides share them.
 Nothing that a home says is believed: headers are hashed and linked, proofs verified, and every pair of statements that
 accuses somebody is judged by its signatures (``consensus/forensics.py``).
 """
@@ -9,13 +10,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from consensus.codec import Malformed, commit_proofs, headers
-from consensus.engine import Engine, Refusal
+from consensus.engine import Refusal
+from consensus.epochs import EpochChange, EpochInfo
 from consensus.forensics import Extraction, History, extract
 from consensus.types import PATH_LENGTH_MAX, BlockHeader, Height
-from sequencer.genesis import genesis_of
+from sequencer.epoch_changes import decoded_change
+from sequencer.evidence_file import follow_changes
+from sequencer.genesis import Genesis, genesis_of
 from sequencer.storage import RawArchive, RawBlock, open_raw_archive
 from sequencer.verify import Home
 
@@ -23,7 +28,16 @@ TRANSCRIPTS_MAX: Final = 256
 """Further homes whose kept proofs are read."""
 
 
-def extract_from_homes(first: Home, second: Home, transcripts: Sequence[Home] = ()) -> Extraction | Refusal:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitOfHomes:
+    """What was extracted from a split in ``epoch``, whose validators the guilty are. ``changes`` lead there."""
+
+    extraction: Extraction
+    epoch: EpochInfo
+    changes: tuple[EpochChange, ...]
+
+
+def extract_from_homes(first: Home, second: Home, transcripts: Sequence[Home] = ()) -> SplitOfHomes | Refusal:
     """The guilty of the split between two homes; the reason when there is none to be found. ``transcripts`` are further
     homes of the chain, read for the proofs that they kept.
 
@@ -44,23 +58,59 @@ def extract_from_homes(first: Home, second: Home, transcripts: Sequence[Home] = 
         split = _split(archives[0], archives[1])
         if isinstance(split, Refusal):
             return split
-        histories = [_history(home, archive, split) for home, archive in zip(homes[:2], archives[:2], strict=True)]
+        histories: list[History] = []
+        for home, archive in zip(homes[:2], archives[:2], strict=True):
+            history = _history(home, archive, split)
+            if isinstance(history, Refusal):
+                return history
+            histories.append(history)
+        changes = _changes(homes[:2], archives[:2], split, genesis)
+        if isinstance(changes, Refusal):
+            return changes
         kept = list(dict.fromkeys(row.proof for archive in archives for row in archive.raw_transcript()))
-    one, other = histories
-    if isinstance(one, Refusal):
-        return one
-    if isinstance(other, Refusal):
-        return other
-    observer: Engine = genesis.protocol.engine(spec=genesis.spec, epoch=genesis.epoch, scheme=genesis.scheme, me=None)
-    return extract(
-        one,
-        other,
-        kept,
-        epoch=genesis.epoch,
-        definition=genesis.protocol,
-        scheme=genesis.scheme,
-        engine=observer,
+    return _extracted(histories[0], histories[1], kept, changes, genesis)
+
+
+def _extracted(
+    one: History, other: History, kept: Sequence[bytes], changes: tuple[EpochChange, ...], genesis: Genesis
+) -> SplitOfHomes | Refusal:
+    number = one.headers[0].epoch
+    epoch, observer = genesis.history.info(number), genesis.history.observer(number)
+    if number != other.headers[0].epoch or epoch is None or observer is None:
+        return Refusal(
+            f"the sides go on in epochs {number} and {other.headers[0].epoch} after a common block, where epoch "
+            f"{genesis.history.newest.epoch} does: run sequencer verify"
+        )
+    extraction = extract(
+        one, other, kept, epoch=epoch, definition=genesis.protocol, scheme=genesis.scheme, engine=observer
     )
+    if isinstance(extraction, Refusal):
+        return extraction
+    return SplitOfHomes(extraction=extraction, epoch=epoch, changes=changes)
+
+
+def _changes(
+    homes: Sequence[Home], archives: Sequence[RawArchive], split: Height, genesis: Genesis
+) -> tuple[EpochChange, ...] | Refusal:
+    """How the epochs began that both sides share, from whichever holds it whole; verified, and known to ``genesis``."""
+    refused = Refusal("no home was given")
+    for home, archive in zip(homes, archives, strict=True):
+        found: list[EpochChange] = []
+        for row in archive.raw_epochs():
+            change = decoded_change(row)
+            if isinstance(change, Malformed):
+                refused = Refusal(f"{home.name}: how epoch {row.epoch} began cannot be read: {change.reason}")
+                break
+            if change.boundary.height >= split:
+                return tuple(found)
+            outcome = follow_changes(genesis.history, (change,))
+            if outcome is not None:
+                refused = Refusal(f"{home.name}: {outcome.reason}")
+                break
+            found.append(change)
+        else:
+            return tuple(found)
+    return refused
 
 
 def _split(first: RawArchive, second: RawArchive) -> Height | Refusal:
@@ -98,6 +148,10 @@ def _history(home: Home, archive: RawArchive, height: Height) -> History | Refus
         header = _header(row)
         if header is None:
             return Refusal(f"{home.name}: the header at height {height} cannot be read; run sequencer verify")
+        if found and header.epoch != found[0].epoch:
+            return Refusal(
+                f"{home.name}: the boundary at height {height - 1} has no commit proof; run sequencer verify"
+            )
         found.append(header)
         if row.proof is not None:
             proof = commit_proofs.decode(row.proof)

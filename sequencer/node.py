@@ -358,7 +358,7 @@ async def _assemble(
     window = CommittedWindow(spec.deduplication_heights)
     mempool = Mempool(spec, window, config.mempool)
     cache = PayloadCache()
-    evidence = EvidenceStore(config.data_directory / EVIDENCE_DIRECTORY, genesis)
+    evidence = EvidenceStore(config.data_directory / EVIDENCE_DIRECTORY, genesis, store.epoch_changes)
     await _learn_epochs(store, genesis)
     await evidence.load()
     exchange = EvidenceExchange(evidence, _EvidenceChannel(transport), genesis)

@@ -134,9 +134,9 @@ async def test_evidence_reaches_every_node_and_outlives_them(tmp_path: Path) -> 
                 signature = key.secret_key.sign(nodes[0].genesis.epoch.domain.bytes_to_sign(subject))
                 votes.append(vote_of(subject, 3, signature))
             await until(lambda: all(peer.connected for each in parts[:4] for peer in each.transport.state().peers))
-            await parts[0].ledger.report(ReportEvidence(*votes))
+            await parts[0].ledger.report(ReportEvidence(votes[0], votes[1]))
             await until(lambda: all(node.status().evidence == 1 for node in nodes))
-            assert all(each.evidence.guilty == (3,) for each in parts)
+            assert all(each.evidence.guilty == (key.secret_key.public_key,) for each in parts)
     async with running(files[4]) as nodes:
         assert nodes[0].status().evidence == 1
     (file,) = (files[4] / "data" / "evidence").iterdir()
