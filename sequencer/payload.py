@@ -8,7 +8,12 @@ A block at height ``h`` is valid when
 4. no transaction was ordered by an ancestor at ``h - K`` or above: the ancestors that are committed here (the window)
    and those that are not yet (the request's ``path``);
 5. its timestamp is greater than its parent's;
-6. its link certificates verify, are those of a quorum, and speak of checkpoints below ``h``.
+6. its link certificates verify, are those of a quorum, and speak of checkpoints below ``h``;
+7. it carries changes of the validators (rollup ``SYSTEM_ROLLUP``) only on a chain with a ``reconfiguration``, and
+   ``CHANGES_PER_BLOCK_MAX`` of ``CHANGE_SIZE_MAX`` bytes at most. What they ask for is not judged here: one that cannot
+   be has no effect (``consensus/registry.py``);
+8. its header names next validators if and only if the registry after its parent says so, and then those. A descendant
+   of a block that names some (a *closing block* of the epoch) carries nothing and names none.
 
 Whatever is committed locally, nodes agree on this, because window and path together are the block's own ancestor path.
 The same transaction on two forks is fine; on the path of one block it is not.
@@ -17,6 +22,10 @@ A timestamp ahead of the local clock by more than the chain's drift is *held*: t
 there. Clocks differ, so a node that rejected would part honest proposers from their votes.
 
 A ``certified`` block was judged by a quorum; only 1. is checked.
+
+**Building waits** for something to order, up to the idle interval. Three blocks do not wait: a closing block, one that
+ends the epoch, and any from the height on from which a change of the validators is due. On an idle chain the blocks up
+to the epoch's end then follow each other at once.
 
 **Link certificates ride.** A block that carries transactions, or that an idle leader has waited for, takes along those
 that finality offers. They call for no block by themselves, and a block that is made only to commit the one below it
@@ -27,6 +36,7 @@ interval and what commits that.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 import trio
 
@@ -42,11 +52,22 @@ from consensus.engine import (
     Refusal,
 )
 from consensus.finality.types import LinkCertificate
-from consensus.genesis import ChainSpec
+from consensus.genesis import SYSTEM_ROLLUP, ChainSpec
 from consensus.ports import Clock
+from consensus.reconfiguration import TRANSACTION_SIZE_MAX as CHANGE_SIZE_MAX
+from consensus.registry import CHANGES_PER_BLOCK_MAX, Registry
 from consensus.types import Block, BlockHeader, Height
-from sequencer.body import EMPTY_PAYLOAD, Payload, PayloadCache, assemble_payload, certificates_size_bytes
+from consensus.validators import ValidatorSet
+from sequencer.body import (
+    EMPTY_PAYLOAD,
+    Payload,
+    PayloadCache,
+    PayloadSection,
+    assemble_payload,
+    certificates_size_bytes,
+)
 from sequencer.mempool import Mempool
+from sequencer.registries import Registries, header_fault, next_validators_hash
 from sequencer.window import CommittedWindow
 
 HOLD_STEP_S = 1.0
@@ -58,8 +79,9 @@ LinkCheck = Callable[[LinkCertificate], Refusal | None]
 
 class InlinePayloadSource:
     """Implements ``PayloadSource``. ``clock`` is the engine's; ``wall_clock_ms`` gives milliseconds since the Unix
-    epoch. Window, mempool and cache are shared with the ledger. ``check_link`` judges a link certificate; None on a
-    chain without checkpoints, where no block may carry one."""
+    epoch. Window, mempool, cache and ``registries`` are shared with the ledger; the latter are None on a chain whose
+    validators never change. ``check_link`` judges a link certificate; None on a chain without checkpoints, where no
+    block may carry one."""
 
     def __init__(
         self,
@@ -71,8 +93,10 @@ class InlinePayloadSource:
         clock: Clock,
         wall_clock_ms: Callable[[], int],
         check_link: LinkCheck | None = None,
+        registries: Registries | None = None,
     ) -> None:
         self._spec = spec
+        self._registries = registries
         self._check_link = check_link
         self._offered: tuple[LinkCertificate, ...] = ()
         self._rollups = frozenset(spec.rollups)
@@ -86,18 +110,18 @@ class InlinePayloadSource:
     # --- building ------------------------------------------------------------------------------------------------
 
     async def build(self, request: BuildPayload) -> PayloadBuilt:
-        """Answer as soon as there is something to order, else empty at ``request.deadline_ns``. A newer call makes
-        this one answer empty at once: its view is over."""
+        """Answer as soon as there is something to order or an epoch to end, else empty at ``request.deadline_ns``. A
+        newer call makes this one answer empty at once: its view is over."""
         self._building.cancel()
-        payload = EMPTY_PAYLOAD
-        patience_s = max(0, request.deadline_ns - self._clock.now()) / 1e9
-        with trio.move_on_after(patience_s) as self._building:
-            await self._window.reached(_base(request.path, request.height))
-            excluded = self._carried_on(request.path, request.height)
-            while not (payload := self._choose(request.height, excluded)).sections:
-                await self._mempool.arrival()
-        if not payload.sections and not any(block.header.payload_size for block, _ in request.path):
-            payload = assemble_payload((), self._links_for(request.height, ()))
+        payload, next_hash = EMPTY_PAYLOAD, b""
+        deadline_s = trio.current_time() + max(0, request.deadline_ns - self._clock.now()) / 1e9
+        with trio.CancelScope() as self._building:
+            if not _is_closing(request.path) and await self._parent_is_known(request, deadline_s):
+                registry = self._registry_on(request.path, request.height)
+                if registry is not None:
+                    next_hash = next_validators_hash(registry, request.height)
+                is_due = registry is not None and registry.is_due(request.height)
+                payload = await self._payload_for(request, deadline_s, waits=not is_due)
         self._cache.add(payload)
         return PayloadBuilt(
             view=request.view,
@@ -105,7 +129,26 @@ class InlinePayloadSource:
             payload_root=payload.root,
             body=payload.body,
             timestamp_ms=max(request.parent_timestamp_ms + 1, self._wall_clock_ms()),
+            next_validators_hash=next_hash,
         )
+
+    async def _parent_is_known(self, request: BuildPayload, deadline_s: float) -> bool:
+        """Wait until the ledger has what the request stands on: up to the deadline, and where there is a registry for
+        as long as it takes, for what the header must name depends on it."""
+        with trio.CancelScope(deadline=deadline_s if self._registries is None else inf):
+            await self._window.reached(_base(request.path, request.height))
+            return True
+        return False
+
+    async def _payload_for(self, request: BuildPayload, deadline_s: float, *, waits: bool) -> Payload:
+        payload = EMPTY_PAYLOAD
+        excluded = self._carried_on(request.path, request.height)
+        with trio.CancelScope(deadline=deadline_s):
+            while not (payload := self._choose(request.height, excluded)).sections and waits:
+                await self._mempool.arrival()
+        if not payload.sections and not any(block.header.payload_size for block, _ in request.path):
+            payload = assemble_payload((), self._links_for(request.height, ()))
+        return payload
 
     def offer(self, request: OfferLinks) -> None:
         """See ``PayloadSource``."""
@@ -140,8 +183,19 @@ class InlinePayloadSource:
         return payloads
 
     async def end_epoch(self, request: EndEpoch) -> EpochReady:
-        """See ``PayloadSource``."""
-        raise RuntimeError(f"block {request.boundary!r} ends an epoch, and nothing here changes validators yet")
+        """See ``PayloadSource``. Raises ``RuntimeError`` where the boundary names other validators than the registry:
+        no honest node voted for it."""
+        boundary = request.boundary
+        height = boundary.header.height
+        await self._window.reached(height)
+        registry = None if self._registries is None else self._registries.at(height)
+        validators = None if registry is None else ValidatorSet(registry.validators)
+        if validators is None or validators.hash != boundary.header.next_validators_hash:
+            raise RuntimeError(
+                f"{boundary} ends its epoch and names the validators {boundary.header.next_validators_hash.hex()}; "
+                f"the registry here has {'none' if validators is None else validators.hash.hex()}"
+            )
+        return EpochReady(boundary=boundary.id, validators=validators)
 
     # --- judging -------------------------------------------------------------------------------------------------
 
@@ -157,7 +211,9 @@ class InlinePayloadSource:
         if fault:
             return _verdict(request, fault)
         await self._window.reached(_base(request.path, header.height))
-        fault = self._fault_on_path(payload, header, request.path)
+        fault = self._fault_on_path(payload, header, request.path) or self._fault_in_validators(
+            payload, header, request.path
+        )
         if fault:
             return _verdict(request, fault)
         return _verdict(request, await self._hold(request.block))
@@ -176,7 +232,11 @@ class InlinePayloadSource:
         transaction_size_max = self._spec.transaction_size_max
         expiry_max = height + self._spec.deduplication_heights
         for section in payload.sections:
-            if section.rollup_id not in self._rollups:
+            if section.rollup_id == SYSTEM_ROLLUP and self._registries is not None:
+                fault = _fault_of_changes(section)
+                if fault:
+                    return fault
+            elif section.rollup_id not in self._rollups:
                 return f"rollup {section.rollup_id} is not of this chain"
             size_bytes = max(map(len, section.transactions))
             if size_bytes > transaction_size_max:
@@ -213,6 +273,33 @@ class InlinePayloadSource:
             if not ids.isdisjoint(ancestor.positions.keys()):
                 return "a transaction was ordered by an uncommitted ancestor"
         return ""
+
+    def _fault_in_validators(self, payload: Payload, header: BlockHeader, path: Path) -> str:
+        if _is_closing(path):
+            if payload.body or header.next_validators_hash:
+                return "its epoch has ended: a closing block carries nothing and names no validators"
+            return ""
+        if self._registries is None:
+            return "it names next validators; those of this chain never change" if header.next_validators_hash else ""
+        registry = self._registry_on(path, header.height)
+        if registry is None:
+            return f"it stands on height {_base(path, header.height)}, long after others were committed"
+        return header_fault(registry, header)
+
+    def _registry_on(self, path: Path, height: Height) -> Registry | None:
+        """The registry after the parent. None on a chain without one, and where it is no longer known: then the turn to
+        build or vote there is over."""
+        if self._registries is None:
+            return None
+
+        def payload_of(index: int) -> Payload:
+            block, body = path[index]
+            payload = self._named_payload(block.header, body)
+            if isinstance(payload, Malformed):
+                raise ValueError(f"{block}, an ancestor, was never judged: {payload.reason}")
+            return payload
+
+        return self._registries.on_path(_base(path, height), path, payload_of)
 
     def _payloads_of(self, path: Path, height: Height) -> list[Payload] | Malformed:
         """What the uncommitted ancestors within K heights carry, newest first; empty ones left out."""
@@ -253,6 +340,20 @@ class InlinePayloadSource:
 def _base(path: Path, height: Height) -> Height:
     """The committed height on which the path (and then the block itself) stands."""
     return (path[0][0].header.height if path else height) - 1
+
+
+def _is_closing(path: Path) -> bool:
+    """Whether what stands on the path comes after the end of its epoch."""
+    return any(block.header.next_validators_hash for block, _ in path)
+
+
+def _fault_of_changes(section: PayloadSection) -> str:
+    count, size_bytes = len(section.transactions), max(map(len, section.transactions))
+    if count > CHANGES_PER_BLOCK_MAX:
+        return f"{count} changes of the validators, of which a block has at most {CHANGES_PER_BLOCK_MAX}"
+    if size_bytes > CHANGE_SIZE_MAX:
+        return f"a change of the validators of {size_bytes} bytes exceeds {CHANGE_SIZE_MAX}"
+    return ""
 
 
 def _verdict(request: CheckPayload, fault: str = "") -> PayloadVerdict:
