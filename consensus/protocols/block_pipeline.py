@@ -275,8 +275,6 @@ class BlockPipeline:
 
     def fetch_missing(self, wanted: Sequence[tuple[BlockId, Height]], peer: PeerId | None) -> None:
         """Ask for the nearest missing ancestor of each wanted block and of the goal."""
-        if self.is_over:
-            return
         goal = self._goal
         targets = wanted if goal is None else (*wanted, (goal.block_id, goal.height))
         asked: list[BlockId] = []

@@ -298,6 +298,8 @@ class TendermintEngine:
 
     def _finish(self) -> Step:
         self._commit()
+        if self._blocks.is_over:
+            return self._out.finish()
         if not self._is_decided:
             self._follow_the_others()
             self._try_propose()

@@ -328,11 +328,11 @@ class Alone:
             return made[-1]
 
         self.replica = committee.replica(factory, me)
-        step = self.replica.start(self._recovered(max(ledger_height, committee.epoch.genesis.height)), self.now)
+        step = self.replica.start(self.recovered(max(ledger_height, committee.epoch.genesis.height)), self.now)
         self.engine = made[-1]
         self.started = self._perform(step)
 
-    def _recovered(self, ledger_height: int) -> Recovered:
+    def recovered(self, ledger_height: int) -> Recovered:
         """What the journal holds; at the start of a later epoch, no more than how it began."""
         change = self.committee.change
         if change is None or self.journal.commits:

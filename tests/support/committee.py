@@ -9,9 +9,11 @@ import msgspec
 
 from consensus.crypto.registry import scheme_named
 from consensus.crypto.scheme import Scheme, SecretKey
+from consensus.engine import Engine
 from consensus.epochs import EpochChange, EpochInfo, epoch_after, first_epoch
 from consensus.genesis import ChainSpec, Pacing, check_chain_spec
 from consensus.protocols.definition import EngineFactory
+from consensus.protocols.registry import protocol_named
 from consensus.replica import Replica
 from consensus.types import EMPTY_PAYLOAD_ROOT, BlockHeader, CommitProof, PeerId, Subject
 from consensus.validators import Validator
@@ -35,6 +37,11 @@ class Committee:
         """The transport's name of validator ``index``."""
         return self.epoch.validators.peer_of(index)
 
+    def engine(self, me: int | None) -> Engine:
+        """The bare engine of one validator, or of an observer."""
+        definition = protocol_named(self.spec.protocol)
+        return definition.engine(spec=self.spec, epoch=self.epoch, scheme=self.scheme, me=me)
+
     def replica(self, engine: EngineFactory, me: int | None) -> Replica:
         """The replica of one validator, or of an observer."""
         own_keys = () if me is None else (self.epoch.validators.public_keys[me],)
@@ -44,7 +51,7 @@ class Committee:
 def in_epoch(members: Committee, epoch: int, height: int) -> Committee:
     """The same validators in a later epoch, which begins above a boundary block at ``height``. What proves that block
     is not real: no engine looks at it."""
-    justify = msgspec.structs.replace(members.epoch.genesis, epoch=epoch - 1, height=height - 1)
+    justify = msgspec.structs.replace(members.epoch.genesis, epoch=epoch - 1, view=6, height=height - 1)
     boundary = BlockHeader(
         chain=members.epoch.chain,
         epoch=epoch - 1,

@@ -37,7 +37,6 @@ from consensus.engine import (
     Step,
     TimerFired,
 )
-from consensus.protocols.registry import protocol_named
 from consensus.types import Block, BlockId, CommitProof
 from tests.support.cluster import MILLISECOND, SECOND, MemoryJournal, root_of
 from tests.support.committee import Committee
@@ -79,10 +78,7 @@ class Engines:
     def start(self, index: int) -> None:
         """A fresh engine from what the journal holds."""
         node, genesis = self.nodes[index], self.committee.epoch.genesis
-        definition = protocol_named(self.committee.spec.protocol)
-        node.engine = definition.engine(
-            spec=self.committee.spec, epoch=self.committee.epoch, scheme=self.committee.scheme, me=index
-        )
+        node.engine = self.committee.engine(index)
         node.life += 1
         node.timers.clear()
         recovered: Recovered = node.journal.recover(max(node.journal.commits, default=0))
