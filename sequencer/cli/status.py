@@ -40,6 +40,7 @@ class _Status(msgspec.Struct, frozen=True):
     role: str
     view_name: str
     ledger_height: int
+    final_height: int
     seen_height: int
     timeouts: int
     evidence: int
@@ -93,7 +94,9 @@ def _status(document: bytes) -> _Status:
 
 
 def _show(statuses: dict[str, _Status], silent: dict[str, str], console: Console) -> None:
-    table = Table("node", "role", "", "height", "view", "timeouts", "validators", "pending", "executed", box=None)
+    table = Table(
+        "node", "role", "", "height", "final", "view", "timeouts", "validators", "pending", "executed", box=None
+    )
     for status in statuses.values():
         reached = sum(link.connected or link.self_ for link in status.validators)
         table.add_row(
@@ -102,6 +105,7 @@ def _show(statuses: dict[str, _Status], silent: dict[str, str], console: Console
             "[green]ready[/]" if status.ready else "[yellow]not ready[/]",
             f"{status.ledger_height}"
             + (f" of {status.seen_height}" if status.seen_height > status.ledger_height + 1 else ""),
+            str(status.final_height),
             status.view_name,
             str(status.timeouts),
             f"{reached} of {len(status.validators)}",

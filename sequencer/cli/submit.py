@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import sys
 from pathlib import Path
 from typing import Annotated, Final
@@ -21,8 +22,16 @@ from sequencer.transactions import Level, transaction_id
 STDIN: Final = "-"
 
 
+class WaitFor(enum.StrEnum):
+    """The rungs that can be waited for."""
+
+    CONFIRMED = Level.CONFIRMED.value
+    FINAL = Level.FINAL.value
+
+
 class _Answer(msgspec.Struct, frozen=True):
     transaction_id: bytes
+    level: str = Level.PENDING.value
     receipt: bytes | None = None
 
 
@@ -34,7 +43,9 @@ def command(
         Path | None, typer.Option(help="Submit this file's bytes instead; - is standard input.", show_default=False)
     ] = None,
     valid_until: Annotated[int, typer.Option(help="The last height that may order it; 0 for no expiry.", min=0)] = 0,
-    wait: Annotated[bool, typer.Option("--wait", help="Until it is confirmed; verifies the receipt.")] = False,
+    wait: Annotated[
+        WaitFor | None, typer.Option("--wait", help="Until it is confirmed, or final; verifies the receipt.")
+    ] = None,
     timeout_s: Annotated[float, typer.Option("--timeout", help="How long to wait, in seconds.", min=0.1)] = 30.0,
     genesis: Annotated[
         Path | None, typer.Option(help="The chain's genesis.json to verify with; a home has its own.")
@@ -43,7 +54,8 @@ def command(
 ) -> None:
     """Submit one transaction; with --wait show where it was ordered, proved by a verified receipt.
 
-    Submitting the same again is harmless. Exits with 1 when it is not confirmed in time, with 4 when it is refused.
+    Submitting the same again is harmless. Exits with 1 when it is not confirmed (or final) in time, with 4 when
+    it is refused.
     """
     with failures():
         target = target_of(node)
@@ -51,8 +63,8 @@ def command(
         transaction = _transaction(data, file)
         url = f"{target.api}/v1/rollups/{rollup}/transactions"
         query: dict[str, str | int] = {"valid_until": valid_until}
-        if wait:
-            query |= {"wait": Level.CONFIRMED.value, "timeout_ms": round(timeout_s * 1000)}
+        if wait is not None:
+            query |= {"wait": wait.value, "timeout_ms": round(timeout_s * 1000)}
         headers = {"content-type": "application/octet-stream", "accept": "application/msgpack"}
         with httpx.Client(timeout=timeout_s + TIMEOUT_S, trust_env=False) as client:
             request = client.build_request("POST", url, content=transaction, headers=headers, params=query)
@@ -60,10 +72,16 @@ def command(
         if response.status_code >= 300:
             raise refused(response)
         answer = _decoded(response)
-        if not wait:
+        if wait is None:
             _print_pending(answer, as_json)
             return
-        _print_confirmed(_verified(answer, rollup, transaction, valid_until, trusted), trusted, timeout_s, as_json)
+        receipt = _verified(answer, rollup, transaction, valid_until, trusted)
+        if receipt is None or (wait is WaitFor.FINAL and receipt.level is not Level.FINAL):
+            raise CommandError(
+                f"not {wait.value} within {timeout_s:g} s: it is {answer.level} there. Submitting it again is harmless",
+                NO,
+            )
+        _print_reached(receipt, trusted, as_json)
 
 
 def _transaction(data: str | None, file: Path | None) -> bytes:
@@ -116,17 +134,13 @@ def _print_pending(answer: _Answer, as_json: bool) -> None:
         out().print(answer.transaction_id.hex(), soft_wrap=True)
 
 
-def _print_confirmed(receipt: Receipt | None, genesis: Genesis | None, timeout_s: float, as_json: bool) -> None:
-    if receipt is None:
-        raise CommandError(
-            f"not confirmed within {timeout_s:g} s. It is still pending there; submitting it again is harmless", NO
-        )
+def _print_reached(receipt: Receipt, genesis: Genesis | None, as_json: bool) -> None:
     if as_json:
         position: JsonValue = {"rollup_id": receipt.rollup_id, "height": receipt.height, "index": receipt.index}
         print_json(
             {
                 "transaction_id": receipt.transaction_id.hex(),
-                "level": Level.CONFIRMED.value,
+                "level": receipt.level.value,
                 "position": position,
                 "verified": genesis is not None,
                 "receipt": receipt.to_bytes().hex(),
@@ -134,8 +148,8 @@ def _print_confirmed(receipt: Receipt | None, genesis: Genesis | None, timeout_s
         )
         return
     out().print(
-        f"{receipt.transaction_id.hex()}: confirmed, number {receipt.index} of rollup {receipt.rollup_id} at height "
-        f"{receipt.height}"
+        f"{receipt.transaction_id.hex()}: {receipt.level.value}, number {receipt.index} of rollup {receipt.rollup_id} "
+        f"at height {receipt.height}"
         + ("; its receipt is verified" if genesis else "; NOT verified here: give a home, or --genesis"),
         soft_wrap=True,
     )

@@ -1,8 +1,8 @@
 """``sequencer demo``: real processes, real TLS, real fsync, one SIGKILL, and proof that everybody agrees.
 
 Validators and an observer run as processes on this machine; users send signed transactions and blobs through the
-public API; halfway one validator is killed and restarted. In the end ``verify`` judges the homes, and every position
-that a user was given a receipt for is looked up in the archives.
+public API; halfway one validator is killed and restarted. Some transactions are followed until they are final. In the
+end ``verify`` judges the homes, and every position that a user was given a receipt for is looked up in the archives.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sequencer.cli.console import NO, STOPPED, CommandError, err, failures, out,
 from sequencer.cli.create import ProtocolName, SchemeName, check_protocol, check_scheme
 from sequencer.cli.demo.feeder import Feeder
 from sequencer.cli.demo.plan import DemoOptions, write_demo
+from sequencer.cli.demo.probe import FinalityProbe
 from sequencer.cli.demo.processes import Fleet, NodeFailed, NodeProcess, interrupted_by_sigterm, open_fleet
 from sequencer.cli.demo.report import Crash, DemoResult, Reported, result_json, show
 from sequencer.cli.demo.screen import POLL_S, Screen, Watcher
@@ -115,7 +116,9 @@ async def _perform(options: DemoOptions, directory: Path) -> DemoResult:
             stopping = trio.Event()
             sender = Sender(fleet.nodes, genesis, client)
             screen.ledgers = sender.seen
+            probe = FinalityProbe(fleet.nodes, genesis, client, sender, stopping)
             async with trio.open_nursery() as sending:
+                sending.start_soon(probe.run)
                 sending.start_soon(Users(sender, len(homes), stopping, screen.say).run)
                 sending.start_soon(Feeder([node.api for node in fleet.nodes], genesis, sender.seen, stopping).run)
                 crash = await _crash(options, fleet, watcher, sender.seen, screen.say)
@@ -134,6 +137,7 @@ async def _perform(options: DemoOptions, directory: Path) -> DemoResult:
     return DemoResult(
         options=options,
         ledgers=sender.seen,
+        final_ms=tuple(probe.final_ms),
         verdict=verdict,
         reported=reported,
         crash=crash,

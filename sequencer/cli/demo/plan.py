@@ -13,6 +13,8 @@ from sequencer.config import RollupConfig
 from sequencer.homes import ChainPlan, write_testnet
 
 OBSERVERS: Final = 1
+CHECKPOINT_INTERVAL: Final = 8
+"""Closer than a chain's default, so that also a short demo, and a quiet one, sees transactions become final."""
 ACCOUNTS_MAX: Final = 16
 """Of each EVM rollup, besides the one that deploys the token."""
 BALANCE_WEI: Final = 10**24
@@ -52,6 +54,7 @@ def write_demo(directory: Path, options: DemoOptions) -> list[Path]:
         observers=OBSERVERS,
         base_port=free_base_port(2 * (options.validators + OBSERVERS)),
         chain_id="demo",
+        checkpoint_interval=CHECKPOINT_INTERVAL,
     )
     return write_testnet(directory, plan)
 

@@ -37,10 +37,12 @@ class Crash:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """Everything. ``rough`` names the nodes that did not end with 0 when asked to."""
+    """Everything. ``final_ms`` are the times from submission to finality of those transactions that were followed so
+    far; ``rough`` names the nodes that did not end with 0 when asked to."""
 
     options: DemoOptions
     ledgers: Ledgers
+    final_ms: tuple[float, ...]
     verdict: Verdict
     reported: tuple[Reported, ...]
     crash: Crash
@@ -51,6 +53,8 @@ class DemoResult:
     def problems(self) -> list[str]:
         """Everything that must not be; empty when all is well."""
         problems = [str(finding) for finding in self.verdict.findings]
+        if not self.final_ms:
+            problems.append("no transaction was seen to become final")
         for rollup_id, count in self.ledgers.rollups.items():
             delivered = self.verdict.transactions.get(rollup_id, 0)
             # While the demo is kept, others may submit to its nodes too.
@@ -84,7 +88,7 @@ class DemoResult:
 def result_json(result: DemoResult) -> JsonValue:
     """The document of ``--json``."""
     adapters = {state.files.rollup_id: state.files.adapter for state in result.verdict.states}
-    latencies = result.ledgers.latencies_ms
+    latencies, final = result.ledgers.latencies_ms, result.final_ms
     return {
         "agreement": not result.problems,
         "validators": result.options.validators,
@@ -105,6 +109,7 @@ def result_json(result: DemoResult) -> JsonValue:
         "down_s": round(result.crash.down_s, 3),
         "catch_up_s": round(result.crash.catch_up_s, 3),
         "latency_ms": {"p50": round(quantile(latencies, 0.5), 2), "p99": round(quantile(latencies, 0.99), 2)},
+        "final_ms": {"p50": round(quantile(final, 0.5), 2), "max": round(max(final, default=0.0), 2)},
         "throughput_tps": round(result.throughput_tps, 1),
         "blocks": result.verdict.blocks,
         "resubmitted": result.ledgers.resubmitted,
@@ -129,6 +134,12 @@ def show(result: DemoResult, console: Console) -> None:
         f"receipt p50 {quantile(before, 0.5):.0f} ms, p99 {quantile(before, 0.99):.0f} ms before the crash, "
         f"p50 {quantile(every, 0.5):.0f} ms, p99 {quantile(every, 0.99):.0f} ms with it; "
         f"{result.ledgers.resubmitted} submissions repeated at another node",
+        soft_wrap=True,
+    )
+    console.print(
+        f"{len(result.final_ms)} transactions were followed until a proof showed them final: "
+        f"p50 {quantile(result.final_ms, 0.5) / 1000:.1f} s, at most {max(result.final_ms, default=0) / 1000:.1f} s "
+        f"after their submission, with a checkpoint every {result.verdict.spec.checkpoint_interval} blocks",
         soft_wrap=True,
     )
     console.print(

@@ -169,13 +169,20 @@ def test_status_goes_on_when_one_node_is_silent(node: RunningNode) -> None:
 
 
 def test_submit_waits_and_verifies(node: RunningNode) -> None:
-    said = document(invoke("submit", str(node.home), "1", "0xc0ffee", "--wait", "--json"))
+    said = document(invoke("submit", str(node.home), "1", "0xc0ffee", "--wait", "confirmed", "--json"))
     assert (said["level"], said["verified"]) == ("confirmed", True)
-    again = document(invoke("submit", node.said["api"], "1", "c0ffee", "--wait", "--json"))
+    again = document(invoke("submit", node.said["api"], "1", "c0ffee", "--wait", "confirmed", "--json"))
     assert (again["position"], again["verified"]) == (said["position"], False)
     genesis = str(node.home / "genesis.json")
-    result = invoke("submit", node.said["api"], "1", "c0ffee", "--wait", "--genesis", genesis)
+    result = invoke("submit", node.said["api"], "1", "c0ffee", "--wait", "confirmed", "--genesis", genesis)
     assert "its receipt is verified" in result.stdout
+
+
+def test_submit_says_that_it_is_not_final_yet(node: RunningNode) -> None:
+    """With a checkpoint every 32 blocks an idle chain takes too long for a test: it says so."""
+    said = invoke("submit", str(node.home), "1", "0xf1", "--wait", "final", "--timeout", "0.5")
+    assert said.exit_code == NO
+    assert "not final within 0.5 s: it is confirmed there" in said.stderr.replace("\n", " ")
 
 
 def test_submit_takes_files_and_standard_input(node: RunningNode, tmp_path: Path) -> None:
@@ -189,7 +196,7 @@ def test_submit_takes_files_and_standard_input(node: RunningNode, tmp_path: Path
 def test_a_receipt_of_another_chain_is_not_believed(node: RunningNode, tmp_path: Path) -> None:
     document(invoke("testnet", str(tmp_path / "other"), "-n", "1", "--base-port", "0", "--json"))
     other = str(tmp_path / "other" / "validator-0" / "genesis.json")
-    result = invoke("submit", node.said["api"], "1", "aa", "--wait", "--genesis", other)
+    result = invoke("submit", node.said["api"], "1", "aa", "--wait", "confirmed", "--genesis", other)
     assert result.exit_code == UNREACHABLE
     assert "proves nothing" in result.stderr
 
@@ -218,7 +225,7 @@ def delivered_height(node: RunningNode) -> int:
 def test_stopped_it_is_verified_and_a_change_is_found(tmp_path: Path) -> None:
     node = RunningNode(tmp_path / "net")
     try:
-        document(invoke("submit", str(node.home), "1", "abcdef", "--wait", "--json"))
+        document(invoke("submit", str(node.home), "1", "abcdef", "--wait", "confirmed", "--json"))
         while not delivered_height(node):
             assert node.process.poll() is None
     finally:

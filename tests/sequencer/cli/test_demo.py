@@ -50,6 +50,7 @@ def check(document: dict[str, Any], *, validators: int, protocol: str, scheme: s
     assert document["killed"] == f"validator-{validators - 1}"
     assert document["catch_up_s"] > 0
     assert 0 < document["latency_ms"]["p50"] <= document["latency_ms"]["p99"]
+    assert document["latency_ms"]["p50"] < document["final_ms"]["p50"] <= document["final_ms"]["max"]
     assert document["throughput_tps"] > 0
     assert document["blocks"] > 0
 
@@ -126,6 +127,7 @@ async def sound_result(directory: Path, chain: SignedChain) -> DemoResult:
             first_s=1.0,
             last_s=3.0,
         ),
+        final_ms=(500.0, 700.0),
         verdict=verdict,
         reported=tuple(
             Reported(home=s.home, rollup_id=s.files.rollup_id, state_commitment=s.commitment.hex())
@@ -144,6 +146,7 @@ async def test_a_sound_result_has_no_problems(tmp_path: Path, chain: SignedChain
     assert isinstance(document, dict)
     assert document["agreement"] is True
     assert document["latency_ms"] == {"p50": 3.0, "p99": 100.0}
+    assert document["final_ms"] == {"p50": 700.0, "max": 700.0}
     assert document["throughput_tps"] == 2.0
 
 
