@@ -60,6 +60,7 @@ class _NodeCollector(Collector):
         yield from _mempool_families(self._status)
         yield from _adapter_families(self._status)
         yield from _peer_families(self._status)
+        yield from _signer_families(self._status)
 
 
 def _consensus_families(status: NodeStatus) -> Iterator[Metric]:
@@ -108,6 +109,15 @@ def _adapter_families(status: NodeStatus) -> Iterator[Metric]:
         restarts.add_metric(names, each.restarts)
         delivered.add_metric(names, each.delivered.height)
     yield from (alive, restarts, delivered)
+
+
+def _signer_families(status: NodeStatus) -> Iterator[Metric]:
+    signer = status.signer
+    if signer is not None:
+        connected = float(signer.connected)
+        yield GaugeMetricFamily("sequencer_signer_connected", "1 when the signing process is there", value=connected)
+        yield GaugeMetricFamily("sequencer_signer_pending", "Signatures that wait", value=signer.pending)
+        yield CounterMetricFamily("sequencer_signer_signatures", "Signatures received", value=signer.signatures)
 
 
 def _peer_families(status: NodeStatus) -> Iterator[Metric]:

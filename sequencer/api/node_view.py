@@ -17,6 +17,7 @@ from sequencer.block_summary import BlockSummary
 from sequencer.membership import ValidatorsView
 from sequencer.mempool import Submission
 from sequencer.receipts import Genesis, Receipt, Section
+from sequencer.signer.remote import SignerState
 from sequencer.transactions import Level, Position, TransactionId, TransactionStatus
 from sequencer.transport import TransportState
 
@@ -94,6 +95,11 @@ class NodeStatus(Protocol):
 
     @property
     def evidence(self) -> int: ...
+
+    @property
+    def signer(self) -> SignerState | None:
+        """Of the signing process, where one holds the keys."""
+        ...
 
 
 class Adapter(Protocol):

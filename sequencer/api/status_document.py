@@ -8,6 +8,7 @@ from consensus.genesis import ChainSpec
 from consensus.types import Height
 from sequencer.api.node_view import AdapterStatus, NodeStatus, NodeView
 from sequencer.membership import PendingChange
+from sequencer.signer.remote import SignerState
 from sequencer.transactions import Level
 from sequencer.transport import PeerState, TransportState
 
@@ -45,6 +46,7 @@ def status_document(node: NodeView) -> dict[str, object]:
         "checkpoint_interval": spec.checkpoint_interval,
         "pruned_below": status.archive_from,
         "evidence": status.evidence,
+        "signer": None if status.signer is None else _signer(status.signer),
         "ready": not (reasons := unready_reasons(status)),
         "unready_reasons": reasons,
         "ladder": [{"level": level.value, "given": level in given} for level in LADDER],
@@ -57,6 +59,17 @@ def status_document(node: NodeView) -> dict[str, object]:
             for rollup_id, transactions, size_bytes in status.mempool
         ],
         "adapters": [_adapter(each) for each in status.adapters],
+    }
+
+
+def _signer(signer: SignerState) -> dict[str, object]:
+    return {
+        "connected": signer.connected,
+        "pending": signer.pending,
+        "connections": signer.connections,
+        "signatures": signer.signatures,
+        "last_reason": signer.last_reason,
+        "round_trip_ns": signer.round_trip_ns,
     }
 
 
@@ -134,6 +147,9 @@ def unready_reasons(status: NodeStatus, lag_heights_max: Height = 16) -> list[st
     lag = seen - status.ledger_height
     if lag > lag_heights_max:
         reasons.append(f"catching up: at height {status.ledger_height}, and {seen} was seen ({lag} behind)")
+    signer = status.signer
+    if signer is not None and not signer.connected:
+        reasons.append(f"the signing process is away, {signer.pending} signatures wait: {signer.last_reason}")
     if status.pruned_below is not None:
         reasons.append(f"every peer has pruned what is missing here: they keep nothing below {status.pruned_below}")
     transport = status.transport

@@ -37,6 +37,7 @@ from sequencer.homes import (
     write_registration,
     write_testnet,
 )
+from sequencer.signer.homes import separate_all
 from sequencer.tables import KeyPathError
 
 PassphraseFile = Annotated[
@@ -192,6 +193,9 @@ def make_testnet(
     concentration: Annotated[
         int, typer.Option(help="The largest share of the stake of one operator, in per cent.", min=1, max=100)
     ] = 100,
+    signers: Annotated[
+        bool, typer.Option("--signers", help="Leave each validator's key to a signing process with a home of its own.")
+    ] = False,
     passphrase_file: PassphraseFile = None,
     ask_passphrase: AskPassphrase = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
@@ -221,16 +225,24 @@ def make_testnet(
         passphrase = read_secret(passphrase_file, ask_passphrase, confirm=True)
         with _writing(directory):
             homes = write_testnet(directory, plan, passphrase=passphrase)
-        configs = [load_written(home) for home in homes]
-        if as_json:
-            print_json(_homes_json(homes, configs, _governor_files(directory, governors)))
-            return
-        console = out()
-        console.print(f"Wrote {len(homes)} homes of chain [bold]{escape(chain_id)}[/] ({configs[0].spec.hash.hex()}):")
-        for home, config in zip(homes, configs, strict=True):
-            console.print(f"  sequencer start --home {home}    # API http://{address_text(config.api.listen)}")
-        for file in _governor_files(directory, governors):
-            console.print(f"  {file}    # approves changes of the validators: keep it off the nodes")
+            apart = separate_all(homes, passphrase=passphrase) if signers else []
+        _say_written(homes, apart, _governor_files(directory, governors), as_json=as_json)
+
+
+def _say_written(homes: list[Path], signers: list[Path], governors: list[Path], *, as_json: bool) -> None:
+    configs = [load_written(home) for home in homes]
+    spec = configs[0].spec
+    if as_json:
+        print_json({**_homes_json(homes, configs, governors), "signers": [str(home) for home in signers]})
+        return
+    console = out()
+    console.print(f"Wrote {len(homes)} homes of chain [bold]{escape(spec.chain_id)}[/] ({spec.hash.hex()}):")
+    for home in signers:
+        console.print(f"  sequencer signer run --home {home}")
+    for home, config in zip(homes, configs, strict=True):
+        console.print(f"  sequencer start --home {home}    # API http://{address_text(config.api.listen)}")
+    for file in governors:
+        console.print(f"  {file}    # approves changes of the validators: keep it off the nodes")
 
 
 def load_written(home: Path) -> Config:
@@ -265,7 +277,7 @@ def _governor_files(directory: Path, count: int) -> list[Path]:
     return [directory / f"governor-{index}.json" for index in range(count)]
 
 
-def _homes_json(homes: list[Path], configs: list[Config], governors: list[Path]) -> JsonValue:
+def _homes_json(homes: list[Path], configs: list[Config], governors: list[Path]) -> dict[str, JsonValue]:
     spec = configs[0].spec
     return {
         "chain_id": spec.chain_id,

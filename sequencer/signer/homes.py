@@ -84,6 +84,17 @@ def separate(home: Path, signer_home: Path, *, passphrase: str | None = None) ->
     return taken
 
 
+def separate_all(homes: Sequence[Path], *, passphrase: str | None = None) -> list[Path]:
+    """Give each validator among the homes of a new chain a signing process beside it, ``signer-0`` and so on; returns
+    their homes. Raises as :func:`separate` does."""
+    made: list[Path] = []
+    for home in homes:
+        if Config.load(home / "node.toml").consensus_key_files:
+            made.append(home.with_name(f"signer-{len(made)}"))
+            separate(home, made[-1], passphrase=passphrase)
+    return made
+
+
 def signertoml_value(*, nodes: Sequence[PeerId], keys: Sequence[str]) -> str:
     """The text of a ``signer.toml`` in a home."""
     return "\n".join(

@@ -32,6 +32,7 @@ from sequencer.ledger import IndexedBlock, Ledger
 from sequencer.membership import PendingChange, ValidatorEntry, ValidatorsView
 from sequencer.mempool import Mempool, MempoolLimits, Submission
 from sequencer.receipts import Receipt, Section
+from sequencer.signer.remote import SignerState
 from sequencer.transactions import Level, Position, TransactionId, TransactionStatus
 from sequencer.transport import PeerState, TransportState
 from sequencer.window import CommittedWindow
@@ -103,6 +104,7 @@ class FakeStatus:
     transport: TransportState
     adapters: tuple[FakeAdapterStatus, ...]
     evidence: int
+    signer: SignerState | None = None
 
 
 @dataclass
@@ -201,6 +203,7 @@ class FakeNode:
         self.seen_ahead = 0
         self.pruned_below: Height | None = None
         self.pending_changes: list[PendingChange] = []
+        self.signer: SignerState | None = None
         self.changes: list[EpochChange] = []
         self.outcomes: dict[Position, ChangeOutcome] = {}
 
@@ -372,6 +375,7 @@ class FakeNode:
                 for rollup_id in self.adapters
             ),
             evidence=0,
+            signer=self.signer,
         )
 
 
