@@ -21,11 +21,15 @@ from consensus.codec import Malformed
 from consensus.engine import Commit, Finalize, ReportEvidence
 from consensus.finality.proof import FinalityProof
 from consensus.finality.types import LinkCertificate
+from consensus.genesis import SYSTEM_ROLLUP
+from consensus.reconfiguration import ChangeOutcome
+from consensus.registry import Registry
 from consensus.types import PATH_LENGTH_MAX, Block, BlockHeader, CommitProof, Height
 from sequencer.body import Payload, PayloadCache, decode_payload
 from sequencer.mempool import Mempool
 from sequencer.merkle import InclusionProof
 from sequencer.receipts import Receipt, Section
+from sequencer.registries import Registries, SavedRegistry, outcomes_of
 from sequencer.transactions import Level, Position, TransactionId, TransactionStatus
 from sequencer.window import CommittedBlock, CommittedWindow
 
@@ -70,10 +74,12 @@ class BlockStore(Protocol):
 
 
 class IndexedBlock(NamedTuple):
-    """What the index keeps of a block: of each section, the rollup and the ids in order."""
+    """What the index keeps of a block: of each section, the rollup and the ids in order; and what it changed in the
+    registry of validators."""
 
     height: Height
     sections: tuple[tuple[int, tuple[TransactionId, ...]], ...]
+    saved: SavedRegistry = SavedRegistry(b"", b"")
 
 
 class IndexStore(Protocol):
@@ -86,6 +92,14 @@ class IndexStore(Protocol):
 
     async def append(self, blocks: Sequence[IndexedBlock]) -> None:
         """Take the blocks after :attr:`height`, ascending, all or none."""
+        ...
+
+    async def registry(self) -> bytes:
+        """The last registry that a block saved, up to :attr:`height`; empty where none did."""
+        ...
+
+    async def outcomes(self, height: Height) -> bytes:
+        """The outcomes that the block at ``height`` saved; empty where it did not."""
         ...
 
     async def lookup(self, transaction_id: TransactionId) -> Position | None:
@@ -159,8 +173,10 @@ class Ledger:
         cache: PayloadCache,
         report_evidence: Callable[[ReportEvidence], Awaitable[None]],
         checkpoint_interval: Height = 0,
+        registries: Registries | None = None,
     ) -> None:
         self._blocks = blocks
+        self._registries = registries
         self._checkpoint_interval = checkpoint_interval
         self._final_height: Height = 0
         self._finalized = trio.lowlevel.ParkingLot()
@@ -183,6 +199,11 @@ class Ledger:
         return self._window.height
 
     @property
+    def registry(self) -> Registry | None:
+        """Who validates, after the last block that was taken; None on a chain whose validators never change."""
+        return None if self._registries is None else self._registries.latest
+
+    @property
     def final_height(self) -> Height:
         """The last height that is final; 0 before the first, and on a chain without checkpoints."""
         return self._final_height
@@ -192,8 +213,8 @@ class Ledger:
     async def restore(self) -> None:
         """Before anything else: fill the window from the block store, and take what the index does not have yet.
 
-        Raises :class:`HeightUnavailable` when blocks that this needs are pruned, and :class:`OlderCopy` for an index
-        that is ahead of the blocks."""
+        Raises :class:`HeightUnavailable` when blocks that this needs are pruned, :class:`OlderCopy` for an index that
+        is ahead of the blocks, and ``ValueError`` for one whose registry of validators cannot be read."""
         indexed = self._index.height
         if indexed > self._blocks.committed_height:
             raise OlderCopy(
@@ -201,6 +222,8 @@ class Ledger:
                 "this is an older copy of the journal. A validator must never run on one, it could sign twice: put the "
                 "newest back, or make a new validator. An observer may delete both files; it starts anew from its peers"
             )
+        if self._registries is not None:
+            self._registries.restore(indexed, await self._index.registry())
         height = max(1, indexed - self._window.heights_max + 1)
         while height <= self._blocks.committed_height:
             for block, body in await self._read(height):
@@ -267,11 +290,13 @@ class Ledger:
 
     def _take(self, block: Block, payload: Payload, proof: CommitProof | None) -> None:
         height = block.header.height
+        # Before the window: who waits for the height finds the registry after it.
+        saved = SavedRegistry(b"", b"") if self._registries is None else self._registries.take(block, payload)
         self._window.advance(_committed(block, payload))
         expired = self._mempool.committed(height, payload.sections)
         self._remember(_Recent(block, payload, proof))
         sections = tuple((section.rollup_id, section.ids) for section in payload.sections)
-        self._unindexed[height] = IndexedBlock(height, sections)
+        self._unindexed[height] = IndexedBlock(height, sections, saved)
         self._unindexed_transactions += len(payload.positions)
         self._to_index.unpark_all()
         self._answer(height, payload, expired)
@@ -351,6 +376,16 @@ class Ledger:
                     if transaction_id in ids:
                         return Position(rollup_id=rollup_id, height=height, index=ids.index(transaction_id))
         return await self._index.lookup(transaction_id)
+
+    async def change_outcome(self, position: Position) -> ChangeOutcome | None:
+        """What became of a change of the validators that stands at ``position``; None for a position that has none, and
+        for one that is pruned here."""
+        if position.rollup_id != SYSTEM_ROLLUP or position.height > self.height:
+            return None
+        unindexed = self._unindexed.get(position.height)
+        saved = await self._index.outcomes(position.height) if unindexed is None else unindexed.saved.outcomes
+        outcomes = outcomes_of(saved)
+        return outcomes[position.index] if position.index < len(outcomes) else None
 
     async def status(self, transaction_id: TransactionId) -> TransactionStatus:
         """The transaction's rung on the ladder, as this node knows it."""

@@ -32,6 +32,7 @@ from consensus.finality.proof import FinalityProof
 from consensus.genesis import ChainSpec
 from consensus.ports import Clock, Signer, Transport
 from consensus.reconfiguration import ChangeOutcome
+from consensus.registry import Registry
 from consensus.replica import Replica
 from consensus.signing import SigningDomain
 from consensus.types import Height, PeerId, Subject
@@ -49,6 +50,7 @@ from sequencer.membership import Membership, ValidatorsView
 from sequencer.mempool import Mempool, Ordered, Pending, Submission, SubmissionRefused
 from sequencer.payload import InlinePayloadSource
 from sequencer.receipts import Receipt, Section
+from sequencer.registries import Registries
 from sequencer.signer.remote import RemoteSigner, SignerState
 from sequencer.storage import ChainStore, IndexStore
 from sequencer.transactions import Level, Position, TransactionId, TransactionStatus
@@ -118,9 +120,18 @@ class _LedgerIndex:
         return self._store.height
 
     async def append(self, blocks: Sequence[IndexedBlock]) -> None:
+        saved = [block.saved.registry for block in blocks if block.saved.registry]
         await self._store.append(
-            [(block.height, [(rollup_id, b"".join(ids)) for rollup_id, ids in block.sections]) for block in blocks]
+            [(block.height, [(rollup_id, b"".join(ids)) for rollup_id, ids in block.sections]) for block in blocks],
+            registry=saved[-1] if saved else b"",
+            outcomes=[(block.height, block.saved.outcomes) for block in blocks if block.saved.outcomes],
         )
+
+    async def registry(self) -> bytes:
+        return await self._store.registry()
+
+    async def outcomes(self, height: Height) -> bytes:
+        return await self._store.outcomes(height)
 
     async def lookup(self, transaction_id: TransactionId) -> Position | None:
         found = await self._store.lookup(transaction_id)
@@ -275,7 +286,7 @@ class Node:
 
     async def change_outcome(self, position: Position) -> ChangeOutcome | None:
         """What became of an ordered change of the validators; None where this node does not know it any more."""
-        return None
+        return await self._parts.ledger.change_outcome(position)
 
     def status(self) -> NodeStatus:
         """Everything at a glance."""
@@ -356,7 +367,10 @@ async def _assemble(
 ) -> Node:
     spec, clock = config.spec, TrioClock()
     window = CommittedWindow(spec.deduplication_heights)
-    mempool = Mempool(spec, window, config.mempool)
+    registries = None
+    if spec.reconfiguration is not None:
+        registries = Registries(Registry.first(spec, genesis.scheme), spec.deduplication_heights)
+    mempool = Mempool(spec, window, config.mempool, registries)
     cache = PayloadCache()
     evidence = EvidenceStore(config.data_directory / EVIDENCE_DIRECTORY, genesis, store.epoch_changes)
     await _learn_epochs(store, genesis)
@@ -370,6 +384,7 @@ async def _assemble(
         cache=cache,
         report_evidence=exchange.reported,
         checkpoint_interval=spec.checkpoint_interval,
+        registries=registries,
     )
     replica = _replica(genesis, keys.public_keys, cache)
     payloads = InlinePayloadSource(
@@ -380,6 +395,7 @@ async def _assemble(
         clock=clock,
         wall_clock_ms=_wall_clock_ms,
         check_link=replica.check_link if spec.checkpoint_interval else None,
+        registries=registries,
     )
     signer = _signer(config, keys)
     driver = _driver(genesis, replica, store, transport, signer, payloads, ledger, clock)
@@ -389,7 +405,7 @@ async def _assemble(
         own_keys=keys.public_keys,
         configured=config.network.peers,
         transport=transport,
-        registry=lambda: None,
+        registry=lambda: ledger.registry,
         height=lambda: ledger.height,
     )
     forwarder = Forwarder(mempool, window, _Channel(transport), observes=lambda: membership.own is None)

@@ -62,6 +62,8 @@ class MemoryIndex:
         self.height: Height = 0
         self.positions: dict[TransactionId, Position] = {}
         self.batches: list[int] = []
+        self.saved_registry = b""
+        self.saved_outcomes: dict[Height, bytes] = {}
         self.open = trio.Event()
         self.open.set()
         self.fault: Exception | None = None
@@ -73,10 +75,20 @@ class MemoryIndex:
         assert [indexed.height for indexed in blocks] == list(range(self.height + 1, blocks[-1].height + 1))
         self.batches.append(len(blocks))
         for indexed in blocks:
+            self.saved_registry = indexed.saved.registry or self.saved_registry
+            self.saved_outcomes[indexed.height] = indexed.saved.outcomes
             for rollup_id, ids in indexed.sections:
                 for index, each in enumerate(ids):
                     self.positions[each] = Position(rollup_id=rollup_id, height=indexed.height, index=index)
         self.height = blocks[-1].height
+
+    async def registry(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self.saved_registry
+
+    async def outcomes(self, height: Height) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return self.saved_outcomes.get(height, b"")
 
     async def lookup(self, transaction_id: TransactionId) -> Position | None:
         await trio.lowlevel.checkpoint()
