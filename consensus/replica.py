@@ -90,6 +90,7 @@ PARTING: Final = (Broadcast, Send, Reject, ReportEvidence)
 """What an engine still does once it is over: what it said belongs to others."""
 GRACE_DIVISOR: Final = 10
 PATIENCE_DIVISOR: Final = 2
+_LOOKED_AT: Final = frozenset((SetTimer, FetchBlocks, Commit))
 _NOT_THE_ENGINES: Final = frozenset((*SYNC_MESSAGES, FfgVote))
 
 
@@ -201,11 +202,11 @@ class Replica:
         if step is NOTHING:
             return step
         for effect in step.effects:
-            if type(effect) is SetTimer:
+            if type(effect) not in _LOOKED_AT:
+                continue
+            if isinstance(effect, SetTimer):
                 self._timers[effect.name] = None
-            elif type(effect) is FetchBlocks or (
-                type(effect) is Commit and (effect.block.header.next_validators_hash or self._sync.follows)
-            ):
+            elif not isinstance(effect, Commit) or effect.block.header.next_validators_hash or self._sync.follows:
                 self._merge(step, now)
                 return self._out.finish()
         return step

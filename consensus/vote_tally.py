@@ -114,18 +114,14 @@ class VoteTally:
         view = vote.view
         if not self._oldest <= view <= self._newest:
             return IGNORED
-        votes = self._views.get(view)
-        if votes is None:
-            votes = self._views[view] = _View()
+        votes = self._views.get(view) or self._view(view)
         kind, signer = vote.kind, vote.signer
         first = votes.first.get((kind, signer))
         if first is not None:
             return self._second(votes, (kind, signer), first, vote)
         votes.first[kind, signer] = vote
         key = (kind, vote.epoch, vote.block_id, vote.height, vote.justify_view)
-        counted = votes.subjects.get(key)
-        if counted is None:
-            counted = votes.subjects[key] = _Subject()
+        counted = votes.subjects.get(key) or self._subject(votes, key)
         counted.signatures[signer] = vote.signature
         counted.stake = stake = counted.stake + self._stakes[signer]
         if counted.certified or stake < self._quorum:
@@ -134,10 +130,16 @@ class VoteTally:
 
     def settle(self, subject: VoteSubject) -> None:
         """A verified certificate of ``subject`` came from elsewhere: its votes need not be checked for another."""
-        if self._oldest <= subject.view <= self._newest:
-            votes = self._views.setdefault(subject.view, _View())
-            key = (subject.kind, subject.epoch, subject.block_id, subject.height, subject.justify_view)
-            votes.subjects.setdefault(key, _Subject()).certified = True
+        if not self._oldest <= subject.view <= self._newest:
+            return
+        key = (subject.kind, subject.epoch, subject.block_id, subject.height, subject.justify_view)
+        self._subject(self._view(subject.view), key).certified = True
+
+    def _view(self, view: View) -> _View:
+        return self._views.get(view) or self._views.setdefault(view, _View())
+
+    def _subject(self, votes: _View, key: _Key) -> _Subject:
+        return votes.subjects.get(key) or votes.subjects.setdefault(key, _Subject())
 
     def _certify(self, counted: _Subject, subject: VoteSubject) -> Counted:
         """A quorum voted for ``subject``; whether it also signed that shows now."""

@@ -58,7 +58,7 @@ def certificates_in(message: msgspec.Struct) -> list[Certificate]:
 def header_in(message: msgspec.Struct) -> BlockHeader | None:
     """The header that a message proposes, if it does."""
     header = getattr(message, "header", None)
-    return header if isinstance(header, BlockHeader) else None
+    return header if type(header) is BlockHeader else None
 
 
 def view_of(message: msgspec.Struct) -> int:

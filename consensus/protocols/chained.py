@@ -189,9 +189,9 @@ class ChainedEngine:
         matters = True  # False once nothing has changed that the rest of a step looks at
         if isinstance(event, Received):
             message = event.message
-            if isinstance(message, Vote):
+            if type(message) is Vote:
                 matters = self._on_vote(event.peer, message)
-            elif isinstance(message, OrderVote):
+            elif type(message) is OrderVote:
                 matters = self._on_order_vote(event.peer, message)
             else:
                 self._on_message(event.peer, message)

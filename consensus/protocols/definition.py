@@ -38,8 +38,7 @@ class EngineFactory(Protocol):
     def __call__(self, *, spec: ChainSpec, epoch: EpochInfo, scheme: Scheme, me: ValidatorIndex | None) -> Engine: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
+class Statement(msgspec.Struct, frozen=True, kw_only=True):
     """What one validator signed: the part of a message that can be held against it."""
 
     signer: ValidatorIndex

@@ -56,12 +56,6 @@ class SignedFact(msgspec.Struct, frozen=True):
     subject: Subject
     signature: bytes
 
-    @property
-    def names(self) -> BlockId | None:
-        """The block that the subject names, if it names one."""
-        block_id = getattr(self.subject, "block_id", None)
-        return block_id if isinstance(block_id, bytes) and block_id != NIL_BLOCK else None
-
 
 class CertifiedFact(msgspec.Struct, frozen=True, gc=False):
     """A quorum voted for a block."""

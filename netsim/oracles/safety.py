@@ -9,7 +9,7 @@ import msgspec
 
 from consensus.engine import BlockRecord, Commit, Event, PeerConnected, Record, Recovered, SafetyRecord, TimerFired
 from consensus.protocols.chained_types import TimeoutCertificate, TimeoutSubject
-from consensus.types import BlockId, Certificate, Slot, Subject, View
+from consensus.types import NIL_BLOCK, BlockId, Certificate, Slot, Subject, View
 from netsim.oracles.judge import CertifiedFact, Judge, SignedFact
 from netsim.world import Host
 
@@ -114,14 +114,15 @@ class DurableFirst:
         self.blocks[host.position].update(dict.fromkeys(host.journal.blocks))
 
     def stored(self, host: Host, records: Sequence[Record]) -> None:
+        journal, position = host.journal, host.position
         for record in records:
             if type(record) is SafetyRecord:
-                if record.kind in host.journal.safety:
-                    self.subjects[host.position][record.subject] = None
+                if record.kind in journal.safety:
+                    self.subjects[position][record.subject] = None
             elif type(record) is BlockRecord:
                 block_id = record.block.id
-                if block_id in host.journal.blocks:
-                    self.blocks[host.position][block_id] = None
+                if block_id in journal.blocks:
+                    self.blocks[position][block_id] = None
 
     def tell(self, fact: SignedFact) -> None:
         host = fact.host
@@ -129,8 +130,8 @@ class DurableFirst:
             return
         if _encode(cast("msgspec.Struct", fact.subject)) not in self.subjects[host.position]:
             self.judge.fire(self.id, host, f"the {fact.kind} of view {fact.view} was sent before it was stored")
-        names = fact.names
-        if names is not None and names not in self.blocks[host.position]:
+        block_id = getattr(fact.subject, "block_id", NIL_BLOCK)
+        if block_id != NIL_BLOCK and block_id not in self.blocks[host.position]:
             self.judge.fire(self.id, host, f"the block that the {fact.kind} of view {fact.view} names is not stored")
 
 
@@ -170,15 +171,14 @@ class Monotone:
             if type(record) is not SafetyRecord:
                 continue
             state = _decode_state(record.state)
-            views = (state.voted_view, state.lock.view, state.high_qc.view)
+            views = voted, lock, high = state.voted_view, state.lock.view, state.high_qc.view
             before = self.last[host.position]
-            if views[0] >= before[0] and views[1] >= before[1] and views[2] >= before[2]:
-                self.last[host.position] = views
+            self.last[host.position] = views
+            if voted >= before[0] and lock >= before[1] and high >= before[2]:
                 continue
             for name, old, new in zip(self.NAMES, before, views, strict=True):
                 if new < old:
                     self.judge.fire(self.id, host, f"node {host.position}: its {name} falls from {old} to {new}")
-            self.last[host.position] = views
 
 
 class OneCertificatePerView:
@@ -299,7 +299,7 @@ class NoOrderAfterTimeout:
         host = fact.host
         if not host.honest:
             return
-        if isinstance(fact.subject, TimeoutSubject):
+        if type(fact.subject) is TimeoutSubject:
             self.given_up[fact.signer] = max(self.given_up.get(fact.signer, 0), fact.view)
         elif fact.kind == self.ORDER:
             before = self.ordered.setdefault(fact.signer, {})
