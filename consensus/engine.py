@@ -350,12 +350,12 @@ class StepBuilder:
 
 
 class Recovered(msgspec.Struct, frozen=True, kw_only=True):
-    """What a journal holds at start. ``blocks`` are all stored blocks above ``committed_height`` and the committed
-    head itself, any order. ``commits`` are the committed blocks above the ledger's durable height, ascending, to be
-    emitted again. ``head`` is the committed head (None: nothing committed yet) and ``head_proof`` its proof.
-    ``epoch_change`` is the last one (None: still the first epoch), ``epoch_change_before`` the one before it. ``links``
-    are the finality certificates with the highest targets, ascending; ``transcript`` the proofs that are kept, oldest
-    first."""
+    """What a journal holds at start. ``blocks`` are all stored blocks above ``committed_height`` and the committed head
+    itself, any order. ``commits`` are the committed blocks above the ledger's durable height, ascending, to be emitted
+    again. ``head`` is the committed head (None: nothing committed yet) and ``head_proof`` its proof. ``epoch_change``
+    is the last one (None: still the first epoch), ``epoch_changes_before`` those before it, ascending, the latest of
+    them. ``links`` are the finality certificates with the highest targets, ascending; ``transcript`` the proofs that
+    are kept, oldest first."""
 
     safety: tuple[SafetyRecord, ...] = ()
     blocks: tuple[StoredBlock, ...] = ()
@@ -364,7 +364,7 @@ class Recovered(msgspec.Struct, frozen=True, kw_only=True):
     head_proof: CommitProof | None = None
     commits: tuple[tuple[StoredBlock, CommitProof | None], ...] = ()
     epoch_change: EpochChange | None = None
-    epoch_change_before: EpochChange | None = None
+    epoch_changes_before: tuple[EpochChange, ...] = ()
     links: tuple[LinkCertificate, ...] = ()
     transcript: tuple[bytes, ...] = ()
 

@@ -62,7 +62,7 @@ from consensus.epoch_mail import EpochMail
 from consensus.epochs import EpochChange, EpochInfo, epoch_after
 from consensus.finality.chain_links import initial_state
 from consensus.finality.overlay import Finality
-from consensus.finality.types import FFG, Checkpoint, FfgVote, FfgVoteSubject, LinkCertificate
+from consensus.finality.types import EPOCHS_MAX, FFG, Checkpoint, FfgVote, FfgVoteSubject, LinkCertificate
 from consensus.genesis import ChainSpec
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND
 from consensus.protocols.definition import EngineFactory
@@ -375,10 +375,10 @@ class Replica:
         if not self._spec.checkpoint_interval or self._link_certificates is None:
             return NOTHING
         epochs = [self._first]
-        for change in (recovered.epoch_change_before, recovered.epoch_change):
+        for change in (*recovered.epoch_changes_before, recovered.epoch_change):
             if change is not None:
                 info = epoch_after(self._spec, change.boundary, ValidatorSet(change.validators))
-                epochs = [*epochs[-1:], info]
+                epochs = [*(known for known in epochs if known.epoch > info.epoch - EPOCHS_MAX), info]
         root = Checkpoint(height=self._first.genesis.height, id=self._first.genesis.block_id)
         self._finality = Finality(
             epochs=epochs,

@@ -13,8 +13,8 @@ import msgspec
 from msgspec import Meta
 
 from consensus.finality.rules import follow
-from consensus.finality.types import Checkpoint, Link
-from consensus.types import Hash, Height, Integer
+from consensus.finality.types import EPOCHS_MAX, Checkpoint, Link
+from consensus.types import Epoch, Hash, Height, Integer
 
 CHECKPOINTS_MAX: Final = 64
 LINKS_MAX: Final = 4 * CHECKPOINTS_MAX
@@ -22,20 +22,18 @@ LINKS_MAX: Final = 4 * CHECKPOINTS_MAX
 
 
 class Boundary(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """The last change of validators: ``epoch`` began after the block at ``height``. ``handover`` is the height of the
-    first checkpoint at or above it that both sets finalized (None: not yet). Links from below ``floor``, where the set
-    before was handed over to, count no more."""
+    """``epoch`` began after the block at ``height``; or, as a hand-over, its validators alone decide from the final
+    checkpoint at ``height`` on."""
 
     epoch: Integer
     height: Integer
-    handover: Integer | None
-    floor: Integer
 
 
 class ChainState(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
     """Where a chain's finality stands at its committed block ``(height, id)``: a pure function of the chain but for
     ``known``, which is what this node knows to be final: perhaps from votes, before the chain holds the certificate.
-    ``justified`` are heights among ``checkpoints``; ``links`` are (source height, target height)."""
+    ``justified`` are heights among ``checkpoints``; ``links`` are (source height, target height). ``boundaries`` are
+    those that are not handed over yet."""
 
     height: Integer
     id: Hash
@@ -44,11 +42,12 @@ class ChainState(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=
     links: Annotated[tuple[tuple[Integer, Integer], ...], Meta(max_length=LINKS_MAX)]
     finalized: Checkpoint
     known: Checkpoint
-    boundary: Boundary | None
+    handover: Boundary
+    boundaries: Annotated[tuple[Boundary, ...], Meta(max_length=EPOCHS_MAX)]
 
 
-def initial_state(root: Checkpoint) -> ChainState:
-    """At the genesis block."""
+def initial_state(root: Checkpoint, epoch: Epoch = 0) -> ChainState:
+    """At the block where ``epoch`` begins: the genesis block."""
     return ChainState(
         height=root.height,
         id=root.id,
@@ -57,7 +56,8 @@ def initial_state(root: Checkpoint) -> ChainState:
         links=(),
         finalized=root,
         known=root,
-        boundary=None,
+        handover=Boundary(epoch=epoch, height=root.height),
+        boundaries=(),
     )
 
 
@@ -131,7 +131,9 @@ class ChainLinks:
         self.finalized = final
         return finality.finalized[final]
 
-    def state(self, height: Height, block_id: bytes, known: Checkpoint, boundary: Boundary | None) -> ChainState:
+    def state(
+        self, height: Height, block_id: bytes, known: Checkpoint, handover: Boundary, boundaries: tuple[Boundary, ...]
+    ) -> ChainState:
         """To go on from after a restart, at the chain's block ``(height, block_id)``."""
         return ChainState(
             height=height,
@@ -141,5 +143,6 @@ class ChainLinks:
             links=tuple(sorted(self._links)),
             finalized=self.finalized,
             known=known,
-            boundary=boundary,
+            handover=handover,
+            boundaries=boundaries,
         )

@@ -9,9 +9,11 @@ commit and of the step that this gives in one transaction. So the record of kind
 observer, and :class:`ChainState`) is never behind a block that matters: between it and the committed head no block is a
 checkpoint or carries a certificate. The protocol must not be given that record.
 
-**Two sets.** After :meth:`Finality.enter` the validators of both epochs of the boundary vote, each key once per target
-(:func:`consensus.finality.rules.needed_sets` says what a link needs; the checkpoint that hands over is read from the
-chain alone, so that all nodes agree on it). The votes of epochs before are of no use any more.
+**Several sets.** After :meth:`Finality.enter` the validators of both epochs of the boundary vote, each key once per
+target, until the chain shows that both finalized a checkpoint at or above it: that is the hand-over, from which on the
+new ones decide alone (``rules.needed_sets``; read from the chain, so that all nodes agree on it). Where the validators
+change again before that, all sets since the last hand-over are needed: those of :data:`EPOCHS_MAX` epochs at most, and
+beyond them nothing becomes final any more. Links from below the last hand-over count no longer.
 """
 
 from __future__ import annotations
@@ -45,9 +47,9 @@ from consensus.epochs import EpochInfo
 from consensus.finality import rules
 from consensus.finality.certificates import BadSignature, Counted, Ignored, LinkChecker, LinkTally, Slashable
 from consensus.finality.chain_links import LINKS_MAX, Boundary, ChainLinks, ChainState
-from consensus.finality.types import FFG, Checkpoint, FfgVote, FfgVoteSubject, Link, LinkCertificate
+from consensus.finality.types import EPOCHS_MAX, FFG, Checkpoint, FfgVote, FfgVoteSubject, Link, LinkCertificate
 from consensus.safety import Forbidden, SafetyGuard
-from consensus.types import INTEGER_MAX, VALIDATORS_MAX, Block, Epoch, Height, PeerId
+from consensus.types import VALIDATORS_MAX, Block, Epoch, Height, PeerId
 
 MESSAGES: Final = (FfgVote,)
 SUBJECTS: Final = (FfgVoteSubject,)
@@ -61,9 +63,9 @@ _states: Final[Canonical[ChainState]] = Canonical(ChainState)
 
 
 class Finality:
-    """The finality of one chain at one node. ``epochs`` are the current one and, where there is one, the one before,
-    ascending; ``own_keys`` the public keys that this node signs with (none for an observer); ``chain`` is where to
-    begin when the journal holds nothing: ``initial_state`` of the genesis block."""
+    """The finality of one chain at one node. ``epochs`` are the last ones, the current one at the end, as many as there
+    are up to ``EPOCHS_MAX``; ``own_keys`` the public keys that this node signs with (none for an observer); ``chain``
+    is where to begin when the journal holds nothing: ``initial_state`` of the genesis block."""
 
     def __init__(
         self,
@@ -91,7 +93,8 @@ class Finality:
         self._offered: tuple[LinkCertificate, ...] = ()
         self._pending_changed = False
         self._out = StepBuilder()
-        self._height, self._head, self._boundary = chain.height, chain.id, chain.boundary
+        self._height, self._head = chain.height, chain.id
+        self._handover, self._boundaries = chain.handover, chain.boundaries
         self._chain, self._known = self._views(chain)
 
     @property
@@ -114,15 +117,9 @@ class Finality:
         """The epochs whose validators may vote."""
         return self._epochs
 
-    @property
-    def handed_over(self) -> bool:
-        """True when the chain shows that both sets of the last boundary finalized a checkpoint at or above it. Until
-        then the validators must not change again."""
-        return self._boundary is None or self._boundary.handover is not None
-
     def chain_state(self) -> ChainState:
         """To go on from."""
-        return self._chain.state(self._height, self._head, self._known.finalized, self._boundary)
+        return self._chain.state(self._height, self._head, self._known.finalized, self._handover, self._boundaries)
 
     def pending(self) -> tuple[LinkCertificate, ...]:
         """Certificates of this chain that it does not hold yet and that may still matter: what a proposer puts into
@@ -139,8 +136,8 @@ class Finality:
 
     def check(self, certificate: LinkCertificate) -> Refusal | None:
         """None when a certificate may stand in a block of the current epoch: its signatures verify, and are those of a
-        quorum of this epoch's validators or of the last one's. Whether it counts there, the chain says. A pure function
-        of certificate and epochs, so that all who judge a block agree."""
+        quorum of the validators of one of the last epochs. Whether it counts there, the chain says. A pure function of
+        certificate and epochs, so that all who judge a block agree."""
         refusal = self._checker.check_signatures(certificate)
         if refusal is not None:
             return refusal
@@ -165,7 +162,8 @@ class Finality:
             if isinstance(state, Malformed):
                 raise ValueError(f"safety record {FFG!r}: state does not decode: {state.reason}")
             if state.height > self._height:
-                self._height, self._head, self._boundary = state.height, state.id, state.boundary
+                self._height, self._head = state.height, state.id
+                self._handover, self._boundaries = state.handover, state.boundaries
                 self._chain, self._known = self._views(state)
         if recovered.committed_id is not None and recovered.committed_height > self._height:
             if recovered.committed_height // self._interval != self._height // self._interval:
@@ -214,12 +212,9 @@ class Finality:
             return NOTHING
         if epoch.genesis.height != self._height:
             raise ValueError(f"epoch {epoch.epoch} begins at {epoch.genesis.height}, finality stands at {self._height}")
-        before = self._boundary
-        floor: Height | None = 0 if before is None else before.handover
-        # Without a hand-over no link can count again; nobody honest lets a chain get there.
-        floor = INTEGER_MAX if floor is None else floor
-        self._boundary = Boundary(epoch=epoch.epoch, height=epoch.genesis.height, handover=None, floor=floor)
-        self._epochs = (self._epochs[-1], epoch)
+        boundary = Boundary(epoch=epoch.epoch, height=epoch.genesis.height)
+        self._boundaries = (*self._boundaries, boundary)[-EPOCHS_MAX:]
+        self._epochs = (*self._epochs, epoch)[-EPOCHS_MAX:]
         self._checker = LinkChecker(self._epochs, self._scheme)
         self._tally.enter(self._checker)
         self._record()
@@ -245,16 +240,14 @@ class Finality:
 
     def _needed(self, link: Link) -> tuple[EpochInfo, ...]:
         """The epochs of whose validators ``link`` needs a quorum each; none for a link that cannot count any more."""
-        boundary, current = self._boundary, self._epochs[-1]
-        if boundary is None or len(self._epochs) == 1:
-            return (current,)
-        if link.source.height < boundary.floor:
+        if link.source.height < self._handover.height:
             return ()
-        if link.target.height <= boundary.height:
-            return (self._epochs[0],)
-        if boundary.handover is not None and link.source.height >= boundary.handover:
-            return (current,)
-        return self._epochs
+        first = last = self._handover.epoch
+        for boundary in self._boundaries:
+            if boundary.height < link.target.height:
+                last = boundary.epoch
+        needed = tuple(info for info in self._epochs if first <= info.epoch <= last)
+        return needed if len(needed) == last - first + 1 else ()
 
     def _subjects_of(self, link: Link) -> list[FfgVoteSubject]:
         """What this node signs for ``link``: once with each of its keys that counts, for the latest epoch that it
@@ -361,9 +354,13 @@ class Finality:
         self._adopt(certificate)
 
     def _note_handover(self) -> None:
-        boundary, final = self._boundary, self._chain.finalized
-        if boundary is not None and boundary.handover is None and final.height >= boundary.height:
-            self._boundary = msgspec.structs.replace(boundary, handover=final.height)
+        """The link that finalizes a checkpoint ends above it, so all sets up to the one of its epoch signed that link;
+        and those of a boundary at the checkpoint itself."""
+        final = self._chain.finalized.height
+        passed = [boundary for boundary in self._boundaries if boundary.height <= final]
+        if passed:
+            self._handover = Boundary(epoch=passed[-1].epoch, height=final)
+            self._boundaries = self._boundaries[len(passed) :]
 
     def _adopt(self, certificate: LinkCertificate) -> None:
         """A verified certificate, of this chain or (then more than F is faulty) of another."""

@@ -15,8 +15,9 @@ from consensus.types import AggregateSignature, Bitmap, Epoch, Hash, Index, Inte
 
 FFG: Final = "ffg"
 """The signing kind of a vote."""
-GROUPS_MAX: Final = 2
-"""A link is signed by one validator set, or by the two of a boundary."""
+EPOCHS_MAX: Final = 16
+"""A link is signed by one validator set, or, around changes that are not handed over yet, by those of several
+epochs."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -94,11 +95,12 @@ class LinkGroup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=F
 
 
 class LinkCertificate(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """A quorum's signatures over one link: one group, or two with ascending epochs where the link needs two sets."""
+    """A quorum's signatures over one link: one group, or several with ascending epochs where the link needs several
+    sets."""
 
     source: Checkpoint
     target: Checkpoint
-    groups: Annotated[tuple[LinkGroup, ...], Meta(min_length=1, max_length=GROUPS_MAX)]
+    groups: Annotated[tuple[LinkGroup, ...], Meta(min_length=1, max_length=EPOCHS_MAX)]
 
     @property
     def link(self) -> Link:

@@ -35,7 +35,7 @@ from consensus.engine import (
 )
 from consensus.epochs import EpochChange
 from consensus.finality.chain_links import LINKS_MAX
-from consensus.finality.types import LinkCertificate
+from consensus.finality.types import EPOCHS_MAX, LinkCertificate
 from consensus.ports import LoadedBlocks
 from consensus.types import (
     HASH_SIZE,
@@ -235,6 +235,7 @@ def _recover(connection: apsw.Connection, ledger_height: Height) -> Recovered:
                 f"more than {RECOVER_BYTES_MAX} bytes to hand over at once. Replay the archive into the ledger first."
             )
         commits.append((_stored(row), tables.proof_at(connection, height)))
+    changes = tables.last_epoch_changes(connection, EPOCHS_MAX)
     return Recovered(
         safety=tables.safety_of(connection),
         blocks=tuple(blocks),
@@ -242,8 +243,8 @@ def _recover(connection: apsw.Connection, ledger_height: Height) -> Recovered:
         committed_id=head.id,
         head_proof=tables.proof_at(connection, head.height),
         commits=tuple(commits),
-        epoch_change=tables.last_epoch_change(connection),
-        epoch_change_before=tables.last_epoch_change(connection, skip=1),
+        epoch_change=changes[-1] if changes else None,
+        epoch_changes_before=changes[:-1],
         links=tables.newest_links(connection, LINKS_MAX),
         transcript=tables.transcript_of(connection),
     )

@@ -250,12 +250,12 @@ def epoch_changes(connection: apsw.Connection) -> tuple[EpochChange, ...]:
     return tuple(_checked_change(*row) for row in rows)
 
 
-def last_epoch_change(connection: apsw.Connection, *, skip: int = 0) -> EpochChange | None:
-    """How the current epoch began, or the one ``skip`` before it; None for the first one and before."""
-    row = connection.execute(
-        "SELECT epoch, change, digest FROM epochs ORDER BY epoch DESC LIMIT 1 OFFSET ?", (skip,)
-    ).get
-    return None if row is None else _checked_change(*row)
+def last_epoch_changes(connection: apsw.Connection, count: int) -> tuple[EpochChange, ...]:
+    """How the last epochs began, ascending; none for the first one."""
+    rows = connection.execute(
+        "SELECT epoch, change, digest FROM epochs ORDER BY epoch DESC LIMIT ?", (count,)
+    ).fetchall()
+    return tuple(_checked_change(*row) for row in reversed(rows))
 
 
 def block_by_id(connection: apsw.Connection, block_id: BlockId) -> BlockRow | None:

@@ -504,5 +504,5 @@ def test_the_bytes_have_not_changed() -> None:
     )
     assert encode(held).hex() == "93" + pair + "919300c4010bc40404040404"
     assert encode(initial_state(source)).hex() == (
-        "98cd012cc420" + "01" * 32 + "91" + pair[:76] + "91cd012c" + "90" + pair[:76] * 2 + "c0"
+        "99cd012cc420" + "01" * 32 + "91" + pair[:76] + "91cd012c" + "90" + pair[:76] * 2 + "92" + "00cd012c" + "90"
     )
