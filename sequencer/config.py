@@ -46,6 +46,7 @@ Everything but ``keys.tls`` and ``network.peers`` has the default shown above.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -213,7 +214,7 @@ def _signer(table: Table, spec: ChainSpec, home: Path) -> SignerEndpoint:
     if not 1 <= len(public_keys) <= CONSENSUS_KEYS_MAX:
         raise table.error("public_keys", f"a list of 1 to {CONSENSUS_KEYS_MAX} keys belongs here")
     endpoint = SignerEndpoint(
-        socket=home / table.text("socket"),
+        socket=Path(os.path.normpath(home / table.text("socket"))),
         peer=table.hexadecimal("peer", HASH_SIZE),
         public_keys=tuple(public_keys),
     )

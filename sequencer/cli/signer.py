@@ -23,6 +23,7 @@ from sequencer.signer.homes import SIGNER_FILE, separate
 from sequencer.signer.process import make_database, open_signer
 from sequencer.signer.server import SocketError
 from sequencer.storage import InUseError, StorageError
+from sequencer.storage.signing_store import NoMemoryError
 
 Home = Annotated[Path | None, typer.Option(help="The signing process's home, which holds signer.toml.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Its configuration file, instead of a home.")]
@@ -129,7 +130,7 @@ def _ending(error: BaseException) -> BaseException:
         match leaf:
             case KeyFileError() | ConfigError() | CommandError() | HomeError() | KeyboardInterrupt():
                 return leaf
-            case SocketError() | InUseError():
+            case SocketError() | InUseError() | NoMemoryError():
                 return CommandError(str(leaf), UNUSABLE)
             case StorageError():
                 return CommandError(f"the signing process stopped: {leaf}", STOPPED)

@@ -28,6 +28,10 @@ from sequencer.storage.slashing_store import (
 )
 
 
+class NoMemoryError(StorageError):
+    """There is no database."""
+
+
 class SubjectRow(NamedTuple):
     """One signed subject as it is stored: canonical bytes, and the SHA-256 of what was signed."""
 
@@ -69,7 +73,7 @@ class SigningStore:
         """Open the file of the chain of ``genesis_hash``, alone. It is made only when ``create`` says so: a path that
         was mistyped must not become a signer that remembers nothing."""
         if not create and not path.exists():
-            raise StorageError(
+            raise NoMemoryError(
                 f"{path}: there is no protection database. Bring the one that these keys used. Only for keys that "
                 "never signed anything make a new one: sequencer signer init --home HOME"
             )
