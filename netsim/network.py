@@ -34,6 +34,7 @@ from netsim.schedule import (
 from netsim.validation import positions
 
 MILLISECOND: Final = 1_000_000
+_encode: Final = msgspec.msgpack.Encoder().encode
 NO_LINK_DELAY_LESS_THAN_NS: Final = 1_000
 Sampler = Callable[[], int]
 """Draws one delay in nanoseconds."""
@@ -161,6 +162,12 @@ class Network:
         self.drops: dict[int, list[DropRule]] = {}
         self.view_groups: dict[int, tuple[frozenset[int], ...]] = {}
         self.plain = False
+        self.holding = False
+        """True while messages of some direction are kept."""
+        self._even = False
+        """True while what is not lost takes one ``delay``."""
+        self._turn_of: tuple[msgspec.Struct | None, int] = (None, 0)
+        """The last message that was looked at, and its turn: it goes to many."""
         self.refresh()
 
     @cached_property
@@ -184,6 +191,9 @@ class Network:
         noisy = link.loss or link.duplication or link.reorder or self._jitter_ns or self._overrides or self._egress
         faults = self._partition is not None or self._cut or self._held or self._clogged
         self.plain = not (noisy or faults or self.drops or self.view_groups or self._model is not None)
+        uneven = link.duplication or link.reorder or self._jitter_ns or self._overrides or self._egress or self._clogged
+        self._even = not uneven and self._model is None
+        self.holding = bool(self._held)
 
     # --- faults -------------------------------------------------------------------------------------------------
 
@@ -246,15 +256,19 @@ class Network:
 
     def holds(self, source: int, target: int) -> bool:
         """True while messages of this direction are kept."""
-        return bool(self._held) and source * self.count + target in self._held
+        return self.holding and source * self.count + target in self._held
 
-    def delays(
-        self, source: int, target: int, message: msgspec.Struct, now: int, size: Callable[[], int]
-    ) -> Sequence[int]:
+    def delays(self, source: int, target: int, message: msgspec.Struct, now: int) -> Sequence[int]:
         """Delays in nanoseconds, one per copy that arrives; none for a lost message."""
-        if self._blocked(source, target, message):
-            return ()
         key = source * self.count + target
+        groups = self._partition
+        if (groups is not None and groups[source] != groups[target]) or key in self._cut:
+            return ()
+        if (self.drops or self.view_groups) and self._dropped(source, target, message):
+            return ()
+        if self._even:
+            loss = self.link.loss
+            return () if loss and self._draw_loss() < loss else (self.delay(),)
         if self._model is not None:
             drawn = self._model.delays(source, target, message, now, self._latency_draws)
             return [taken + self._clogged.get(key, 0) for taken in drawn]
@@ -270,21 +284,17 @@ class Network:
             if link.reorder and self._draw_order() < link.reorder:
                 taken += nanoseconds(link.reorder_ms)
             if self._egress:
-                size_bytes = size()
+                size_bytes = len(_encode(message))
                 left = self._egress[source].carry(target, size_bytes, now)
                 taken = self._ingress[target].carry(source, size_bytes, left + taken) - now
             found.append(taken)
         return found
 
-    def _blocked(self, source: int, target: int, message: msgspec.Struct) -> bool:
-        groups = self._partition
-        if groups is not None and groups[source] != groups[target]:
-            return True
-        if self._cut and source * self.count + target in self._cut:
-            return True
-        if not (self.drops or self.view_groups):
-            return False
-        view = self._turn(view_of(message))
+    def _dropped(self, source: int, target: int, message: msgspec.Struct) -> bool:
+        known, view = self._turn_of
+        if known is not message:
+            view = self._turn(view_of(message))
+            self._turn_of = message, view
         sides = self.view_groups.get(view)
         if sides is not None and not any(source in side and target in side for side in sides):
             return True

@@ -39,7 +39,7 @@ def parts(message: msgspec.Struct, depth: int = 0) -> list[msgspec.Struct]:
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, msgspec.Struct):
                 found.append(item)
-                if type(item) is not Certificate:
+                if type(item) is not Certificate and _holders(type(item)):
                     found += parts(item, depth + 1)
     return found
 

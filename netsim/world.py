@@ -59,7 +59,6 @@ EVENTS_MAX: Final = 20_000_000
 
 _packed: Final = Struct("<QQH").pack
 _encode_into: Final = msgspec.msgpack.Encoder().encode_into
-_encode: Final = msgspec.msgpack.Encoder().encode
 
 
 class Crashed(Exception):
@@ -570,13 +569,13 @@ class World:
         self.sequence = sequence
 
     def _route(self, host: Host, target: Host, event: Received, extra_ns: int) -> None:
-        message = event.message
-        if self.network.holds(host.position, target.position):
+        message, network = event.message, self.network
+        if network.holding and network.holds(host.position, target.position):
             self._held.append((host, target, message))
             if self.recorder is not None:
                 self.recorder.held(self.now, host, target, message)
             return
-        delays = self.network.delays(host.position, target.position, message, self.now, lambda: len(_encode(message)))
+        delays = network.delays(host.position, target.position, message, self.now)
         for delay_ns in delays:
             self.sequence += 1
             heappush(self.heap, (self.now + extra_ns + delay_ns, self.sequence, target, target.life, event))
