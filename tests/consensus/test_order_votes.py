@@ -6,11 +6,13 @@ import msgspec
 import pytest
 
 from consensus.engine import (
+    BlocksFetched,
     Broadcast,
     BuildPayload,
     Commit,
     PayloadVerdict,
     PeerConnected,
+    Reject,
     ReportEvidence,
     SafetyRecord,
     Send,
@@ -25,6 +27,8 @@ from consensus.types import Block, CommitProof, Vote
 from tests.support.chain import Alone, Chain, Happened, refused
 from tests.support.cluster import MILLISECOND, SECOND, Cluster
 from tests.support.committee import committee
+
+GIVER = b"g" * 32
 
 
 def setting(me: int | None = 3) -> tuple[Chain, Alone]:
@@ -454,6 +458,48 @@ def test_three_delays() -> None:
         cluster.start()
         assert cluster.run(SECOND, until=lambda cluster=cluster: cluster.reached(1))  # type: ignore[misc]
         assert cluster.now // (10 * MILLISECOND) == delays
+
+
+def ordered_from_afar(chain: Chain, alone: Alone) -> list[Block]:
+    """::
+
+    genesis <- [b1] <- [b2] <- [b3] <-QC- order votes        the blocks are not here yet, no certificate is above
+    """
+    blocks = [chain.block(1)]
+    for view in (2, 3):
+        blocks.append(chain.block(view, on=blocks[-1]))
+    for signer in (0, 1, 2):
+        alone.hear(chain.order_vote(chain.qc(blocks[-1]), signer))
+    return blocks
+
+
+def given(chain: Chain, *blocks: Block, body: bytes = b"") -> BlocksFetched:
+    return BlocksFetched(peer=GIVER, blocks=tuple((block, memoryview(body)) for block in blocks), proof=None)
+
+
+def test_what_order_votes_committed_is_not_forgotten_for_a_nearer_commit() -> None:
+    """The nearer one is committed first; the order votes are never said again."""
+    chain, alone = setting(me=None)
+    b1, b2, b3 = ordered_from_afar(chain, alone)
+    alone.hear(chain.proposal(b1))
+    alone.feed(given(chain, b2))
+    happened = certify(chain, alone, b2)
+    assert [commit.block for commit in happened.of(Commit)] == [b1]
+    happened = alone.feed(given(chain, b3))
+    assert [commit.block for commit in happened.of(Commit)] == [b2, b3]
+    last = happened.of(Commit)[-1].proof
+    assert last is not None
+    assert last.confirmation == chain.confirmation(chain.qc(b3))
+
+
+def test_what_order_votes_committed_is_not_forgotten_with_a_false_body() -> None:
+    chain, alone = setting(me=None)
+    alone.judge = lambda check: bytes(check.body) == b""
+    b1, b2, b3 = ordered_from_afar(chain, alone)
+    happened = alone.feed(given(chain, b1, b2, b3, body=b"false"))
+    assert [effect.peer for effect in happened.of(Reject)] == [GIVER] * 3
+    happened = alone.feed(given(chain, b1, b2, b3))
+    assert [commit.block for commit in happened.of(Commit)] == [b1, b2, b3]
 
 
 @pytest.mark.parametrize("name", ["jolteon", "hotstuff"])
