@@ -5,6 +5,9 @@ to the id, link to the parent, body gives the payload root and keeps the chain's
 under the chain spec), then the homes are compared. What equal bytes gave at a height is concluded once, whoever holds
 them. A home's first fault ends its walk: what follows it would be named for the wrong reason. Two sound blocks at one
 height end the walk for all.
+
+Across epochs (``epoch_check.py``): which validators a boundary must name is derived from the system transactions before
+it; each home's account of how an epoch began is verified under the epoch before.
 """
 
 from __future__ import annotations
@@ -19,9 +22,12 @@ import trio
 
 from consensus.codec import Malformed, block_of, commit_proofs, digest, headers
 from consensus.engine import SafetyRecord
-from consensus.genesis import ChainSpec
+from consensus.epochs import CLOSING_PAYLOAD_ROOT
+from consensus.finality.types import LinkCertificate, link_certificates
+from consensus.genesis import SYSTEM_ROLLUP, ChainSpec
 from consensus.types import Block, BlockHeader, CommitProof, Height
 from sequencer.body import Payload, decode_payload
+from sequencer.epoch_check import EpochCheck
 from sequencer.genesis import genesis_of
 from sequencer.storage import RawArchive, RawBlock, StorageError
 from sequencer.storage.raw_archive import RawUndecided
@@ -103,6 +109,11 @@ class _Rows:
             raise _Fault("block", str(row))
         return row
 
+    @property
+    def is_last(self) -> bool:
+        """No row follows the current one."""
+        return self._ahead[1] is None
+
     def named(self) -> list[bytes]:
         """The ids that the current row's proof and the next row's header give the current block."""
         row, following = self._ahead
@@ -160,7 +171,8 @@ class ArchiveCheck:
         self.genesis = genesis_of(spec)
         self.findings: list[Finding] = []
         self.walks: list[HomeWalk] = []
-        self.transactions = dict.fromkeys(spec.rollups, 0)
+        system = () if spec.reconfiguration is None else (SYSTEM_ROLLUP,)
+        self.transactions = dict.fromkeys((*spec.rollups, *system), 0)
         self._missing = dict(acknowledged)
         self._recent: deque[tuple[Height, Payload]] = deque()
         self._ordered: dict[TransactionId, Height] = {}
@@ -170,6 +182,8 @@ class ArchiveCheck:
                 self.findings.append(Finding(home=name, height=None, field="genesis", reason=other))
             else:
                 self.walks.append(HomeWalk(name, archive))
+        is_whole = any(walk.archive.pruned_below == 1 for walk in self.walks)
+        self.epochs = EpochCheck(self.genesis, is_whole=is_whole)
 
     async def run(self, progress: Progress) -> None:
         """Judge and compare everything."""
@@ -237,6 +251,7 @@ class ArchiveCheck:
             for transaction_id in left.positions:
                 if self._ordered.get(transaction_id) == oldest:
                     del self._ordered[transaction_id]
+        self.epochs.take(height, payload)
         self._recent.append((height, payload))
         self._ordered.update(dict.fromkeys(payload.positions, height))
         for section in payload.sections:
@@ -255,15 +270,22 @@ class ArchiveCheck:
         if row is None:
             if walk.proven != walk.head:
                 raise _Fault("proof", f"the commits from height {walk.proven + 1} on carry no proof")
+            if walk.before is not None:
+                _raise("epochs", self.epochs.end_fault(walk.archive, walk.before.header))
             return None
         self._check_row(row, walk)
         block = self._check_header(known, row, named)
+        if not walk.blocks and row.height > 1:
+            _raise("epochs", self.epochs.begin(walk.archive, block.header))
         self._check_links(block, row, walk)
         payload = self._check_body(known, block, row)
         if row.proof is not None:
             self._check_proof(known, block, row.proof)
             walk.proven = row.height
             walk.proofs += 1
+        if block.header.next_validators_hash:
+            fault = self.epochs.boundary_fault(walk.archive, block, is_last=walk.rows.is_last)
+            _raise("epochs", fault)
         return block, payload
 
     def _check_row(self, row: RawBlock, walk: HomeWalk) -> None:
@@ -287,17 +309,22 @@ class ArchiveCheck:
         header, before = block.header, walk.before
         if header.height != row.height:
             raise _Fault("height", f"the row names a block of height {header.height}")
-        if header.chain != self.chain or header.epoch != 0:
-            raise _Fault("header", f"of chain {header.chain.hex()}, epoch {header.epoch}")
+        if header.chain != self.chain:
+            raise _Fault("header", f"of chain {header.chain.hex()}")
+        _raise("header", self.epochs.header_fault(header))
         if before is None and row.height > 1:
             return  # the first after pruning: its proof ties it to the chain
         parent = self.chain if before is None else before.id
+        epoch = 0 if before is None else before.header.epoch + bool(before.header.next_validators_hash)
+        if header.epoch != epoch:
+            raise _Fault("header", f"of epoch {header.epoch}, where epoch {epoch} goes on")
         if header.parent != parent:
             raise _Fault("header", f"names the parent {header.parent.hex()}, below it stands {parent.hex()}")
         view, timestamp_ms = (
             (0, self.spec.genesis_time_ms) if before is None else (before.header.view, before.header.timestamp_ms)
         )
-        if header.view <= view or header.timestamp_ms <= timestamp_ms:
+        begins = before is not None and header.epoch != before.header.epoch
+        if (header.view <= view and not begins) or header.timestamp_ms <= timestamp_ms:
             raise _Fault("header", "its view or its timestamp is not after the parent's")
 
     def _check_body(self, known: _AtHeight, block: Block, row: RawBlock) -> Payload:
@@ -349,7 +376,8 @@ class ArchiveCheck:
     # --- what is beside the chain --------------------------------------------------------------------------------
 
     def _check_aside(self, walk: HomeWalk) -> None:
-        """SQLite's pages, the undecided blocks, the journal's decisions and the kept proofs."""
+        """SQLite's pages, the undecided blocks, the journal's decisions, the kept proofs and finality's certificates.
+        Of the latter only that they are what the node wrote: agreement does not rest on them."""
         try:
             for fault in walk.archive.structural_faults():
                 self._find(walk, "structure", fault)
@@ -363,6 +391,13 @@ class ArchiveCheck:
             for kept in walk.archive.raw_transcript():
                 if sha256(kept.proof).digest() != kept.digest:
                     self._find(walk, "transcript", f"a kept proof is not that of its digest {kept.digest.hex()}")
+            for link in walk.archive.raw_links():
+                certificate = link_certificates.decode(link.certificate)
+                named = isinstance(certificate, LinkCertificate) and (
+                    (certificate.target.height, certificate.source.height) == (link.target, link.source)
+                )
+                if not named or sha256(link.certificate).digest() != link.digest:
+                    self._find(walk, "links", f"the link certificate for height {link.target} is not what was written")
         except StorageError as error:
             self._find(walk, "structure", str(error))
 
@@ -370,6 +405,11 @@ class ArchiveCheck:
         walk.sound = False
         if sum(finding.home == walk.name for finding in self.findings) < FAULTS_PER_HOME_MAX:
             self.findings.append(Finding(home=walk.name, height=height, field=field, reason=reason))
+
+
+def _raise(field: str, fault: str) -> None:
+    if fault:
+        raise _Fault(field, fault)
 
 
 def _undecided_fault(row: RawUndecided) -> str:
@@ -382,6 +422,8 @@ def _undecided_fault(row: RawUndecided) -> str:
         return "the header does not hash to the id"
     if header.height != row.height:
         return f"filed under another height than its own, {header.height}"
+    if header.payload_root == CLOSING_PAYLOAD_ROOT:
+        return "a closing block with a body" if row.body else ""
     payload = decode_payload(row.body)
     if isinstance(payload, Malformed):
         return payload.reason

@@ -1,10 +1,11 @@
 """Do these nodes agree, and on something that a quorum decided? Computed from the archives of stopped nodes alone.
 
 Nothing that a node stored as its conclusion is believed. From raw bytes: headers are hashed, parents followed from the
-chain spec, commit proofs checked (links, pattern of views, one quorum of signatures under the chain spec's keys),
-bodies flattened and their payload roots derived, the chain's rules on order and expiry applied, positions counted; the
-homes are compared height by height (``archive_check.py``). Then the transactions are executed in fresh adapters and
-the results compared with what each home's adapter holds (``replay.py``).
+chain spec, commit proofs checked (links, pattern of views, one quorum of signatures under the keys of their epoch),
+bodies flattened and their payload roots derived, the chain's rules on order and expiry applied, the validators of each
+epoch derived from the system transactions, positions counted; the homes are compared height by height
+(``archive_check.py``). Then the transactions are executed in fresh adapters and the results compared with what each
+home's adapter holds (``replay.py``).
 
 What is trusted is the chain spec (:attr:`Home.spec`) and this program. What is not looked at: the index of
 transactions, which is derived, never served without a proof, and built anew when deleted.
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from consensus.genesis import ChainSpec
-from consensus.types import Height
+from consensus.types import Epoch, Height
 from sequencer.archive_check import ArchiveCheck, Finding, HomeWalk, Progress
 from sequencer.config import Config
 from sequencer.node import CHAIN_FILE
@@ -68,12 +69,14 @@ class HomeReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What :func:`verify` computed. ``height`` is the one up to which all homes hold the same; ``transactions`` maps
-    rollup ids to numbers of transactions in the longest archive. ``notes`` say what could not be checked."""
+    """What :func:`verify` computed. ``height`` is the one up to which all homes hold the same, ``epoch`` the last whose
+    beginning was verified; ``transactions`` maps rollup ids to numbers of transactions in the longest archive;
+    ``notes`` say what could not be checked."""
 
     agreement: bool
     spec: ChainSpec
     height: Height
+    epoch: Epoch
     blocks: int
     homes: tuple[HomeReport, ...]
     transactions: Mapping[int, int]
@@ -160,6 +163,8 @@ def _verdict(check: ArchiveCheck, states: Sequence[RollupState], findings: Seque
     notes = []
     if check.walks and all(walk.archive.pruned_below > 1 for walk in check.walks):
         notes.append("no archive begins at height 1: transactions were not executed anew; add an archive node's home")
+        if check.spec.reconfiguration is not None:
+            notes.append("no archive begins at height 1: validators were not derived from what asked for them")
     elif _reference(check.walks) is None:
         notes.append("no archive is sound from height 1 on: transactions were not executed anew")
     notes += [
@@ -169,6 +174,7 @@ def _verdict(check: ArchiveCheck, states: Sequence[RollupState], findings: Seque
         agreement=not findings,
         spec=check.spec,
         height=min((walk.head for walk in check.walks), default=0),
+        epoch=check.epochs.newest,
         blocks=max((walk.blocks for walk in check.walks), default=0),
         homes=tuple(
             HomeReport(

@@ -76,6 +76,7 @@ def verdict_json(verdict: Verdict) -> JsonValue:
         "scheme": verdict.spec.scheme,
         "validators": len(verdict.spec.validators),
         "height": verdict.height,
+        "epoch": verdict.epoch,
         "blocks": verdict.blocks,
         "homes": [
             {

@@ -79,6 +79,17 @@ class RawEpoch:
     digest: bytes
 
 
+@dataclass(frozen=True, kw_only=True)
+class RawLink:
+    """A link certificate of finality as canonical bytes, and the heights that it is filed under. ``digest`` is its
+    SHA-256."""
+
+    target: Height
+    source: Height
+    certificate: bytes
+    digest: bytes
+
+
 class RawArchive:
     """Made by :func:`open_raw_archive`."""
 
@@ -143,6 +154,12 @@ class RawArchive:
             )
             for epoch, change, digest in rows:
                 yield RawEpoch(epoch=epoch, change=change, digest=digest)
+
+    def raw_links(self) -> Iterator[RawLink]:
+        """The link certificates of finality, by target. Raises :class:`StorageError` as above."""
+        with storage_errors(self.path, CHAIN_LAYOUT):
+            for target, source, certificate, digest in self._connection.execute("SELECT * FROM links ORDER BY target"):
+                yield RawLink(target=target, source=source, certificate=certificate, digest=digest)
 
     def raw_block(self, height: Height) -> RawBlock | None:
         """The row of one height. Raises :class:`StorageError` as above."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from consensus.codec import block_of
 from consensus.engine import BlockRecord, CommitRecord, EpochRecord, Record
+from consensus.genesis import Reconfiguration
 from sequencer.body import EMPTY_PAYLOAD, Payload
 from sequencer.merkle import InclusionProof
 from sequencer.receipts import Receipt, Section
@@ -63,6 +64,7 @@ def full_chain(
     lengths: Sequence[int] = (3, 4, 3),
     protocol: str = "jolteon",
     other_from: int | None = None,
+    reconfiguration: Reconfiguration | None = None,
 ) -> FullChain:
     """``contents`` maps heights to sections; by default every block orders one transaction for rollup 1."""
     payloads = tuple(_payload(height, contents) for height in range(1, sum(lengths) + 1))
@@ -72,6 +74,7 @@ def full_chain(
         protocol=protocol,
         content=lambda height: (payloads[height - 1].root, len(payloads[height - 1].body)),
         other_from=other_from,
+        reconfiguration=reconfiguration,
     )
     return FullChain(chain=chain, payloads=payloads)
 

@@ -99,6 +99,8 @@ TABLES = {
     "undecided": {"height": {"undecided block"}, "number": {"structure", "undecided block"}},
     "safety": {"kind": {"safety"}, "subject": {"safety"}, "state": {"safety"}, "digest": {"safety"}},
     "transcript": {"digest": {"transcript"}, "proof": {"transcript"}},
+    "epochs": {"epoch": {"epochs"}, "change": {"epochs"}, "digest": {"epochs"}},
+    "links": {"target": {"links"}, "source": {"links"}, "certificate": {"links"}, "digest": {"links"}},
     "meta": {"key": {"archive", "height"}, "value": {"archive", "genesis", "height"}},
 }
 """Every table and column of the archive, and the names under which a change there may be reported."""

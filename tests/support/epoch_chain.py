@@ -161,6 +161,25 @@ def members(scheme: Scheme, numbers: Sequence[int]) -> tuple[tuple[Validator, ..
     return validators, keys
 
 
+def chain_spec(
+    numbers: Sequence[int],
+    *,
+    protocol: str = "jolteon",
+    scheme: str = "ed25519",
+    reconfiguration: Reconfiguration | None = None,
+) -> ChainSpec:
+    """A chain that begins with the keys of these numbers; an epoch may end at every height unless said otherwise."""
+    return ChainSpec(
+        chain_id="epochs",
+        genesis_time_ms=GENESIS_TIME_MS,
+        protocol=protocol,
+        scheme=scheme,
+        validators=members(scheme_named(scheme, allow_simulated=True), numbers)[0],
+        rollups=(1, 2, 3),
+        reconfiguration=Reconfiguration(epoch_heights=1) if reconfiguration is None else reconfiguration,
+    )
+
+
 def epoch_chain(
     sets: Sequence[Sequence[int]] = ((0, 1, 2, 3), (2, 3, 4, 5), (4, 5, 6, 7)),
     *,
@@ -169,40 +188,31 @@ def epoch_chain(
     scheme: str = "ed25519",
     content: Callable[[int], Content] = empty,
     other_from: int | None = None,
-    skipped_from: int | None = None,
+    reconfiguration: Reconfiguration | None = None,
 ) -> EpochChain:
     """A chain whose epoch k has ``lengths[k]`` committed blocks and the validators with the keys ``sets[k]``.
 
-    ``other_from``: from that height on other blocks than without (an own timestamp). ``skipped_from``: from that height
-    on views are one higher. One chain spec, whatever the sets and lengths after the first.
+    ``other_from``: from that height on other blocks than without (an own timestamp). One chain spec, whatever the sets
+    and lengths after the first.
     """
     chosen = scheme_named(scheme, allow_simulated=True)
-    validators, keys = members(chosen, sets[0])
-    spec = ChainSpec(
-        chain_id="epochs",
-        genesis_time_ms=GENESIS_TIME_MS,
-        protocol=protocol,
-        scheme=scheme,
-        validators=validators,
-        rollups=(1, 2, 3),
-        reconfiguration=Reconfiguration(epoch_heights=1),
-    )
-    info = first_epoch(spec, ValidatorSet(validators))
+    _, keys = members(chosen, sets[0])
+    spec = chain_spec(sets[0], protocol=protocol, scheme=scheme, reconfiguration=reconfiguration)
+    info = first_epoch(spec, ValidatorSet(spec.validators))
     eras: list[Era] = []
     for number, end in enumerate(accumulate(lengths)):
         follows = members(chosen, sets[number + 1]) if number + 1 < len(sets) else None
         named = b"" if follows is None else ValidatorSet(follows[0]).hash
         blocks: list[BlockHeader] = []
-        justify, skipped = info.genesis, 0
+        justify = info.genesis
         for height in range(info.genesis.height + 1, end + 1 + 3):
             is_closing = follows is not None and height > end
-            skipped = 1 if skipped_from is not None and height >= skipped_from else 0
-            view = height - info.genesis.height + skipped
+            view = height - info.genesis.height
             root, size = (CLOSING_PAYLOAD_ROOT, 0) if is_closing else content(height) if height <= end else empty(0)
             header = BlockHeader(
                 chain=spec.hash,
                 epoch=info.epoch,
-                view=view_at(height, skipped) if protocol == "tendermint" else view,
+                view=view_at(height, 0) if protocol == "tendermint" else view,
                 height=height,
                 parent=justify.block_id,
                 justify=justify,
