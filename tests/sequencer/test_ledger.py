@@ -11,6 +11,8 @@ import trio.testing
 
 from consensus.codec import digest
 from consensus.engine import Commit, Refusal, ReportEvidence
+from consensus.finality.proof import FinalityProof
+from consensus.finality.types import LinkCertificate
 from consensus.genesis import ChainSpec
 from consensus.types import Block, BlockHeader, Certificate, CommitProof, Height
 from sequencer import ledger as ledger_module
@@ -53,6 +55,12 @@ class MemoryBlocks:
     async def proof_for(self, height: Height) -> CommitProof | None:
         await trio.lowlevel.checkpoint()
         return proof_of(self.rows[height - 1][0]) if self.pruned_below <= height <= len(self.rows) else None
+
+    async def links_above(self, height: Height, count: int) -> Sequence[LinkCertificate]:
+        raise AssertionError("this chain has no checkpoints")
+
+    async def headers_between(self, low: Height, high: Height) -> Sequence[BlockHeader]:
+        raise AssertionError("this chain has no checkpoints")
 
 
 class MemoryIndex:
@@ -118,6 +126,9 @@ class Trust:
 
     def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: int) -> Refusal | None:
         return None if proof.certificate.block_id == digest(header) else Refusal("not this block's")
+
+    def verify_finality(self, proof: FinalityProof, header: BlockHeader) -> Refusal | None:
+        raise AssertionError("this chain has no checkpoints")
 
 
 class Node:
