@@ -33,7 +33,7 @@ VOTE = Vote(
 
 
 def delays(network: Network, source: int, target: int, message: msgspec.Struct = VOTE, now: int = 0) -> list[int]:
-    return list(network.delays(source, target, message, now, lambda: 1000))
+    return list(network.delays(source, target, message, now))
 
 
 @pytest.mark.parametrize(
