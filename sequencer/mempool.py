@@ -339,7 +339,8 @@ class Mempool:
             return
         valid_until, data = entry
         queue.bytes -= len(data)
-        self._own_changes.pop(transaction_id, None)
+        if self._own_changes:
+            self._own_changes.pop(transaction_id, None)
         if self._kept_back.pop(transaction_id, None) is None:
             self._out_bytes -= self._out.pop(transaction_id, 0)
         if valid_until:

@@ -163,6 +163,29 @@ async def test_an_idle_chain_reaches_its_boundary_at_once(autojump_clock: trio.t
     assert trio.current_time() - begin == pytest.approx(1)
 
 
+async def test_a_boundary_is_not_built_before_the_ledger_knows_what_it_must_name(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    chain = governed()
+    world = World(chain)
+    world.submit(chain.add("late"))
+    await world.go_on(6)
+    made, body, _ = await world.build(patience_s=0)
+    world.blocks.rows.append((made, body))  # consensus has committed it, the ledger has not taken it yet
+
+    async def catch_up() -> None:
+        await trio.sleep(5)
+        await world.ledger.commit([Commit(block=made, body=memoryview(body), proof=proof_of(made))])
+
+    begin = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(catch_up)
+        boundary, _, built = await world.build(patience_s=1)
+    assert trio.current_time() - begin == pytest.approx(5)
+    assert built.next_validators_hash
+    assert (await world.judge(boundary, b"")).valid
+
+
 async def test_a_delay_is_not_cut_short_by_building_faster(autojump_clock: trio.testing.MockClock) -> None:
     chain = governed(activation_heights=12)
     world = World(chain)
@@ -471,6 +494,8 @@ async def test_a_restart_finds_the_registry_again(indexed: int) -> None:
     await again.ledger.restore()
     assert again.registries.latest == world.registries.latest
     assert again.registries.height == 12
+    assert again.registries.at(12) == world.registries.latest
+    assert again.registries.at(indexed - 1) is None, "what the index has seen below is not folded again"
     assert again.names() == [*FIRST, "late"]
     for index in (0, 1):
         assert await again.ledger.change_outcome(position(1, index)) == ChangeAccepted(effective_at=8)
@@ -518,6 +543,7 @@ async def test_registries_of_the_last_heights_are_known(monkeypatch: pytest.Monk
         registries.take(made, carried)
     sizes = {height: len(known.members) for height in range(13) if (known := registries.at(height)) is not None}
     assert sizes == {6: 10, 7: 11, 8: 12, 9: 13, 10: 14}
+    assert len(registries._changes) == len(sizes)
 
 
 def test_a_fold_is_remembered_by_the_block_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
