@@ -23,15 +23,35 @@ from consensus.types import Bitmap, BlockHeader, Certificate, Subject, certifica
 Forbids: TypeAlias = Callable[[Subject, Subject, Sequence[BlockHeader]], bool]
 
 
+class Reading(NamedTuple):
+    """Where a message holds two numbers: ``view`` and ``value`` are paths of its fields. ``message`` has a ``signer``;
+    of votes only those of ``kind`` are meant, where that is not empty."""
+
+    message: type[msgspec.Struct]
+    kind: str
+    view: str
+    value: str
+
+
+class Watch(NamedTuple):
+    """Where to look for an offence as messages arrive: its first message promises a value in a view, its second shows a
+    lower one in that view or a later one. That is necessary, not sufficient: ``Offence.forbids`` decides."""
+
+    promise: Reading
+    breach: Reading
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offence:
     """``forbids(first, second, headers)`` is true when signing both subjects is the offence, ``first`` being the one
     that it names first. ``headers`` are the block that ``first`` names and its ancestors, nearest first, as many as
-    ``headers_needed``; whoever asks has checked their hashes."""
+    ``headers_needed``; whoever asks has checked their hashes. Without a ``watch`` it is not looked for as messages
+    arrive (``offence_watch.py``)."""
 
     name: str
     forbids: Forbids
     headers_needed: int = 0
+    watch: Watch | None = None
 
 
 class Signed(NamedTuple):

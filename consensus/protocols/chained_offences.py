@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from consensus.codec import Canonical, Malformed
-from consensus.offences import Offence, Signed, signed_in_certificate
-from consensus.protocols.chained_types import TimeoutCertificate, TimeoutSubject
+from consensus.offences import Offence, Reading, Signed, Watch, signed_in_certificate
+from consensus.protocols.chained_types import OrderVote, Timeout, TimeoutCertificate, TimeoutSubject
 from consensus.protocols.order_votes import ORDER
 from consensus.signing import VOTE
-from consensus.types import BlockHeader, Subject, VoteSubject
+from consensus.types import BlockHeader, Subject, Vote, VoteSubject
 
 _timeout_certificates: Final = Canonical(TimeoutCertificate)
 
@@ -70,12 +70,18 @@ def _vote_below_lock(first: Subject, second: Subject, headers: Sequence[BlockHea
     )
 
 
+_VOTES: Final = Reading(Vote, VOTE, "view", "justify_view")
+_ORDER_VOTES: Final = Reading(OrderVote, "", "qc.view", "qc.view")
+_TIMEOUTS: Final = Reading(Timeout, "", "view", "high_qc.view")
+
 JOLTEON_OFFENCES: Final = (
-    Offence(name="timeout-denies-vote", forbids=_timeout_denies_vote),
-    Offence(name="timeout-denies-order-vote", forbids=_timeout_denies_order_vote),
+    Offence(name="timeout-denies-vote", forbids=_timeout_denies_vote, watch=Watch(_VOTES, _TIMEOUTS)),
+    Offence(name="timeout-denies-order-vote", forbids=_timeout_denies_order_vote, watch=Watch(_ORDER_VOTES, _TIMEOUTS)),
 )
-HOTSTUFF2_OFFENCES: Final = (Offence(name="vote-below-lock", forbids=_vote_below_justify),)
-HOTSTUFF_OFFENCES: Final = (Offence(name="vote-below-lock", forbids=_vote_below_lock, headers_needed=2),)
+HOTSTUFF2_OFFENCES: Final = (Offence(name="vote-below-lock", forbids=_vote_below_justify, watch=Watch(_VOTES, _VOTES)),)
+HOTSTUFF_OFFENCES: Final = (
+    Offence(name="vote-below-lock", forbids=_vote_below_lock, headers_needed=2, watch=Watch(_VOTES, _VOTES)),
+)
 
 
 def signed_in_timeouts(proof: bytes) -> tuple[Signed, ...]:

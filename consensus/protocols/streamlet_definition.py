@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from consensus.offences import Offence
+from consensus.offences import Offence, Reading, Watch
 from consensus.protocols.definition import (
     Costs,
     ProtocolDefinition,
@@ -34,7 +34,8 @@ def _falls_in_height(first: Subject, second: Subject, headers: Sequence[BlockHea
     )
 
 
-OFFENCES: Final = (Offence(name="vote-falls-in-height", forbids=_falls_in_height),)
+_VOTES: Final = Reading(Vote, VOTE, "view", "height")
+OFFENCES: Final = (Offence(name="vote-falls-in-height", forbids=_falls_in_height, watch=Watch(_VOTES, _VOTES)),)
 
 COSTS: Final = Costs(
     commit_delays=4, commit_views=COMMIT_VIEWS, responsive=False, messages=lambda n: (n - 1) * (3 * n + 1)

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from consensus.codec import digest
-from consensus.offences import Offence
+from consensus.offences import Offence, Reading, Watch
 from consensus.protocols.definition import (
     Costs,
     EngineFactory,
@@ -45,7 +45,13 @@ def _forgets_lock(first: Subject, second: Subject, headers: Sequence[BlockHeader
     )
 
 
-OFFENCES: Final = (Offence(name="amnesia", forbids=_forgets_lock),)
+OFFENCES: Final = (
+    Offence(
+        name="amnesia",
+        forbids=_forgets_lock,
+        watch=Watch(Reading(Vote, PRECOMMIT, "view", "view"), Reading(Vote, PREVOTE, "view", "justify_view")),
+    ),
+)
 
 
 def _statement(message: msgspec.Struct) -> Statement | None:
