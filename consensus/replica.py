@@ -16,6 +16,8 @@ it, and ends it again, or the new one.
 
 With ``link_certificates`` and a checkpoint interval Casper FFG runs beside the engine (``finality/overlay.py``): it is
 given each committed block in the step that commits it, its votes never reach an engine, nor does its record.
+
+What peers sign in an epoch is watched for contradictions across its views (``offence_watch.py``).
 """
 
 from __future__ import annotations
@@ -64,8 +66,9 @@ from consensus.finality.chain_links import initial_state
 from consensus.finality.overlay import Finality
 from consensus.finality.types import EPOCHS_MAX, FFG, Checkpoint, FfgVote, FfgVoteSubject, LinkCertificate
 from consensus.genesis import ChainSpec
+from consensus.offence_watch import OffenceWatch
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND
-from consensus.protocols.definition import EngineFactory
+from consensus.protocols.definition import EngineFactory, ProtocolDefinition
 from consensus.signing import SigningDomain
 from consensus.types import (
     SYNC_MESSAGES,
@@ -106,14 +109,18 @@ class Replica:
         epoch: EpochInfo,
         own_keys: Collection[bytes],
         link_certificates: LinkReader | None = None,
+        offences: ProtocolDefinition | None = None,
     ) -> None:
         """``engine`` makes the protocol's engine of an epoch. ``own_keys`` are the public keys that this node can sign
         with: in an epoch without any of them it observes. ``epoch`` is the chain's first; :meth:`start` goes on to the
-        one that the journal names. Without ``link_certificates`` there is no finality, whatever the spec says."""
+        one that the journal names. Without ``link_certificates`` there is no finality, whatever the spec says.
+        ``offences`` is the protocol whose offences across views are looked for in what peers sign; None: none are."""
         self._factory = engine
         self._spec = spec
         self._scheme = scheme
         self._own_keys = tuple(own_keys)
+        self._offences = offences
+        self._watch: OffenceWatch | None = None
         self._out = StepBuilder()
         view_timeout_ns = spec.pacing.view_timeout_ms * NANOSECONDS_PER_MILLISECOND
         self._sync = BlockSync(
@@ -138,6 +145,8 @@ class Replica:
         self._me = next((index for index, key in enumerate(keys) if key in self._own_keys), None)
         made: Engine = self._factory(spec=self._spec, epoch=epoch, scheme=self._scheme, me=self._me)
         self._engine = made
+        if self._offences is not None:
+            self._watch = OffenceWatch(self._offences, epoch, self._scheme, made.block)
         self._live = epoch.epoch
         self._end = None
         self._sync.begin(
@@ -190,6 +199,11 @@ class Replica:
             message = event.message
             if type(message) in _NOT_THE_ENGINES or epoch_of(message) != self._live:
                 return self._handle_aside(event, now)
+            report = None if self._watch is None else self._watch.heard(event.peer, message)
+            if report is not None:
+                self._merge(self._engine.handle(event, now), now)
+                self._out.effects.append(report)
+                return self._out.finish()
         elif isinstance(event, Signed):
             if event.subject.epoch != self._live:
                 return NOTHING

@@ -459,6 +459,7 @@ def _replica(genesis: Genesis, own_keys: Sequence[bytes], cache: PayloadCache) -
         epoch=genesis.epoch,
         own_keys=own_keys,
         link_certificates=cache.link_certificates,
+        offences=genesis.protocol,
     )
 
 
