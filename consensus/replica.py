@@ -33,6 +33,7 @@ from consensus.codec import digest
 from consensus.crypto.scheme import Scheme
 from consensus.engine import (
     NOTHING,
+    BlocksFetched,
     BlocksLoaded,
     Broadcast,
     CancelTimer,
@@ -65,6 +66,7 @@ from consensus.epochs import EpochChange, EpochInfo, epoch_after
 from consensus.finality.chain_links import initial_state
 from consensus.finality.overlay import Finality
 from consensus.finality.types import EPOCHS_MAX, FFG, Checkpoint, FfgVote, FfgVoteSubject, LinkCertificate
+from consensus.finality.weak_subjectivity import UntrustedChain
 from consensus.genesis import ChainSpec
 from consensus.offence_watch import OffenceWatch
 from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND
@@ -109,12 +111,16 @@ class Replica:
         epoch: EpochInfo,
         own_keys: Collection[bytes],
         link_certificates: LinkReader | None = None,
+        trusted: Checkpoint | None = None,
         offences: ProtocolDefinition | None = None,
     ) -> None:
         """``engine`` makes the protocol's engine of an epoch. ``own_keys`` are the public keys that this node can sign
         with: in an epoch without any of them it observes. ``epoch`` is the chain's first; :meth:`start` goes on to the
         one that the journal names. Without ``link_certificates`` there is no finality, whatever the spec says.
+        ``trusted`` is a block that the chain must hold: a peer that shows another one at its height is refused, and a
+        commit of another one raises ``UntrustedChain``.
         ``offences`` is the protocol whose offences across views are looked for in what peers sign; None: none are."""
+        self._trusted = trusted
         self._factory = engine
         self._spec = spec
         self._scheme = scheme
@@ -179,6 +185,12 @@ class Replica:
 
     def handle(self, event: Event, now: Nanoseconds) -> Step:
         """Everything that one event causes, in one step."""
+        step = self._handle_beside(event, now)
+        if self._trusted is not None:
+            self._check_commits(step, self._trusted)
+        return step
+
+    def _handle_beside(self, event: Event, now: Nanoseconds) -> Step:
         finality = self._finality
         if finality is None:
             return self._handle(event, now)
@@ -299,7 +311,7 @@ class Replica:
                 return
             case Received(peer=peer, message=message) if isinstance(message, SYNC_MESSAGES):
                 fetched = self._sync.received(peer, message, now)
-                if fetched is not None:
+                if fetched is not None and not self._is_distrusted(fetched):
                     worklist.append(fetched)
                 return
             case BlocksLoaded():
@@ -381,6 +393,32 @@ class Replica:
             if self._live == change.epoch:
                 self._merge(self._engine.handle(received, now), now)
         self._sync.go_on(now)
+
+    # --- trust ---------------------------------------------------------------------------------------------------
+
+    def _is_distrusted(self, fetched: BlocksFetched) -> bool:
+        """True when a peer's blocks contradict the trusted checkpoint. It is named."""
+        trusted = self._trusted
+        if trusted is None:
+            return False
+        for block, _ in fetched.blocks:
+            if block.header.height == trusted.height and block.id != trusted.id:
+                shown, expected = block.id.hex(), trusted.id.hex()
+                reason = f"sync: at height {trusted.height} it has {shown}, the trusted checkpoint is {expected}"
+                self._out.reject(fetched.peer, reason)
+                return True
+        return False
+
+    def _check_commits(self, step: Step, trusted: Checkpoint) -> None:
+        for effect in step.effects:
+            if not isinstance(effect, Commit) or effect.block.header.height != trusted.height:
+                continue
+            if effect.block.id != trusted.id:
+                raise UntrustedChain(
+                    f"the validators that this node can reach committed {effect.block.id.hex()} at height "
+                    f"{trusted.height}, where the trusted checkpoint is {trusted.id.hex()}: this is not the chain that "
+                    "you trust. Check the checkpoint, then the peers"
+                )
 
     # --- finality ------------------------------------------------------------------------------------------------
 

@@ -35,6 +35,13 @@ rollups says::
     [storage]
     prune_keep_heights = 0                  # 0 keeps every block
 
+    [trust]                                 # for a node that joins a chain on which validators have left since
+    checkpoint = "4096:3f61…"               # height:id of a final block, from somebody you trust
+    period_s = 1209600                      # how old it may be now, given what the chain's operators agreed on:
+    reporting_delay_s = 86400               # evidence is in a block within this,
+    evidence_age_max_s = 1814400            # is punished up to this age,
+    unbonding_period_s = 1814400            # and stake stays bound for so long
+
     [[rollups]]                             # those that run here; the chain may order more
     id = 7
     adapter = "evm"
@@ -52,9 +59,12 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, cast
 
 from consensus.crypto.registry import scheme_named
+from consensus.finality.types import Checkpoint
+from consensus.finality.weak_subjectivity import WeakSubjectivity
 from consensus.genesis import ChainSpec
 from consensus.types import HASH_SIZE, INTEGER_MAX, SYNC_BLOCKS_MAX, PeerId
 from rollup_adapters.base import JsonValue
@@ -76,6 +86,14 @@ BODY_SIZE_BYTES_DEFAULT: Final = 8 * 1024 * 1024
 BODY_SIZE_BYTES_MAX: Final = 128 * 1024 * 1024
 """All that the API holds of bodies at a time."""
 FILE_SIZE_MAX: Final = 4 * 1024 * 1024
+TRUST_DEFAULTS_S: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "period": 14 * 86_400,
+        "reporting_delay": 86_400,
+        "evidence_age_max": 21 * 86_400,
+        "unbonding_period": 21 * 86_400,
+    }
+)
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 _OBSERVERS_MAX: Final = 1024
 _PEER_ID: Final = re.compile(f"[0-9a-f]{{{2 * HASH_SIZE}}}")
@@ -112,10 +130,18 @@ class ApiConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrustConfig:
+    """A block that the chain must hold, and how old it may be when this node starts below it."""
+
+    checkpoint: Checkpoint
+    ages: WeakSubjectivity
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A checked configuration. Paths are absolute; ``spec`` is the content of ``genesis_file``, checked as well.
     ``consensus_key_files`` are none for an observer, and where there is a ``signer``. ``prune_keep_heights`` is 0 when
-    nothing is pruned."""
+    nothing is pruned; ``trust`` is None where the genesis is all that is trusted."""
 
     file: Path
     data_directory: Path
@@ -129,6 +155,7 @@ class Config:
     mempool: MempoolLimits
     rollups: tuple[RollupConfig, ...]
     prune_keep_heights: int
+    trust: TrustConfig | None
     log_level: LogLevel
 
     @classmethod
@@ -170,6 +197,7 @@ def _config(file: Path, table: Table) -> Config:
         mempool=_mempool(table.table("mempool"), spec),
         rollups=_rollups(table.tables("rollups"), spec),
         prune_keep_heights=_storage(table.table("storage"), spec),
+        trust=_trust(table.table("trust")) if table.has("trust") else None,
         log_level=read_log_level(table),
     )
     keys.finish()
@@ -305,6 +333,23 @@ def _storage(table: Table, spec: ChainSpec) -> int:
         raise table.error("prune_keep_heights", f"must be at least {keep_heights_min}, or 0 to keep everything")
     table.finish()
     return keep_heights
+
+
+def _trust(table: Table) -> TrustConfig:
+    height, _, block_id = table.text("checkpoint").partition(":")
+    if not height.isascii() or not height.isdecimal() or not 1 <= int(height) <= INTEGER_MAX:
+        raise table.error("checkpoint", "expected height:id, such as 4096:3f61 with all 64 digits of the block's id")
+    checkpoint = Checkpoint(height=int(height), id=hexadecimal(block_id, table.path("checkpoint"), HASH_SIZE))
+    durations = {
+        name: 1000 * table.integer(f"{name}_s", 1, INTEGER_MAX // 1000, default=default)
+        for name, default in TRUST_DEFAULTS_S.items()
+    }
+    try:
+        ages = WeakSubjectivity(**{f"{name}_ms": duration for name, duration in durations.items()})
+    except ValueError as error:
+        raise table.error("period_s", str(error).replace("_ms", "_s")) from None
+    table.finish()
+    return TrustConfig(checkpoint=checkpoint, ages=ages)
 
 
 def read_log_level(table: Table) -> LogLevel:

@@ -29,6 +29,7 @@ from consensus.driver import Driver, TrioClock
 from consensus.engine import Status
 from consensus.epochs import EpochChange
 from consensus.finality.proof import FinalityProof
+from consensus.finality.weak_subjectivity import UntrustedChain
 from consensus.genesis import ChainSpec
 from consensus.ports import Clock, Signer, Transport
 from consensus.reconfiguration import ChangeOutcome
@@ -39,13 +40,13 @@ from consensus.types import Height, PeerId, Subject
 from rollup_adapters.host import AdapterHost, AdapterSpec
 from sequencer.block_summary import BlockSummary
 from sequencer.body import PayloadCache
-from sequencer.config import Config, RollupConfig
+from sequencer.config import Config, RollupConfig, TrustConfig
 from sequencer.delivery import AdapterFeed, Delivered
 from sequencer.evidence_store import EvidenceExchange, EvidenceStore
 from sequencer.forwarding import Forwarder
 from sequencer.genesis import Genesis, genesis_of
 from sequencer.keys import NodeKeys, load_node_keys
-from sequencer.ledger import Follower, IndexedBlock, Ledger
+from sequencer.ledger import Follower, HeightUnavailable, IndexedBlock, Ledger
 from sequencer.membership import Membership, ValidatorsView
 from sequencer.mempool import Mempool, Ordered, Pending, Submission, SubmissionRefused
 from sequencer.payload import InlinePayloadSource
@@ -186,6 +187,8 @@ class _Parts:
     forwarder: Forwarder
     feeds: tuple[AdapterFeed, ...]
     evidence: EvidenceStore
+    exchange: EvidenceExchange
+    window: CommittedWindow
     signer: LocalSigner | RemoteSigner | None
     membership: Membership
 
@@ -365,6 +368,40 @@ async def _assemble(
     transport: TlsTransport,
     nursery: trio.Nursery,
 ) -> Node:
+    parts = _parts(config, genesis, keys, store, index, transport)
+    ledger, window, driver, signer = parts.ledger, parts.window, parts.driver, parts.signer
+    await _learn_epochs(store, genesis)
+    await parts.evidence.load()
+    await ledger.restore()
+    parts.membership.restore(await store.epoch_changes())
+    if isinstance(signer, RemoteSigner):
+        nursery.start_soon(signer.run)
+    nursery.start_soon(ledger.run)
+    nursery.start_soon(_take_forwarded, transport, parts.forwarder)
+    nursery.start_soon(_take_evidence, transport, parts.exchange)
+    nursery.start_soon(parts.forwarder.run)
+    nursery.start_soon(_follow_members, window, parts.membership, store, genesis)
+    if config.trust is not None:
+        joins = ledger.height < config.trust.checkpoint.height
+        nursery.start_soon(partial(_judge_trusted, config.trust, ledger, window, joins=joins))
+    if config.prune_keep_heights:
+        window_heights = config.spec.deduplication_heights
+        nursery.start_soon(_prune, store, index, config.prune_keep_heights, window_heights)
+    await nursery.start(partial(driver.run, ledger_height=ledger.height))
+    for feed in parts.feeds:
+        await nursery.start(feed.host.run)
+        nursery.start_soon(feed.run)
+    return Node(parts)
+
+
+def _parts(
+    config: Config,
+    genesis: Genesis,
+    keys: NodeKeys,
+    store: ChainStore,
+    index: IndexStore,
+    transport: TlsTransport,
+) -> _Parts:
     spec, clock = config.spec, TrioClock()
     window = CommittedWindow(spec.deduplication_heights)
     registries = None
@@ -373,8 +410,6 @@ async def _assemble(
     mempool = Mempool(spec, window, config.mempool, registries)
     cache = PayloadCache()
     evidence = EvidenceStore(config.data_directory / EVIDENCE_DIRECTORY, genesis, store.epoch_changes)
-    await _learn_epochs(store, genesis)
-    await evidence.load()
     exchange = EvidenceExchange(evidence, _EvidenceChannel(transport), genesis)
     ledger = Ledger(
         blocks=store,
@@ -386,7 +421,7 @@ async def _assemble(
         checkpoint_interval=spec.checkpoint_interval,
         registries=registries,
     )
-    replica = _replica(genesis, keys.public_keys, cache)
+    replica = _replica(genesis, keys.public_keys, cache, config.trust)
     payloads = InlinePayloadSource(
         spec,
         mempool=mempool,
@@ -399,8 +434,31 @@ async def _assemble(
     )
     signer = _signer(config, keys)
     driver = _driver(genesis, replica, store, transport, signer, payloads, ledger, clock)
-    membership = Membership(
-        spec=spec,
+    membership = _membership(config, keys, transport, ledger)
+    forwarder = Forwarder(mempool, window, _Channel(transport), observes=lambda: membership.own is None)
+    feeds = tuple(_feed(config, rollup, ledger) for rollup in config.rollups)
+    return _Parts(
+        config=config,
+        genesis=genesis,
+        keys=keys,
+        store=store,
+        transport=transport,
+        mempool=mempool,
+        ledger=ledger,
+        driver=driver,
+        forwarder=forwarder,
+        feeds=feeds,
+        evidence=evidence,
+        exchange=exchange,
+        window=window,
+        signer=signer,
+        membership=membership,
+    )
+
+
+def _membership(config: Config, keys: NodeKeys, transport: TlsTransport, ledger: Ledger) -> Membership:
+    return Membership(
+        spec=config.spec,
         own_peer=keys.tls.peer,
         own_keys=keys.public_keys,
         configured=config.network.peers,
@@ -408,41 +466,6 @@ async def _assemble(
         registry=lambda: ledger.registry,
         height=lambda: ledger.height,
     )
-    forwarder = Forwarder(mempool, window, _Channel(transport), observes=lambda: membership.own is None)
-    feeds = tuple(_feed(config, rollup, ledger) for rollup in config.rollups)
-    node = Node(
-        _Parts(
-            config=config,
-            genesis=genesis,
-            keys=keys,
-            store=store,
-            transport=transport,
-            mempool=mempool,
-            ledger=ledger,
-            driver=driver,
-            forwarder=forwarder,
-            feeds=feeds,
-            evidence=evidence,
-            signer=signer,
-            membership=membership,
-        )
-    )
-    await ledger.restore()
-    membership.restore(await store.epoch_changes())
-    if isinstance(signer, RemoteSigner):
-        nursery.start_soon(signer.run)
-    nursery.start_soon(ledger.run)
-    nursery.start_soon(_take_forwarded, transport, forwarder)
-    nursery.start_soon(_take_evidence, transport, exchange)
-    nursery.start_soon(forwarder.run)
-    nursery.start_soon(_follow_members, window, membership, store, genesis)
-    if config.prune_keep_heights:
-        nursery.start_soon(_prune, store, index, config.prune_keep_heights, spec.deduplication_heights)
-    await nursery.start(partial(driver.run, ledger_height=ledger.height))
-    for feed in feeds:
-        await nursery.start(feed.host.run)
-        nursery.start_soon(feed.run)
-    return node
 
 
 def _signer(config: Config, keys: NodeKeys) -> LocalSigner | RemoteSigner | None:
@@ -451,7 +474,26 @@ def _signer(config: Config, keys: NodeKeys) -> LocalSigner | RemoteSigner | None
     return LocalSigner([key.secret_key for key in keys.consensus]) if keys.consensus else None
 
 
-def _replica(genesis: Genesis, own_keys: Sequence[bytes], cache: PayloadCache) -> Replica:
+async def _judge_trusted(trust: TrustConfig, ledger: Ledger, window: CommittedWindow, *, joins: bool) -> None:
+    """Once this node holds the trusted checkpoint: whether it is that one, and, for a node that started below it, young
+    enough. Raises :class:`UntrustedChain`."""
+    height = trust.checkpoint.height
+    await window.reached(height)
+    try:
+        block, _, _ = await ledger.block(height)
+    except HeightUnavailable:
+        return  # pruned: it was judged when it came
+    if block.id != trust.checkpoint.id:
+        raise UntrustedChain(
+            f"this node holds {block.id.hex()} at height {height}, where trust.checkpoint is "
+            f"{trust.checkpoint.id.hex()}. Correct that, or start anew in an empty directory"
+        )
+    refusal = trust.ages.check_start(block.header.timestamp_ms, _wall_clock_ms()) if joins else None
+    if refusal is not None:
+        raise UntrustedChain(refusal.reason)
+
+
+def _replica(genesis: Genesis, own_keys: Sequence[bytes], cache: PayloadCache, trust: TrustConfig | None) -> Replica:
     return Replica(
         engine=genesis.protocol.engine,
         spec=genesis.spec,
@@ -459,6 +501,7 @@ def _replica(genesis: Genesis, own_keys: Sequence[bytes], cache: PayloadCache) -
         epoch=genesis.epoch,
         own_keys=own_keys,
         link_certificates=cache.link_certificates,
+        trusted=None if trust is None else trust.checkpoint,
         offences=genesis.protocol,
     )
 

@@ -14,6 +14,11 @@ from dataclasses import dataclass
 from consensus.engine import Refusal
 
 
+class UntrustedChain(Exception):
+    """What the validators committed contradicts the trusted checkpoint, or the checkpoint is too old to begin from.
+    The message says what to do."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeakSubjectivity:
     """The four durations of a chain, in milliseconds. ``period_ms``: how old a joiner's checkpoint may be.
