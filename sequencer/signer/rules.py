@@ -119,14 +119,10 @@ def decide(new: Entry, history: History, offences: Sequence[Offence], *, of_prot
         return Refusal(
             Rule.FLOOR, f"asked for {shown(subject)}, but what was signed up to {history.floor} is partly forgotten"
         )
-    for kind in history.kinds.values() if of_protocol else ():
-        for entry in (*kind.latest, *kind.bound):
-            for offence in offences:
-                if _convicts(offence, subject, entry.subject):
-                    return Refusal(
-                        Rule.OFFENCE,
-                        f"asked for {shown(subject)}, which is {offence.name!r} beside {shown(entry.subject)}",
-                    )
+    found = _convicted(subject, history, offences) if of_protocol else None
+    if found is not None:
+        offence, stored = found
+        return Refusal(Rule.OFFENCE, f"asked for {shown(subject)}, which is {offence.name!r} beside {shown(stored)}")
     return _remembered(new, history, same, of_protocol=of_protocol)
 
 
@@ -163,10 +159,16 @@ def _remembered(new: Entry, history: History, same: KindHistory, *, of_protocol:
     return Grant(repeat=False, history=replace(history, kinds=kinds, floor=floor), forgotten=forgotten)
 
 
-def _convicts(offence: Offence, one: Subject, other: Subject) -> bool:
-    if offence.headers_needed or one.epoch != other.epoch:
-        return False
-    return offence.forbids(one, other, ()) or offence.forbids(other, one, ())
+def _convicted(subject: Subject, history: History, offences: Sequence[Offence]) -> tuple[Offence, Subject] | None:
+    """The offence that ``subject`` would be, and the signed subject beside which it is."""
+    epoch, judged = subject.epoch, [offence for offence in offences if not offence.headers_needed]
+    for kind in history.kinds.values() if judged else ():
+        for stored, _ in (*kind.latest, *kind.bound):
+            if stored.epoch == epoch:
+                for offence in judged:
+                    if offence.forbids(subject, stored, ()) or offence.forbids(stored, subject, ()):
+                        return offence, stored
+    return None
 
 
 def shown(subject: Subject) -> str:
