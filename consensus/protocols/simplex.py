@@ -71,7 +71,7 @@ import msgspec
 
 from consensus.block_tree import BlockTree, Entry
 from consensus.certificates import QuorumChecker
-from consensus.codec import block_of, digest
+from consensus.codec import block_of
 from consensus.crypto.scheme import Scheme
 from consensus.engine import (
     BlocksFetched,
@@ -95,10 +95,9 @@ from consensus.engine import (
 )
 from consensus.epochs import EpochInfo
 from consensus.genesis import ChainSpec
-from consensus.pacemaker import NANOSECONDS_PER_MILLISECOND, TimeoutTally, view_duration
-from consensus.protocols.block_pipeline import BlockPipeline, closes
+from consensus.pacemaker import TimeoutTally, view_duration
+from consensus.protocols.block_pipeline import BlockPipeline
 from consensus.protocols.proposal_checks import FirstProposals, without_body
-from consensus.protocols.proposing import awaits_commit, block_built, payload_request
 from consensus.protocols.simplex_checks import (
     ExclusionWatch,
     finalization_fault,
@@ -106,6 +105,7 @@ from consensus.protocols.simplex_checks import (
     vote_fault,
 )
 from consensus.protocols.simplex_exchange import FETCH_TIMER, CertificateExchange
+from consensus.protocols.simplex_leader import Leader
 from consensus.protocols.simplex_state import HeldCertificates, Restored, restore
 from consensus.protocols.simplex_types import (
     FINALIZE,
@@ -120,7 +120,6 @@ from consensus.safety import SafetyGuard
 from consensus.signing import PROPOSAL
 from consensus.types import (
     NIL_BLOCK,
-    Block,
     BlockHeader,
     BlockId,
     Certificate,
@@ -173,7 +172,7 @@ class SimplexEngine:
         self._notarize_view: View = 0
         self._nullify_view: View = 0
         self._finalize_view: View = 0
-        self._proposed_view: View = 0
+        self._leader = Leader(spec, epoch, self._blocks, self._held, self._out, me)
         # derived or volatile
         self._view: View = 0
         self._entered_ns: Nanoseconds = 0
@@ -181,8 +180,6 @@ class SimplexEngine:
         self._now: Nanoseconds = 0
         self._candidate: Entry | None = None
         self._first_proposals: FirstProposals[Proposal] = FirstProposals()
-        self._building: tuple[View, Certificate] | None = None
-        self._proposing: tuple[Block, memoryview, Certificate | None] | None = None
         self._last_proposal: Proposal | None = None
         self._last_votes: dict[str, Vote] = {}
         self._source: PeerId | None = None
@@ -239,7 +236,7 @@ class SimplexEngine:
         return Status(
             epoch=self._epoch.epoch,
             view=self._view,
-            leader=self._leader(max(self._view, 1)),
+            leader=self._epoch.leaders.leader(max(self._view, 1)),
             committed_height=root.height,
             committed_view=root.view,
             seen_height=max(self._held.high_qc.height, root.height),
@@ -388,7 +385,7 @@ class SimplexEngine:
         self._entered_ns = self._now
         self._leader_timer_ns = view_duration(self._spec.pacing, view, self._blocks.tree.root.view, COMMIT_VIEWS)
         self._candidate = None
-        self._building = None
+        self._leader.enter()
         self._votes.advance(view)
         self._nullifies.advance(view)
         self._exclusion.advance(view)
@@ -408,9 +405,6 @@ class SimplexEngine:
             deadline_ns = self._entered_ns + self._leader_timer_ns * 3 // 2
         self._out.effects.append(SetTimer(VIEW_TIMER, deadline_ns))
 
-    def _leader(self, view: View) -> ValidatorIndex:
-        return self._epoch.leaders.leader(view)
-
     # --- missing certificates -----------------------------------------------------------------------------------
 
     def _skipped(self, above: View) -> tuple[View, ...]:
@@ -424,7 +418,7 @@ class SimplexEngine:
         if self._me is not None and max(self._nullify_view, self._notarize_view) < self._view:
             if self._candidate is not None:
                 missing = self._skipped(self._candidate.block.header.justify.view)
-            elif self._leader(self._view) == self._me and self._proposed_view < self._view:
+            elif self._leader.leads(self._view):
                 missing = self._skipped(self._held.high_qc.view)
         self._exchange.want(missing, self._source, self._now, self._leader_timer_ns // 2)
 
@@ -479,41 +473,15 @@ class SimplexEngine:
             self._arm_view_timer()
 
     def _try_propose(self) -> None:
-        view, justify = self._view, self._held.high_qc
-        if self._me is None or self._leader(view) != self._me or self._building is not None:
-            return
-        if max(self._proposed_view, self._nullify_view) >= view or self._skipped(justify.view):
-            return
-        path = self._blocks.tree.path(justify.block_id)
-        if path is None or not self._blocks.all_checked(path, full_check_of_last=False):
-            return
-        urgent = closes(path) or (awaits_commit(path) and self._finalize_view != justify.view)
-        idle_ns = 0 if urgent else self._spec.pacing.idle_interval_ms * NANOSECONDS_PER_MILLISECOND
-        self._building = (view, justify)
-        self._out.effects.append(payload_request(view, path, self._blocks.tree.root, self._entered_ns + idle_ns))
+        view = self._view
+        if self._leader.leads(view) and self._nullify_view < view and not self._skipped(self._held.high_qc.view):
+            self._leader.ask(view, self._entered_ns, self._finalize_view)
 
     def _on_payload_built(self, built: PayloadBuilt) -> None:
-        if self._building is None or self._me is None or self._nullify_view >= self._view:
-            return
-        view, justify = self._building
-        if (built.view, built.parent) != (view, justify.block_id):
-            return
-        path = self._blocks.tree.path(justify.block_id)
-        proof = None if justify.view == view - 1 else self._held.nullification(view - 1)
-        if path is None or (proof is None and justify.view != view - 1):
-            self._building = None  # an ancestor was not what it seemed: built again once all are here
-            return
-        block = block_built(built, justify, path, self._epoch, self._me, proof)
-        entry = self._blocks.insert(block, built.body, None, self._held.high_qc)
-        if entry is None:
-            return
-        entry.checked = True
-        self._building = None
-        self._proposed_view = view
-        self._proposing = (block, memoryview(built.body), proof)
-        self._blocks.record((*path, entry))
-        self._sign(ProposalSubject(epoch=self._epoch.epoch, view=view, block_id=block.id))
-        self._set_candidate(entry)
+        entry = self._leader.build(built) if self._nullify_view < self._view else None
+        if entry is not None:
+            self._sign(ProposalSubject(epoch=self._epoch.epoch, view=entry.view, block_id=entry.block.id))
+            self._set_candidate(entry)
 
     # --- votes --------------------------------------------------------------------------------------------------
 
@@ -642,18 +610,13 @@ class SimplexEngine:
                 self._out.effects.append(Broadcast(vote))
                 return self._count_vote(vote)
             case ProposalSubject():
-                self._send_proposal(subject, signature)
+                proposal = self._leader.proposal(subject, signature)
+                if proposal is not None:  # else of a view that is over
+                    self._last_proposal = proposal
+                    self._out.effects.append(Broadcast(proposal))
                 return False
             case _:
                 raise RuntimeError(f"{subject} is no subject of this protocol")
-
-    def _send_proposal(self, subject: ProposalSubject, signature: bytes) -> None:
-        if self._proposing is None or self._proposing[0].id != subject.block_id:
-            return  # of a view that is over
-        block, body, proof = self._proposing
-        proposal = Proposal(epoch=subject.epoch, header=block.header, body=body, entry_proof=proof, signature=signature)
-        self._last_proposal = proposal
-        self._out.effects.append(Broadcast(proposal))
 
     # --- restart ------------------------------------------------------------------------------------------------
 
@@ -663,15 +626,8 @@ class SimplexEngine:
         self._notarize_view = views.get(NOTARIZE, 0)
         self._nullify_view = views.get(NULLIFY, 0)
         self._finalize_view = views.get(FINALIZE, 0)
-        self._proposed_view = views.get(PROPOSAL, 0)
         subject, state = restored.by_kind.get(PROPOSAL, (None, None))
-        entry = self._blocks.tree.get(subject.block_id) if isinstance(subject, ProposalSubject) else None
-        if entry is None or state is None:
-            return
-        named = entry.block.header.entry_proof_hash
-        proof = next((held for held in state.nullifications if digest(held) == named), None) if named else None
-        if named and proof is None:
-            raise ValueError("the journal lacks the nullification that its own proposal names")
-        self._proposing = (entry.block, memoryview(entry.body), proof)
-        if entry.view == self._view:
-            self._candidate = entry
+        if isinstance(subject, ProposalSubject) and state is not None:
+            entry = self._leader.restore(subject, state)
+            if entry is not None and entry.view == self._view:
+                self._candidate = entry
