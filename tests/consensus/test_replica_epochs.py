@@ -56,6 +56,7 @@ from consensus.types import (
     EpochEnd,
     ProposalSubject,
     RangeRequest,
+    RangeResponse,
     StoredBlock,
     Vote,
 )
@@ -125,6 +126,7 @@ class Script:
         self.steps: list[Step] = []
         self.given: list[EngineEvent | Recovered] = []
         self.blocks: dict[BlockId, StoredBlock] = {}
+        self.height = epoch.genesis.height
 
     def start(self, recovered: Recovered, now: int) -> Step:
         self.given.append(recovered)
@@ -138,18 +140,17 @@ class Script:
         return self.steps.pop(0) if self.steps else NOTHING
 
     def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: Epoch) -> Refusal | None:
-        return None if (proof, header) == (PROOF, B2.header) else Refusal("not that")
+        return None if proof == PROOF and header in (B1.header, B2.header) else Refusal("not that")
 
     def block(self, block_id: BlockId) -> StoredBlock | None:
         return self.blocks.get(block_id)
 
     def status(self) -> Status:
-        height = self.epoch.genesis.height
         return Status(
             epoch=self.epoch.epoch,
             view=1,
             leader=0,
-            committed_height=height,
+            committed_height=self.height,
             committed_view=0,
             seen_height=0,
             timeouts=0,
@@ -421,6 +422,7 @@ def test_a_told_replica_that_does_not_asks_who_told_it() -> None:
     "forged",
     [
         msgspec.structs.replace(END, boundary=B1.header),
+        msgspec.structs.replace(END, boundary=block(2, B1.id, names=bytes(32)).header),
         msgspec.structs.replace(END, boundary=B3.header),
         msgspec.structs.replace(END, proof=msgspec.structs.replace(PROOF, headers=(B3.header,))),
         msgspec.structs.replace(END, boundary=msgspec.structs.replace(B2.header, chain=bytes(32))),
@@ -432,6 +434,33 @@ def test_a_false_end_is_refused_with_its_sender_named(forged: EpochEnd) -> None:
     assert getattr(reject, "peer", None) == peer(3)
     assert getattr(reject, "reason", "").startswith("epoch end: ")
     assert stage.engine.given == []
+
+
+def test_who_is_ahead_is_asked_for_range_after_range_and_epoch_after_epoch() -> None:
+    stage = started()
+
+    def asked(step: Step) -> list[tuple[int, int]]:
+        sends = [effect for effect in step.effects if isinstance(effect, Send)]
+        assert {send.peer for send in sends} <= {peer(2)}
+        return [
+            (send.message.epoch, send.message.from_height) for send in sends if isinstance(send.message, RangeRequest)
+        ]
+
+    step = stage.hear(2, vote(3))
+    assert asked(step) == [(0, 1)]
+    assert stage.hear(2, vote(3)) == NOTHING
+    (request,) = [effect.message for effect in step.effects if isinstance(effect, Send)]
+    assert isinstance(request, RangeRequest)
+    stage.hear(
+        2,
+        RangeResponse(
+            epoch=0, request_id=request.request_id, blocks=(stored(B1),), proof=PROOF, pruned_below=1, head=9
+        ),
+    )
+    stage.engine.height = 1
+    assert asked(stage.does((), COMMIT_1)) == [(0, 2)]
+    stage.does((), COMMIT_2)
+    assert asked(stage.replica.handle(READY, 0)) == [(1, 3)]
 
 
 # --- restarts --------------------------------------------------------------------------------------------------------
