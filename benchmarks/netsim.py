@@ -1,17 +1,22 @@
 """How fast the simulator searches, beside a calibration loop of the same run.
 
     python -m benchmarks.netsim [--schedules 300] [--jobs 2] [--sizes 4 16 32 64 128] [--plot growth.svg]
+    python -m benchmarks.netsim --bytecodes
 
 A schedule is four nodes up to view 12 under all oracles; deliveries are messages handled. "One decision" is the wall
 time per committed block of a fault-free run of n validators. The calibration loop is 10 million additions in plain
-Python: compare machines by it.
+Python: compare machines by it. ``--bytecodes`` counts the bytecodes and Python calls of a schedule and takes no time:
+they are the same on every machine under any load, so that two versions of the code can be compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from types import FrameType
 
 from matplotlib.figure import Figure
 
@@ -19,9 +24,11 @@ from netsim.checks import scenario_path
 from netsim.scenario import Scenario, load
 from netsim.schedule import Constant, Link, Schedule, Stop, Times
 from netsim.simulation import run_schedule
-from netsim.sweep import Variant, sweep
+from netsim.sweep import Variant, run_seed, sweep
 
 PROTOCOLS = ("jolteon", "hotstuff")
+SCENARIOS = ("calm", "swarm")
+COUNTED_SEEDS = range(100, 116)
 
 
 def calibration_s() -> float:
@@ -52,6 +59,29 @@ def rates(scenario: Scenario, protocol: str, schedules: int, jobs: int) -> tuple
     return total.schedules / total.seconds, total.deliveries / total.seconds
 
 
+def bytecodes(name: str, protocol: str) -> str:
+    """Bytecodes and Python calls per schedule and per delivery, once a first run has filled what is remembered."""
+    scenario, variant = load(scenario_path(name)), Variant(name=protocol)
+    counts: Counter[str] = Counter()
+
+    def trace(frame: FrameType, event: str, _: object) -> object:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        counts[event] += 1
+        return trace
+
+    for seed in COUNTED_SEEDS:
+        run_seed(scenario, variant, seed)
+    sys.settrace(trace)  # type: ignore[arg-type]
+    results = [run_seed(scenario, variant, seed) for seed in COUNTED_SEEDS]
+    sys.settrace(None)
+    deliveries = sum(result.deliveries for result in results)
+    codes, calls = counts["opcode"], counts["call"]
+    return (
+        f"{name:6} {protocol:9} {codes // len(results)} bytecodes in {calls // len(results)} calls per schedule, "
+        f"{codes // deliveries} bytecodes per delivery"
+    )
+
+
 def plot(path: str, sizes: list[int], measured: dict[str, list[float]]) -> None:
     """Milliseconds per decision over n, both logarithmic: a straight line of slope 2 is the n^2 of broadcast votes."""
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -72,9 +102,15 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--sizes", type=int, nargs="*", default=[4, 16, 32, 64, 128])
     parser.add_argument("--plot", default="", help="draw the growth with n into this file (.svg, .png)")
+    parser.add_argument("--bytecodes", action="store_true", help="count bytecodes and calls instead of time")
     options = parser.parse_args()
+    if options.bytecodes:
+        for name in SCENARIOS:
+            for protocol in PROTOCOLS:
+                print(bytecodes(name, protocol))
+        return
     print(f"calibration: {calibration_s():.2f} s for 10 million additions")
-    for name in ("calm", "swarm"):
+    for name in SCENARIOS:
         for protocol in PROTOCOLS:
             per_s, deliveries = rates(load(scenario_path(name)), protocol, options.schedules, options.jobs)
             print(
