@@ -12,7 +12,7 @@ from consensus.crypto.scheme import Scheme, SecretKey
 from consensus.election import LeaderSchedule
 from consensus.epochs import EpochInfo, first_epoch
 from consensus.genesis import ChainSpec, Pacing, check_chain_spec
-from consensus.protocols.definition import EngineFactory
+from consensus.protocols.definition import ProtocolDefinition
 from consensus.replica import Replica
 from consensus.types import Subject, ValidatorIndex, View
 from consensus.validators import Validator
@@ -32,10 +32,17 @@ class Committee:
         """What validator ``signer``'s signer port answers."""
         return self.keys[signer].sign(self.epoch.domain.bytes_to_sign(subject))
 
-    def replica(self, engine: EngineFactory, me: ValidatorIndex | None) -> Replica:
+    def replica(self, definition: ProtocolDefinition, me: ValidatorIndex | None) -> Replica:
         """The replica of one validator, or of an observer."""
         own_keys = () if me is None else (self.epoch.validators.public_keys[me],)
-        return Replica(engine=engine, spec=self.spec, scheme=self.scheme, epoch=self.epoch, own_keys=own_keys)
+        return Replica(
+            engine=definition.engine,
+            spec=self.spec,
+            scheme=self.scheme,
+            epoch=self.epoch,
+            own_keys=own_keys,
+            offences=definition,
+        )
 
 
 class LeaderTable:

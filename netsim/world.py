@@ -345,7 +345,7 @@ class World:
         if host.replica is not None or host.journal.damaged:
             return
         if host.player is None or host.player.has_core:
-            host.replica = self.committee.replica(self.definition.engine, host.index)
+            host.replica = self.committee.replica(self.definition, host.index)
             recovered = host.journal.recover(len(host.ledger))
             for watcher in self.watchers:
                 watcher.started(host, recovered)

@@ -196,16 +196,24 @@ class Accountable:
         if not host.honest:
             return
         first, second = self.read(evidence.first), self.read(evidence.second)
-        if first is None or second is None or first[0] != second[0] or not self.contradict(first[1], second[1]):
+        headers = {hashlib.sha256(_encode(header)).digest(): header for header in evidence.headers}
+        if (
+            first is None
+            or second is None
+            or first[0] != second[0]
+            or not self.contradict(first[1], second[1], headers)
+        ):
             self.judge.fire(self.id, host, f"node {host.position} reports evidence that proves nothing")
         elif is_honest(self.judge, first[0]):
             self.judge.fire(self.id, host, f"node {host.position} accuses honest validator {first[0]}")
 
-    def contradict(self, first: Said, second: Said) -> bool:
-        """Whether no honest signer would have signed both, by what can be seen without headers."""
+    def contradict(self, first: Said, second: Said, headers: dict[bytes, BlockHeader]) -> bool:
+        """Whether no honest signer would have signed both, by what can be seen in the words and those headers."""
         words = sorted((first, second), key=lambda word: word.slot)
         plain = [name for name in (*self.offences, "finalize-and-nullify") if name in SWEEPS and name not in self.deep]
-        return any(SWEEPS[name](words, self.lock_of(name, words)) is not None for name in plain)
+        if any(SWEEPS[name](words, self.lock_of(name, words)) is not None for name in plain):
+            return True
+        return any(SWEEPS[name](words, shown_lock(words[0], headers)) is not None for name in self.deep if headers)
 
     def read(self, message: msgspec.Struct) -> tuple[int, Said] | None:
         """Signer and words, if the signature verifies."""
