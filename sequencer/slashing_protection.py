@@ -30,6 +30,8 @@ from types import TracebackType
 from typing import Final
 
 from consensus import slashing_rules as rules
+from consensus.finality.types import FFG
+from consensus.signing import PROPOSAL
 from consensus.slashing_rules import Refusal, Rule, SignedAttestation, SignedBlock, Verdict
 from rollup_adapters.base import JsonValue
 from sequencer.slashing_interchange import (
@@ -132,6 +134,11 @@ class SlashingProtection:
         """
         reduced = rules.minimal if minimal else rules.without_watermarks
         return render_interchange(self.genesis_validators_root, map(reduced, self._store.histories()))
+
+    def kinds_besides(self) -> tuple[str, ...]:
+        """The kinds of subjects that a signing process (``sequencer.signer``) signed over this file and that no
+        interchange carries: whoever moves its keys moves the file."""
+        return tuple(kind for kind in self._store.kinds() if kind not in (PROPOSAL, FFG))
 
     def prune(self, *, before_slot: int, before_epoch: int) -> Pruned:
         """Forget blocks of slots below ``before_slot`` and attestations of targets below ``before_epoch``, of all keys.

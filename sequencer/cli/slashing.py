@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from rich.markup import escape
 
 from rollup_adapters.base import JsonValue
-from sequencer.cli.console import UNUSABLE, CommandError, failures, out, print_json
+from sequencer.cli.console import UNUSABLE, CommandError, err, failures, out, print_json
 from sequencer.slashing_interchange import InterchangeError, genesis_validators_root_of, parse_interchange
 from sequencer.slashing_protection import SlashingProtection
 from sequencer.storage import InUseError
@@ -84,6 +85,14 @@ def export_command(
     """
     with failures(), _alone(database) as protection:
         print_json(protection.export_interchange(minimal=minimal))
+        besides = protection.kinds_besides()
+        if besides:
+            err().print(
+                f"[yellow]{escape(str(database))} also remembers subjects of the kinds "
+                f"{', '.join(map(escape, besides))}, which EIP-3076 does not know.[/] To move the keys to another signing "
+                "process of this chain, move the database itself.",
+                soft_wrap=True,
+            )
 
 
 def _alone(database: Path) -> SlashingProtection:

@@ -166,6 +166,13 @@ class SlashingStore:
         with self.transaction() as connection:
             return tuple(_history(connection, pubkey) for pubkey in _pubkeys(connection))
 
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of subjects that a signing process signed over this file (``signing_store.py``), ascending."""
+        with self.transaction() as connection:
+            return tuple(
+                str(kind) for (kind,) in connection.execute("SELECT DISTINCT kind FROM subjects ORDER BY kind")
+            )
+
     def prune(self, *, before_slot: int, before_epoch: int) -> Pruned:
         """Forget blocks of slots, and attestations of targets, below these; the watermarks rise in their stead."""
         blocks = attestations = 0

@@ -12,11 +12,14 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
 
 from consensus.finality.types import FFG
 from consensus.protocols.registry import protocol_named, protocol_names
 from consensus.protocols.simplex_types import FINALIZE
 from consensus.types import Subject
+from sequencer.cli import app
+from sequencer.cli.console import UNUSABLE
 from sequencer.signer import rules
 from sequencer.signer.authority import Request, SigningAuthority
 from sequencer.signer.rules import SUBJECTS_KEPT, Refusal, Rule
@@ -104,6 +107,20 @@ def test_the_interchange_carries_proposals_and_finality(one: Chain) -> None:
             "signed_attestations": [{"source_epoch": "32", "target_epoch": "64", "signing_root": ANY}],
         }
     ]
+
+
+def test_the_export_says_what_it_does_not_carry(one: Chain) -> None:
+    def export() -> Result:
+        return CliRunner().invoke(app, ["signer", "export", "--database", str(one.path)])
+
+    with one.authority() as authority:
+        for subject in (proposal(7), ffg(32, 64)):
+            assert isinstance(ask(authority, one, subject), bytes)
+        assert export().exit_code == UNUSABLE, "it is in use"
+    assert export().stderr == ""
+    with one.authority() as authority:
+        assert isinstance(ask(authority, one, vote(9)), bytes)
+    assert "also remembers subjects of the kinds vote" in " ".join(export().stderr.split())
 
 
 def signing_root(one: Chain, subject: Subject) -> str:
