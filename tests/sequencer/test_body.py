@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import pytest
 from hypothesis import given
 
-from consensus.codec import Malformed
+from consensus.codec import Malformed, encode
+from consensus.finality.overlay import CERTIFICATES_PER_BLOCK_MAX
+from consensus.finality.types import Checkpoint, LinkCertificate, LinkGroup
+from consensus.genesis import LINKS_ROLLUP, SYSTEM_ROLLUP
 from consensus.types import BODY_SIZE_MAX, EMPTY_PAYLOAD_ROOT
 from sequencer.body import (
     BODY_OVERHEAD_BYTES_MAX,
@@ -15,9 +20,12 @@ from sequencer.body import (
     TRANSACTION_OVERHEAD_BYTES_MAX,
     Payload,
     PayloadCache,
+    SectionBody,
+    assemble_payload,
+    certificates_size_bytes,
     decode_payload,
 )
-from sequencer.merkle import TRANSACTIONS_MAX
+from sequencer.merkle import TRANSACTIONS_MAX, NamespacedTree, verify_section_proof
 from sequencer.transactions import transaction_id
 from tests.sequencer.chains import Batch, payload, sections_of_transactions
 
@@ -108,6 +116,81 @@ def test_refused(reason: str) -> None:
     result = decode_payload(body if isinstance(body, bytes) else msgspec.msgpack.encode(body))
     assert isinstance(result, Malformed)
     assert reason.partition(":")[0] in result.reason
+
+
+def link(source: int, target: int, signature: bytes = b"s") -> LinkCertificate:
+    """A certificate that nobody signed."""
+    ends = [Checkpoint(height=height, id=bytes([height]) * 32) for height in (source, target)]
+    group = LinkGroup(epoch=0, signers=b"\x07", signature=signature)
+    return LinkCertificate(source=ends[0], target=ends[1], groups=(group,))
+
+
+LINKS = (link(0, 4), link(4, 8))
+
+
+def with_links(sections: dict[int, Batch], certificates: Sequence[LinkCertificate]) -> Payload:
+    honest = payload(sections)
+    chosen = [(SectionBody(part.rollup_id, part.valid_untils, part.transactions), part.ids) for part in honest.sections]
+    return assemble_payload(chosen, certificates)
+
+
+@given(sections=sections_of_transactions(rollups=(3, 7, SYSTEM_ROLLUP)))
+def test_link_certificates_are_under_the_root_and_no_transactions(sections: dict[int, Batch]) -> None:
+    plain, built = payload(sections), with_links(sections, LINKS)
+    again = decoded(built.body)
+    assert (again.body, again.root, again.certificates) == (built.body, built.root, LINKS)
+    assert (again.positions, contents(again)) == (plain.positions, contents(plain))
+    assert again.root != plain.root
+    assert again.section(LINKS_ROLLUP) is None
+    assert [leaf.rollup_id for leaf in again.leaves] == sorted([*sections, LINKS_ROLLUP])
+    assert NamespacedTree(again.leaves).root == again.root
+    for rollup_id in (3, 5, 7):
+        assert verify_section_proof(again.tree.proof(rollup_id), rollup_id, again.root) is None
+    assert len(built.body) <= len(plain.body) + certificates_size_bytes(LINKS)
+
+
+def test_a_payload_of_link_certificates_alone() -> None:
+    built = with_links({}, LINKS[:1])
+    assert built.body.hex() == (  # what nodes agree on: see test_wire_vectors.py for what a change means
+        "9193cffffffffffffffffe910091c452"
+        "939200c420" + "00" * 32 + "9204c420" + "04" * 32 + "919300c40107c40173"
+    )
+    assert built.root.hex() == "d39733a05a36717d2f87414a732bad9c4e87e225a670087d0bc32ca4db8b34fc"
+    assert decoded(built.body).root == built.root != EMPTY_PAYLOAD_ROOT
+    assert with_links({}, ()) is EMPTY_PAYLOAD
+
+
+def test_every_mutated_bit_of_link_certificates_is_refused_or_changes_the_root() -> None:
+    honest = with_links({3: [(0, b"one")]}, LINKS)
+    for position in range(len(honest.body)):
+        for bit in range(8):
+            mutant = bytearray(honest.body)
+            mutant[position] ^= 1 << bit
+            result = decode_payload(bytes(mutant))
+            assert isinstance(result, Malformed) or result.root != honest.root
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ([encode(LINKS[1]), encode(LINKS[0])], "do not ascend"),
+        ([encode(LINKS[0]), encode(link(0, 4, b"t"))], "do not ascend"),
+        ([encode(link(4 * n, 4 * n + 4)) for n in range(CERTIFICATES_PER_BLOCK_MAX + 1)], "exceed 4"),
+        ([encode(LINKS[0]) + b"\x00"], "a link certificate: "),
+        ([b""], "a link certificate: "),
+        ([b"\x93\xcc\x00" + encode(LINKS[0])[2:]], "a link certificate: "),
+    ],
+)
+def test_link_certificates_that_are_refused(parts: list[bytes], reason: str) -> None:
+    result = decode_payload(msgspec.msgpack.encode([[LINKS_ROLLUP, [0] * len(parts), parts]]))
+    assert isinstance(result, Malformed)
+    assert reason in result.reason
+
+
+def test_a_link_certificate_has_no_expiry() -> None:
+    result = decode_payload(msgspec.msgpack.encode([[LINKS_ROLLUP, [9], [encode(LINKS[0])]]]))
+    assert isinstance(result, Malformed)
+    assert "has an expiry" in result.reason
 
 
 def test_the_same_data_with_another_expiry_is_another_transaction() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from consensus.finality.types import Checkpoint
 from sequencer.config import Config, ConfigError, RollupConfig, address_text
 from sequencer.homes import ChainPlan, write_testnet
 from sequencer.mempool import MempoolLimits
@@ -97,6 +98,9 @@ def test_everything_that_is_said_is_heard(home: Path) -> None:
         transactions_max = 5
         [storage]
         prune_keep_heights = 256
+        [trust]
+        checkpoint = "4096:{"cd" * 32}"
+        period_s = 60
         [[rollups]]
         id = 7
         adapter = "evm"
@@ -117,6 +121,9 @@ def test_everything_that_is_said_is_heard(home: Path) -> None:
     assert (config.api.listen, config.api.body_size_bytes_max) == (("127.0.0.1", 0), 500_000)
     assert config.mempool == MempoolLimits(bytes_max=200_000, entries_max=5)
     assert config.prune_keep_heights == 256
+    assert config.trust is not None
+    assert config.trust.checkpoint == Checkpoint(height=4096, id=b"\xcd" * 32)
+    assert (config.trust.ages.period_ms, config.trust.ages.unbonding_period_ms) == (60_000, 21 * 86_400_000)
     assert config.log_level == "debug"
     assert config.rollups == (
         RollupConfig(id=7, adapter="evm", settings={"chain_id": 700, "alloc": {"0x12": "5", "list": [1, 2.5, True]}}),
@@ -172,6 +179,14 @@ ROLLUP = '[[rollups]]\nid = 7\nadapter = "raw"\n'
         ),
         (MINIMAL + "[mempool]\nlifetime = 0", r"mempool\.lifetime: unknown key"),
         (MINIMAL + "[storage]\nprune_keep_heights = 255", r"storage\.prune_keep_heights: must be at least 256, or 0"),
+        (MINIMAL + "[trust]\nperiod_s = 1", r"trust\.checkpoint: missing"),
+        (MINIMAL + '[trust]\ncheckpoint = "7"', r"trust\.checkpoint: "),
+        (MINIMAL + f'[trust]\ncheckpoint = "0:{"ab" * 32}"', r"trust\.checkpoint: expected height:id"),
+        (MINIMAL + f'[trust]\ncheckpoint = "{"ab" * 32}"', r"trust\.checkpoint: expected height:id"),
+        (
+            MINIMAL + f'[trust]\ncheckpoint = "7:{"ab" * 32}"\nperiod_s = 99999999',
+            r"trust\.period_s: evidence_age_max_s: must be at least period_s \+ reporting_delay_s",
+        ),
         (MINIMAL + "[storage]\nprune_keep_heights = -1", r"storage\.prune_keep_heights: must be from 0"),
         (MINIMAL + "[storage]\ndurable = false", r"storage\.durable: unknown key"),
         (MINIMAL + "rollups = 7", r"keys\.rollups: unknown key"),

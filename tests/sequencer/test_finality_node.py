@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 
+from consensus.finality.weak_subjectivity import UntrustedChain
 from consensus.genesis import Pacing
 from sequencer.config import Config, RollupConfig
 from sequencer.genesis import genesis_of
@@ -18,6 +21,7 @@ from sequencer.ledger import NoCheckpoints
 from sequencer.node import Node, open_node
 from sequencer.receipts import Receipt, VerificationError
 from sequencer.transactions import Level
+from sequencer.transport import PeerState
 
 PATIENCE_S = 30
 IDLE_S = 0.1
@@ -67,6 +71,48 @@ async def test_a_transaction_becomes_final_and_the_receipt_proves_it_offline(
     again = Receipt.from_bytes(final.to_bytes())
     assert again == final
     again.verify(genesis_of(spec))
+
+
+def trusting(home: Path, height: int, block_id: bytes, more: str = "") -> Config:
+    """The home's configuration, with a trusted block."""
+    file = home / "node.toml"
+    text = file.read_text().partition("[trust]")[0]
+    file.write_text(text + f'\n[trust]\ncheckpoint = "{height}:{block_id.hex()}"\n{more}\n')
+    return Config.load(file)
+
+
+def _peers(node: Node) -> Sequence[PeerState]:
+    return node.status().transport.peers
+
+
+async def test_a_joiner_starts_from_a_trusted_checkpoint(tmp_path: Path) -> None:
+    """The true one, one of another chain, one that is too old; and again where it holds the block already."""
+    files = homes(tmp_path)
+    async with running(*files[:4]) as nodes:
+        with trio.fail_after(PATIENCE_S):
+            final = await nodes[0].wait(await nodes[0].submit(rollup_id=7, transaction=b"hello"), level="final")
+            assert final.finality is not None
+            checkpoint = final.finality.checkpoint
+            async with open_node(trusting(files[4], checkpoint.height, bytes(32))) as joiner:
+                while not any("the trusted checkpoint is 00" in peer.last_reason for peer in _peers(joiner)):
+                    await trio.sleep(0.05)  # noqa: ASYNC110
+                assert joiner.status().ledger_height < checkpoint.height
+            shutil.rmtree(files[4] / "data")
+            with pytest.RaisesGroup(UntrustedChain, flatten_subgroups=True, allow_unwrapped=True) as raised:
+                config = trusting(files[4], checkpoint.height, checkpoint.id)
+                assert config.trust is not None
+                old = replace(config.trust.ages, period_ms=1)
+                async with open_node(replace(config, trust=replace(config.trust, ages=old))):
+                    await trio.sleep_forever()
+            assert "more than the 1 ms of weak subjectivity" in str(raised.value.exceptions)
+            shutil.rmtree(files[4] / "data")
+            for _ in range(2):
+                async with open_node(trusting(files[4], checkpoint.height, checkpoint.id)) as joiner:
+                    (await joiner.wait(final.transaction_id, level="final")).verify(joiner.genesis)
+            with pytest.RaisesGroup(UntrustedChain, flatten_subgroups=True, allow_unwrapped=True) as raised:
+                async with open_node(trusting(files[4], checkpoint.height, bytes(32))):
+                    await trio.sleep_forever()
+            assert "Correct that, or start anew" in str(raised.value.exceptions)
 
 
 async def test_an_idle_chain_is_quiet_and_goes_on_finalizing(tmp_path: Path) -> None:
@@ -123,14 +169,14 @@ async def test_a_proof_of_finality_that_was_changed_proves_nothing(tmp_path: Pat
     receipt.verify(genesis)
     (certificate,) = proof.certificates[:1]
     (group,) = certificate.groups
-    replace = msgspec.structs.replace
-    fewer = replace(certificate, groups=(replace(group, signers=b"\x03"),))
-    longer = replace(certificate, target=certificate.source)
+    changed_in = msgspec.structs.replace
+    fewer = changed_in(certificate, groups=(changed_in(group, signers=b"\x03"),))
+    longer = changed_in(certificate, target=certificate.source)
     for changed, reason in (
-        (replace(proof, headers=proof.headers[:-1]), "not among the headers"),
-        (replace(proof, headers=proof.headers[1:]), "does not follow"),
-        (replace(proof, certificates=(fewer, *proof.certificates[1:])), "link certificate"),
-        (replace(proof, certificates=(longer, *proof.certificates[1:])), "finalizes nothing"),
+        (changed_in(proof, headers=proof.headers[:-1]), "not among the headers"),
+        (changed_in(proof, headers=proof.headers[1:]), "does not follow"),
+        (changed_in(proof, certificates=(fewer, *proof.certificates[1:])), "link certificate"),
+        (changed_in(proof, certificates=(longer, *proof.certificates[1:])), "finalizes nothing"),
     ):
         with pytest.raises(VerificationError, match=f"finality: .*{reason}"):
-            replace(receipt, finality=changed).verify(genesis)
+            changed_in(receipt, finality=changed).verify(genesis)
