@@ -91,7 +91,10 @@ class Watcher(Protocol):
 class Recorder(Protocol):
     """Sees every message and event, for reports and exports."""
 
-    def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None: ...
+    def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None:
+        """Told right after the message was pushed on the world's heap, before anything else is."""
+        ...
+
     def lost(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None: ...
     def held(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None: ...
     def arrived(self, now: int, sequence: int) -> None: ...
@@ -563,9 +566,8 @@ class World:
         for target in targets:
             sequence += 1
             heappush(heap, (now + delay(), sequence, target, target.life, event))
-        if recorder is not None:
-            for number, target in enumerate(targets, self.sequence + 1):
-                recorder.sending(self.now, number, host, target, message)
+            if recorder is not None:
+                recorder.sending(self.now, sequence, host, target, message)
         self.sequence = sequence
 
     def _route(self, host: Host, target: Host, event: Received, extra_ns: int) -> None:
