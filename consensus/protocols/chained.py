@@ -78,11 +78,11 @@ from consensus.protocols.chained_types import (
     TimeoutCertificate,
     TimeoutSubject,
 )
-from consensus.protocols.leader_wait import WAIT_TIMER, LeaderWait
+from consensus.protocols.leader_wait import LeaderWait
 from consensus.protocols.order_votes import OrderVotes, order_delay_ns, order_subject, vote_in
 from consensus.protocols.proposal_checks import FirstProposals, without_body
 from consensus.protocols.rules import ChainedRules
-from consensus.protocols.timeout_certificates import TimeoutCertifier
+from consensus.protocols.timeout_certificates import ContradictionWatch, TimeoutCertifier
 from consensus.safety import SafetyGuard
 from consensus.signing import VOTE
 from consensus.types import (
@@ -136,10 +136,11 @@ class ChainedEngine:
         patience_ns = 0 if self._orders is None else order_delay_ns(spec.pacing)
         self._leader = Leader(spec, epoch, self._blocks, self._out, me, patience_ns=patience_ns)
         self._outbox = Outbox(epoch, self._out, me, broadcast_votes=broadcast_votes)
-        self._wait = LeaderWait(epoch.validators) if rules.leader_waits and me is not None else None
+        self._wait = LeaderWait(epoch, self._out, me) if rules.leader_waits and me is not None else None
         self._guard = SafetyGuard()
         self._votes = VoteTally(epoch.validators, self._checker)
         self._timeouts: TimeoutTally[Timeout] = TimeoutTally(epoch.validators)
+        self._contradictions = ContradictionWatch(self._certifier, self._checker)
         genesis = epoch.genesis
         # durable
         self._last_voted_view: View = 0
@@ -156,7 +157,6 @@ class ChainedEngine:
         self._timeout_parts: tuple[Certificate, TimeoutCertificate | None] | None = None
         self._helped: dict[PeerId, View] = {}
         self._timeouts_count = 0
-        self._reported_timeouts: dict[ValidatorIndex, View] = {}
         self._source: PeerId | None = None
 
     # --- the contract -------------------------------------------------------------------------------------------
@@ -239,8 +239,8 @@ class ChainedEngine:
                 refusal = self._learn(message.epoch, message.high_qc, message.high_tc, peer)
                 if refusal is not None:
                     self._out.reject(peer, refusal.reason)
-                elif message.high_tc is not None and message.high_tc.view == self._view - 1:
-                    self._on_report(self._validators.index_of(peer))
+                elif self._wait is not None and message.high_tc is not None and message.high_tc.view == self._view - 1:
+                    self._wait.report(peer)
             case _:
                 self._out.reject(peer, f"{type(message).__name__} is no message of this protocol")
 
@@ -336,7 +336,7 @@ class ChainedEngine:
             self._orders.advance(view)
         self._arm_view_timer()
         if self._wait is not None and self._high_qc.view != view - 1:
-            self._begin_wait(self._wait)
+            self._wait.begin(view, self._now, self._duration_ns(), self._certificates())
 
     def _duration_ns(self) -> Nanoseconds:
         committed_view = self._blocks.tree.root.view
@@ -344,20 +344,6 @@ class ChainedEngine:
 
     def _arm_view_timer(self) -> None:
         self._out.effects.append(SetTimer(VIEW_TIMER, self._now + self._duration_ns()))
-
-    def _begin_wait(self, wait: LeaderWait) -> None:
-        """The view was entered by a timeout certificate: tell its leader the highest certificate, or wait as it."""
-        leader = self._epoch.leaders.leader(self._view)
-        if leader == self._me:
-            self._out.effects.append(SetTimer(WAIT_TIMER, wait.begin(self._now, self._duration_ns())))
-            wait.report(leader)
-        else:
-            self._out.effects.append(Send(self._validators.peer_of(leader), self._certificates()))
-
-    def _on_report(self, validator: ValidatorIndex | None) -> None:
-        """A replica entered the current view by its timeout certificate, and showed its highest certificate."""
-        if self._wait is not None and validator is not None:
-            self._wait.report(validator)
 
     def _may_propose_now(self) -> bool:
         return self._wait is None or self._high_qc.view == self._view - 1 or self._wait.is_over(self._now)
@@ -566,7 +552,7 @@ class ChainedEngine:
     def _count_timeout(self, timeout: Timeout) -> None:
         stake = self._timeouts.add(timeout)
         if stake is None:
-            self._report_second_timeout(timeout)
+            self._compare_timeouts(timeout)
         if stake is None or timeout.view != self._view:
             return
         if stake >= self._validators.amplification and self._timeout_view < self._view and self._me is not None:
@@ -580,21 +566,13 @@ class ChainedEngine:
                 self._adopt_timeout_certificate(certificate)
                 self._out.effects.append(Broadcast(self._certificates()))
 
-    def _report_second_timeout(self, second: Timeout) -> None:
-        """Two timeouts of one view that sign different certificates' views are reported, once."""
-        view, signer = second.view, second.signer
-        first = self._timeouts.get(view, signer)
-        if first is None or self._reported_timeouts.get(signer) == view:
-            return
-        subjects = [self._certifier.subject(view, timeout.high_qc) for timeout in (first, second)]
-        if subjects[0] == subjects[1]:
-            return
-        self._reported_timeouts[signer] = view
-        pairs = zip(subjects, (first, second), strict=True)
-        if all(self._checker.check_signature(signer, subject, timeout.signature) for subject, timeout in pairs):
-            self._out.effects.append(ReportEvidence(first, second))
-        else:
-            self._reject_signers((signer,), "timeout")
+    def _compare_timeouts(self, timeout: Timeout) -> None:
+        first = self._timeouts.get(timeout.view, timeout.signer)
+        found = None if first is None else self._contradictions.compare(first, timeout)
+        if isinstance(found, ReportEvidence):
+            self._out.effects.append(found)
+        elif found is not None:
+            self._reject_signers((timeout.signer,), "timeout")
 
     def _reject_signers(self, signers: Iterable[ValidatorIndex], what: str) -> None:
         for signer in signers:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from consensus.certificates import QuorumChecker
-from consensus.engine import Refusal
+from consensus.engine import Refusal, ReportEvidence
 from consensus.epochs import EpochInfo
 from consensus.protocols.chained_types import Timeout, TimeoutCertificate, TimeoutGroup, TimeoutSubject
 from consensus.protocols.rules import ChainedRules
 from consensus.types import Certificate, ValidatorIndex, View
+from consensus.vote_tally import BadSignature
 
 VERIFIED_MAX: Final = 16
 
@@ -90,3 +91,29 @@ class TimeoutCertifier:
         if len(self._verified) >= VERIFIED_MAX:
             del self._verified[next(iter(self._verified))]
         self._verified[certificate] = None
+
+
+class ContradictionWatch:
+    """Finds validators that sign two certificates' views in their timeouts of one view. Bound: one view per signer."""
+
+    __slots__ = ("_certifier", "_checker", "_reported")
+
+    def __init__(self, certifier: TimeoutCertifier, checker: QuorumChecker) -> None:
+        self._certifier = certifier
+        self._checker = checker
+        self._reported: dict[ValidatorIndex, View] = {}
+
+    def compare(self, first: Timeout, second: Timeout) -> ReportEvidence | BadSignature | None:
+        """Two timeouts of one signer and view, whose signatures were not checked: the evidence when what they sign
+        differs, once, or that one of them is not signed. None when they contradict each other in nothing new."""
+        view, signer = second.view, second.signer
+        if self._reported.get(signer) == view:
+            return None
+        subjects = [self._certifier.subject(view, timeout.high_qc) for timeout in (first, second)]
+        if subjects[0] == subjects[1]:
+            return None
+        self._reported[signer] = view
+        pairs = zip(subjects, (first, second), strict=True)
+        if all(self._checker.check_signature(signer, subject, timeout.signature) for subject, timeout in pairs):
+            return ReportEvidence(first, second)
+        return BadSignature()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consensus.engine import BuildPayload, Refusal, Send, SetTimer
+from consensus.engine import BuildPayload, Refusal, Send, SetTimer, StepBuilder
 from consensus.genesis import Pacing
 from consensus.pacemaker import view_duration
 from consensus.protocols.chained_types import Certificates, OrderVote, TimeoutGroup
@@ -216,16 +216,19 @@ def test_whoever_enters_by_a_timeout_certificate_tells_the_leader(chain: Chain) 
 
 def test_the_wait_counts_stake() -> None:
     members = committee(stakes=(5, 1, 1, 1))
-    wait = LeaderWait(members.epoch.validators)
-    ends = wait.begin(100, 1_000)
-    assert ends == 500
+    out = StepBuilder()
+    wait = LeaderWait(members.epoch, out, 1)
+    highest = Certificates(epoch=0, high_qc=members.epoch.genesis, high_tc=None)
+    wait.begin(2, 100, 1_000, highest)
+    assert out.finish().effects == (SetTimer(WAIT_TIMER, 500),)
     assert not wait.is_over(499)
     assert wait.is_over(500)
-    for validator in range(4):
+    wait.report(b"o" * 32)
+    for validator in (0, 0, 2, 3):
         assert not wait.is_over(499)
-        wait.report(validator)
+        wait.report(members.peer(validator))
     assert wait.is_over(0)
-    wait.begin(0, 1_000)
+    wait.begin(6, 0, 1_000, highest)
     assert not wait.is_over(0), "another view begins at nothing"
 
 
