@@ -87,10 +87,10 @@ def export_command(
         print_json(protection.export_interchange(minimal=minimal))
         besides = protection.kinds_besides()
         if besides:
+            kinds = ", ".join(map(escape, besides))
             err().print(
-                f"[yellow]{escape(str(database))} also remembers subjects of the kinds "
-                f"{', '.join(map(escape, besides))}, which EIP-3076 does not know.[/] To move the keys to another signing "
-                "process of this chain, move the database itself.",
+                f"[yellow]{escape(str(database))} also remembers subjects of the kinds {kinds}, which EIP-3076 does "
+                "not know.[/] To move the keys to another signing process of this chain, move the database itself.",
                 soft_wrap=True,
             )
 

@@ -8,8 +8,8 @@
 
 **Memory is bounded.** Of each kind the last ``SUBJECTS_KEPT`` subjects are kept. The slot of one that is forgotten
 becomes the floor of all kinds of the protocol: from then on all that is signed lies above all that was forgotten. What
-then still matters of forgotten votes is kept besides (:func:`bind`): the highest ``justify_view``, the highest
-``height``, and the last block named with the last other block before it. For the offences of our own protocols this is
+then still matters of forgotten votes is kept besides (:func:`bind`): the one with the highest ``justify_view``, the
+last that names a block, and the last that names another block than that. For the offences of our own protocols this is
 as good as perfect memory; a test holds it against one. A protocol whose offences look at something else is protected
 within the last ``SUBJECTS_KEPT`` subjects of each kind.
 
@@ -132,10 +132,7 @@ def bind(bound: Sequence[Entry], forgotten: Entry) -> tuple[Entry, ...]:
     votes = [(entry, entry.subject) for entry in entries if isinstance(entry.subject, VoteSubject)]
     if not votes:
         return ()
-    kept = [
-        max(votes, key=lambda vote: vote[1].justify_view)[0],
-        max(votes, key=lambda vote: vote[1].height)[0],
-    ]
+    kept = [max(votes, key=lambda vote: vote[1].justify_view)[0]]
     naming = [(entry, vote.block_id) for entry, vote in votes if vote.block_id != NIL_BLOCK]
     if naming:
         last, named = naming[-1]

@@ -122,7 +122,7 @@ def test_memory_is_bounded() -> None:
         assert signer.ask(ffg(round_, round_ + 1)) is NEW
     for kind in signer.history.kinds.values():
         assert len(kind.latest) == SUBJECTS_KEPT
-        assert len(kind.bound) <= 4
+        assert len(kind.bound) <= 3
 
 
 # --- against perfect memory -------------------------------------------------------------------------------------------
@@ -211,7 +211,7 @@ def test_a_flood_of_later_votes_hides_no_earlier_one(monkeypatch: pytest.MonkeyP
     signer = Signer("jolteon")
     assert signer.ask(vote(5, justify=4)) is NEW
     for view in range(6, 20):
-        assert signer.ask(vote(view)) is NEW
+        assert signer.ask(vote(view, 2 + view % 2, height=view)) is NEW
     assert signer.ask(timeout(20, 3)) is Rule.OFFENCE
     assert signer.ask(timeout(20, 4)) is NEW
 
