@@ -41,8 +41,10 @@ from consensus.protocols.registry import protocol_named
 from consensus.replica import Replica
 from consensus.signing import SigningDomain
 from consensus.types import PeerId, RangeRequest, Subject
+from consensus.validators import ValidatorSet
 from tests.support.cluster import MemoryJournal, root_of
 from tests.support.committee import Committee, committee
+from tests.support.hosts import keys
 from tests.support.memory_transport import MemoryTransport, memory_network
 
 MILLISECOND = 1_000_000
@@ -68,6 +70,8 @@ class Ports:
     progress: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     fail_append: bool = False
     appends: int = 0
+    sets: dict[int, ValidatorSet] = field(default_factory=dict)
+    """The next validators, by the height of the block that names them."""
 
     async def append(self, records: Sequence[Record]) -> None:
         await trio.sleep(0.001)
@@ -88,26 +92,33 @@ class Ports:
 
     async def sign(self, subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes:
         self.log.lines.append(f"sign {subject.kind}")
-        return self.members.sign(self.index, subject)
+        return keys(self.members.scheme, self.index)[public_key].sign(domain.bytes_to_sign(subject))
 
     async def end_epoch(self, request: EndEpoch) -> EpochReady:
-        raise AssertionError("no epoch ends here")
+        self.log.lines.append("end epoch")
+        while self.committed[-1:] != [request.boundary.id]:
+            await self.progress.park()
+        validators = self.sets[request.boundary.header.height]
+        return EpochReady(boundary=request.boundary.id, validators=validators)
 
     def offer(self, request: OfferLinks) -> None:
         raise AssertionError("no checkpoints here")
 
     async def build(self, request: BuildPayload) -> PayloadBuilt:
         now = TrioClock().now()
-        if not self.pool:
+        is_closing = any(block.header.next_validators_hash for block, _ in request.path)
+        if not self.pool and not is_closing:
             await trio.sleep(max(0, request.deadline_ns - now) / 1e9)
         on_path = {bytes(body) for _, body in request.path}
-        body = next((body for body in self.pool if body not in on_path), b"")
+        body = next((body for body in self.pool if body not in on_path and not is_closing), b"")
+        named = None if is_closing else self.sets.get(request.height)
         return PayloadBuilt(
             view=request.view,
             parent=request.parent,
             payload_root=root_of(body),
             body=body,
             timestamp_ms=max(request.parent_timestamp_ms + 1, TrioClock().now() // 1_000_000),
+            next_validators_hash=b"" if named is None else named.hash,
         )
 
     async def check(self, request: CheckPayload) -> PayloadVerdict:
