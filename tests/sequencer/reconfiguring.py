@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -73,10 +73,11 @@ class Chain:
         )
         await self.fleet.start(self.node(name))
 
-    async def add(self, name: str, asked: str, *options: str) -> None:
-        """Have a validator added."""
-        registration = str(self.home(name) / "registration.json")
-        await self.command("validator", "add", str(self.home(asked)), registration, *self.governors, *options)
+    async def add(self, name: str, asked: str, *options: str) -> dict[str, Any]:
+        """Have a validator added; what the command says."""
+        command = ("validator", "add", str(self.home(asked)), str(self.home(name) / "registration.json"), "--json")
+        said: dict[str, Any] = json.loads(await self.command(*command, *self.governors, *options))
+        return said
 
     async def remove(self, name: str, asked: str, *options: str) -> None:
         """Have a validator removed."""
@@ -155,8 +156,3 @@ def acknowledged_all(sender: Sender) -> bool:
     """Whether each transaction that was sent has a verified receipt."""
     count = sender.seen.rollups[ROLLUP]
     return count.submitted == count.acknowledged == len(sender.seen.positions) > 0
-
-
-def copy_of(home: Path, to: Path) -> Path:
-    """A copy of a stopped node's home."""
-    return Path(shutil.copytree(home, to))
