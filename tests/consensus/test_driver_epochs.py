@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -163,8 +164,8 @@ async def test_a_payload_that_the_old_epoch_wanted_is_never_answered(autojump_cl
     made = cluster()
     made.ports[0].sets = {2: NEXT}
     made.ports[0].committed = [B1.id, B2.id]
-    build = BuildPayload(view=3, parent=B2.id, height=3, parent_timestamp_ms=1, path=(), deadline_ns=10**9)
-    running = Scripted(Step((), (build,)), lambda event: NOTHING)
+    build = BuildPayload(view=3, parent=B2.id, height=3, parent_timestamp_ms=1, path=(), deadline_ns=2**62)
+    running = Scripted(Step((), (msgspec.structs.replace(build, deadline_ns=0),)), lambda event: NOTHING)
     await run(made, running)
     assert [type(event) for event in running.events] == [PayloadBuilt]
     ends = Step((), (EndEpoch(B2),))
