@@ -31,8 +31,8 @@ Safety in short (Chan and Pass, "Simplex Consensus: A Simple and Fast Consensus 
 that finalized v shares an honest member with every quorum that would nullify v or notarize another block in v, so that
 neither exists; hence no notarized block above v skips v.
 
-*Durable*: the certificates held are in the record of every signature, so they are durable before the first vote in the
-view that they let us enter. Of each kind the last subject is recorded; slots grow, so a finalize that would lie at or
+*Durable*: the certificates held are in the record of every signature (of very many nullifications, the older ones in
+the transcript: ``simplex_state.py``), so they are durable before the first vote in the view that they let us enter. Of each kind the last subject is recorded; slots grow, so a finalize that would lie at or
 below the last finalize or nullify is not signed (it could not be known to be allowed).
 
 *Missing certificates* are asked for by view: a leader or voter that lacks nullifications asks who showed it the need,

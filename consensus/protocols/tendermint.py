@@ -52,6 +52,7 @@ Deviations from the paper
 * The polka of ``vr`` travels inside the proposal; prevotes of old rounds are not kept for it.
 * The proposer sets timeoutPropose too: its payload may never be built.
 * A block that is decided and not here yet stops the rounds of its height.
+* No block stands on the boundary of an epoch: whoever sees the boundary's commit certificate has ended the epoch.
 * Votes go to everybody, however many validators there are. ``entry_proof_hash`` of a header is empty: nothing but the
   round's number lets a block in.
 """
