@@ -219,7 +219,7 @@ def test_a_flood_of_later_votes_hides_no_earlier_one(monkeypatch: pytest.MonkeyP
     assert signer.ask(vote(view_at(1, 0), 1, kind=PRECOMMIT)) is NEW
     assert signer.ask(vote(view_at(1, 1), 2, kind=PRECOMMIT)) is NEW
     for round_ in range(2, 20):
-        assert signer.ask(vote(view_at(1, round_), 0, kind=PRECOMMIT)) is NEW
+        assert signer.ask(vote(view_at(1, round_), 0, kind=PRECOMMIT, justify=view_at(1, 1))) is NEW
     assert signer.ask(vote(view_at(1, 20), 2, kind=PREVOTE)) is Rule.OFFENCE, "the first lock"
     assert signer.ask(vote(view_at(1, 20), 1, kind=PREVOTE)) is Rule.OFFENCE, "the second lock"
     assert signer.ask(vote(view_at(1, 20), 2, kind=PREVOTE, justify=view_at(1, 1))) is NEW
