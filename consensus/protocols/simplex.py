@@ -32,8 +32,9 @@ that finalized v shares an honest member with every quorum that would nullify v 
 neither exists; hence no notarized block above v skips v.
 
 *Durable*: the certificates held are in the record of every signature (of very many nullifications, the older ones in
-the transcript: ``simplex_state.py``), so they are durable before the first vote in the view that they let us enter. Of each kind the last subject is recorded; slots grow, so a finalize that would lie at or
-below the last finalize or nullify is not signed (it could not be known to be allowed).
+the transcript: ``simplex_state.py``), so they are durable before the first vote in the view that they let us enter. Of
+each kind the last subject is recorded; slots grow, so a finalize that would lie at or below the last finalize or
+nullify is not signed (it could not be known to be allowed).
 
 *Missing certificates* are asked for by view: a leader or voter that lacks nullifications asks who showed it the need,
 and then, each ``D``, everybody. A peer is answered ``ANSWERS_MAX`` times in a view and between two timers.
