@@ -263,10 +263,12 @@ def test_one_report_of_each_signer_and_offence() -> None:
 
 
 def test_messages_that_are_sent_again_push_nothing_out() -> None:
-    members = committee(4, protocol="hotstuff2", scheme="ed25519")
-    watch = watch_of(members)
-    again = [vote(members, 6, 4, B)] * 50
-    assert len(tell(watch, members, vote(members, 5, 4), *again, vote(members, 9, 3, B))) == 1
+    """Votes and timeouts are repeated while a view lasts."""
+    members = committee(4, protocol="jolteon", scheme="ed25519")
+    votes = [vote(members, 5, 4), *[vote(members, 6, 5)] * 50]
+    assert len(tell(watch_of(members), members, *votes, timeout(members, 5, 3))) == 1
+    timeouts = [timeout(members, 9, 3), *[timeout(members, 12, 11)] * 50]
+    assert len(tell(watch_of(members), members, *timeouts, vote(members, 5, 4))) == 1
 
 
 Word = tuple[str, int, int]
