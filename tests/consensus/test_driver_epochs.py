@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import cast
 
-import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
+from consensus.driver import TrioClock
 from consensus.engine import (
     NOTHING,
     BuildPayload,
@@ -161,19 +161,27 @@ async def test_what_waits_for_the_signer_while_its_epoch_ends_is_not_signed(auto
 
 async def test_a_payload_that_the_old_epoch_wanted_is_never_answered(autojump_clock: MockClock) -> None:
     """It waits for something to order; then the epoch ends. It would fit the first request of the new one."""
-    made = cluster()
-    made.ports[0].sets = {2: NEXT}
-    made.ports[0].committed = [B1.id, B2.id]
-    build = BuildPayload(view=3, parent=B2.id, height=3, parent_timestamp_ms=1, path=(), deadline_ns=2**62)
-    running = Scripted(Step((), (msgspec.structs.replace(build, deadline_ns=0),)), lambda event: NOTHING)
-    await run(made, running)
-    assert [type(event) for event in running.events] == [PayloadBuilt]
     ends = Step((), (EndEpoch(B2),))
-    for first, later in (((build, EndEpoch(B2)), []), ((build,), [ends])):
+    for first, later, expected in (
+        ("build", [], PayloadBuilt),
+        ("both", [], EpochReady),
+        ("build", [ends], EpochReady),
+    ):
         made = cluster()
         made.ports[0].sets = {2: NEXT}
         made.ports[0].committed = [B1.id, B2.id]
+        build = BuildPayload(
+            view=3,
+            parent=B2.id,
+            height=3,
+            parent_timestamp_ms=1,
+            path=(),
+            deadline_ns=TrioClock().now() + 10**9,
+        )
         steps = list(later)
-        ended = Scripted(Step((), first), lambda event, steps=steps: steps.pop() if steps else NOTHING)  # type: ignore[misc]
-        await run(made, ended)
-        assert ended.events == [EpochReady(boundary=B2.id, validators=NEXT)]
+        scripted = Scripted(
+            Step((), (build, EndEpoch(B2)) if first == "both" else (build,)),
+            lambda event, steps=steps: steps.pop() if steps else NOTHING,  # type: ignore[misc]
+        )
+        await run(made, scripted)
+        assert [type(event) for event in scripted.events] == [expected]

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from consensus.genesis import Pacing
 from consensus.protocols.registry import protocol_names
-from consensus.types import Slot
+from consensus.types import RangeRequest, RangeResponse, Slot, StoredBlock
 from consensus.validators import ValidatorSet
 from tests.support.cluster import MILLISECOND, SECOND, Cluster, Crash, Node
 from tests.support.committee import committee
@@ -25,6 +26,7 @@ PACING = Pacing(view_timeout_ms=200, idle_interval_ms=50)
 TIMEOUT = PACING.view_timeout_ms * MILLISECOND
 PROTOCOLS = protocol_names()
 Sets = dict[int, Sequence[int]]
+replace = msgspec.structs.replace
 
 
 def new_cluster(
@@ -355,3 +357,79 @@ def test_all_die_between_two_epochs(protocol: str) -> None:
     assert epochs(cluster) == {0}
     assert cluster.run(60 * SECOND, until=all_committed(cluster, 8, 8)), cluster.heights()
     assert epochs(cluster) == {1}
+
+
+# --- peers that lie about epochs -------------------------------------------------------------------------------------
+
+
+def lies(cluster: Cluster, told: Callable[[Node, Node, msgspec.Struct], msgspec.Struct]) -> None:
+    """What some nodes send is changed on its way, as if they had sent it."""
+    transmit = cluster._transmit
+    cluster._transmit = lambda node, other, message: transmit(  # type: ignore[method-assign]
+        node, other, told(node, other, message)
+    )
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("lie", ["nothing", "other epoch", "beyond", "no proof", "far ahead"])
+def test_a_joiner_gets_past_peers_that_lie(protocol: str, lie: str) -> None:
+    """Hosts 0 and 1, who have left, lie to a joiner that starts at genesis. It may cost time; it is named where it can
+    be told."""
+    sets: Sets = {4: (2, 3, 4, 5), 8: (2, 3, 4, 6)}
+    cluster = new_cluster(protocol, sets, hosts=7)
+    joiner = cluster.nodes[6]
+
+    def told(node: Node, other: Node, message: msgspec.Struct) -> msgspec.Struct:
+        if other is not joiner or node.index not in (0, 1):
+            return message
+        if lie == "far ahead":
+            return RangeRequest(epoch=10**9, request_id=1, from_height=1)
+        if not isinstance(message, RangeResponse):
+            return message
+        if lie == "nothing":
+            return replace(message, blocks=(), proof=None)
+        if lie == "no proof":
+            return replace(message, proof=None)
+        if lie == "other epoch":
+            return replace(message, blocks=tuple(_with_epoch(stored, 7) for stored in message.blocks))
+        beyond = [node.journal.blocks[block_id] for block_id, _ in node.journal.commits.values()]
+        return replace(message, blocks=tuple(beyond[message.blocks[0].header.height - 1 : 9]))
+
+    lies(cluster, told)
+    load(cluster, 25)
+    cluster.start(*cluster.nodes[:6])
+    assert cluster.run(60 * SECOND, until=lambda: min(cluster.heights()[:6]) >= 20)
+    cluster.start(joiner)
+    assert cluster.run(60 * SECOND, until=lambda: len(joiner.ledger) >= 20), len(joiner.ledger)
+    blamed = {reject.peer for reject in joiner.rejects}
+    assert blamed <= {cluster.nodes[0].peer, cluster.nodes[1].peer}
+    assert not any(node.rejects for node in cluster.nodes[:6])
+
+
+def _with_epoch(stored: StoredBlock, epoch: int) -> StoredBlock:
+    return replace(stored, header=replace(stored.header, epoch=epoch))
+
+
+def test_a_range_of_another_epoch_names_the_peer_that_gave_it() -> None:
+    """The same, but the liars are all that the joiner can ask; then one of them tells the truth."""
+    cluster = new_cluster("jolteon", {4: (1, 2, 3, 4)}, hosts=6)
+    joiner, honest = cluster.nodes[5], cluster.nodes[:5]
+    lying = True
+
+    def told(node: Node, other: Node, message: msgspec.Struct) -> msgspec.Struct:
+        if lying and other is joiner and isinstance(message, RangeResponse):
+            return replace(message, blocks=tuple(_with_epoch(stored, 1) for stored in message.blocks))
+        return message
+
+    lies(cluster, told)
+    load(cluster, 15)
+    cluster.start(*honest)
+    assert cluster.run(60 * SECOND, until=lambda: min(cluster.heights()[:5]) >= 12)
+    cluster.start(joiner)
+    cluster.run(3 * SECOND)
+    assert len(joiner.ledger) == 0
+    assert {reject.peer for reject in joiner.rejects} == {node.peer for node in honest}
+    assert {reject.reason for reject in joiner.rejects} == {"sync: a block of another epoch than 0"}
+    lying = False
+    cluster.submit(b"late payload")
+    assert cluster.run(60 * SECOND, until=lambda: len(joiner.ledger) >= 12)
