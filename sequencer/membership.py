@@ -79,7 +79,8 @@ class _Left:
 
 class Membership:
     """Follows the chain, and tells the transport and the log. ``registry`` gives None on a chain whose validators never
-    change. ``configured`` are the addresses of the configuration."""
+    change. ``configured`` are the addresses of the configuration; ``own_address`` is where this node listens, if that
+    is one that others can use."""
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class Membership:
         spec: ChainSpec,
         own_peer: PeerId,
         own_keys: Collection[bytes],
+        own_address: Address | None,
         configured: Mapping[PeerId, Address],
         transport: MemberTransport,
         registry: Callable[[], Registry | None],
@@ -95,6 +97,7 @@ class Membership:
         self._spec = spec
         self._own_peer = own_peer
         self._own_keys = own_keys
+        self._own_address = own_address
         self._configured = configured
         self._transport = transport
         self._registry = registry
@@ -192,7 +195,7 @@ class Membership:
             if member.rotation is not None and member.rotation.peer:
                 guests.add(member.rotation.peer)
             address = self._address_of(member)
-            if address is not None:
+            if address is not None and member.validator.peer != self._own_peer:
                 addresses[member.validator.peer] = address
         for validator in () if left is None else left.validators:
             guests.add(validator.peer)
@@ -205,7 +208,10 @@ class Membership:
 
     def _address_of(self, member: Member) -> Address | None:
         """The configuration's word counts: it may know a better way."""
-        configured = self._configured.get(member.validator.peer)
+        peer = member.validator.peer
+        configured = self._configured.get(peer)
+        if peer == self._own_peer and not member.address:
+            return self._own_address
         if configured is not None or not member.address:
             return configured
         try:

@@ -40,7 +40,7 @@ from consensus.types import Height, PeerId, Subject
 from rollup_adapters.host import AdapterHost, AdapterSpec
 from sequencer.block_summary import BlockSummary
 from sequencer.body import PayloadCache
-from sequencer.config import Config, RollupConfig, TrustConfig
+from sequencer.config import Address, Config, RollupConfig, TrustConfig
 from sequencer.delivery import AdapterFeed, Delivered
 from sequencer.evidence_store import EvidenceExchange, EvidenceStore
 from sequencer.forwarding import Forwarder
@@ -62,6 +62,8 @@ PRUNE_INTERVAL_S: Final = 10.0
 CHAIN_FILE: Final = "chain.db"
 INDEX_FILE: Final = "index.db"
 EVIDENCE_DIRECTORY: Final = "evidence"
+WILDCARDS: Final = ("0.0.0.0", "::")
+"""Hosts that listen everywhere and name no place."""
 
 
 class AdapterStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -461,6 +463,7 @@ def _membership(config: Config, keys: NodeKeys, transport: TlsTransport, ledger:
         spec=config.spec,
         own_peer=keys.tls.peer,
         own_keys=keys.public_keys,
+        own_address=_own_address(config),
         configured=config.network.peers,
         transport=transport,
         registry=lambda: ledger.registry,
@@ -545,6 +548,12 @@ def _transport_config(config: Config) -> TransportConfig:
         listen=config.network.listen,
         channels=(TRANSACTIONS, EVIDENCE),
     )
+
+
+def _own_address(config: Config) -> Address | None:
+    """Where others may find this node, as far as its configuration says."""
+    listen = config.network.listen
+    return None if listen is None or listen[0] in WILDCARDS or not listen[1] else listen
 
 
 def _wall_clock_ms() -> int:

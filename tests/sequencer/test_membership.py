@@ -18,6 +18,7 @@ from tests.support.governed import Governed, governed
 
 EPOCH = 8
 FOUNDER_AT: Address = ("10.0.0.1", 26_600)
+OWN_AT: Address = ("10.0.0.0", 26_600)
 
 
 @dataclass
@@ -53,6 +54,7 @@ class Chain:
             spec=spec,
             own_peer=spec.validators[own].peer,
             own_keys=self.own_keys,
+            own_address=OWN_AT,
             configured={spec.validators[1].peer: FOUNDER_AT},
             transport=self.transport,
             registry=lambda: self.registry,
@@ -93,7 +95,10 @@ def test_who_is_added_is_a_guest_at_once_and_a_validator_with_the_epoch() -> Non
     view = chain.membership.view()
     assert (view.epoch, view.began_after, view.pending) == (1, EPOCH, ())
     assert [entry.validator.name for entry in view.validators][-1] == "anna"
-    assert [entry.address for entry in view.validators] == ["", "10.0.0.1:26600", "", "", "10.0.0.9:7000"]
+    assert [entry.address for entry in view.validators] == [
+        *("10.0.0.0:26600", "10.0.0.1:26600", "", ""),
+        "10.0.0.9:7000",
+    ]
 
 
 def test_who_left_is_served_for_another_epochs_length_and_its_address_is_forgotten() -> None:
