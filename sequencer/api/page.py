@@ -101,7 +101,8 @@ class Page:
                 f"{validators_table(status)}{pending_changes(status)}</section>",
                 f'<section class="card"><h2>Rollups</h2>{self._rollups(status, rows)}</section>',
                 "</div>",
-                f'<section class="card wide"><h2>Latest blocks</h2>{self._latest(rows[:ROWS_SHOWN])}</section>',
+                '<section class="card wide"><h2>Latest blocks</h2>'
+                f"{self._latest(rows[:ROWS_SHOWN], status.final_height)}</section>",
                 _footer(status),
             )
         )
@@ -168,6 +169,7 @@ class Page:
                 f"{status.ledger_height:,}",
                 "all that was seen" if behind <= 0 else f"{behind:,} behind what was seen",
             ),
+            *self._final_tile(status),
             ("view", self._node.genesis.protocol.view_name(consensus.view), f"epoch {consensus.epoch}"),
             ("leader", leader, f"view timeouts: {consensus.timeouts:,}"),
             ("transactions per second", f"{rate:,.0f}", f"over {RATE_WINDOW_MS // 1000} s"),
@@ -178,6 +180,13 @@ class Page:
             for name, value, note in tiles
         )
         return f'<div class="tiles">{"".join(shown)}</div>'
+
+    def _final_tile(self, status: NodeStatus) -> tuple[tuple[str, str, str], ...]:
+        interval = self._node.genesis.spec.checkpoint_interval
+        if not interval:
+            return ()
+        behind = status.ledger_height - status.final_height
+        return (("final", f"{status.final_height:,}", f"{behind:,} behind; a checkpoint every {interval:,}"),)
 
     def _rollups(self, status: NodeStatus, rows: Sequence[BlockRow]) -> str:
         adapters = adapters_by_rollup(status)
@@ -194,23 +203,32 @@ class Page:
         head = '<tr><th>id</th><th>adapter</th><th>per block</th><th class="number">shown</th>'
         return f'<table>{head}<th class="number">pending</th></tr>{"".join(lines)}</table>'
 
-    def _latest(self, rows: Sequence[BlockRow]) -> str:
+    def _latest(self, rows: Sequence[BlockRow], final_height: Height) -> str:
         lines = []
         for row in rows:
             chips = "".join(
                 f'<span class="chip"><b class="mono">{short_number(rollup_id)}</b> {count:,}</span>'
                 for rollup_id, count in row.counts.items()
             )
+            if row.certificates:
+                chips += f'<span class="chip">{row.certificates} finality</span>'
             when = datetime.fromtimestamp(row.timestamp_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3]
             dot = f'<i class="dot c{row.proposer % 8}"></i>'
             lines.append(
                 f'<tr><td class="number"><a href="/v1/blocks/{row.height}">{row.height:,}</a></td>'
+                f"<td>{_mark(row.height <= final_height)}</td>"
                 f'<td class="number">{row.view_name}</td><td>{dot}{escape(row.proposer_name)}</td>'
                 f'<td class="mono">{when}</td><td>{chips or "<small>empty</small>"}</td>'
                 f'<td class="mono" title="{row.block_id.hex()}">{short(row.block_id)}</td></tr>'
             )
-        head = '<tr><th class="number">height</th><th class="number">view</th><th>proposer</th><th>time (UTC)</th>'
-        return f"<table>{head}<th>transactions by rollup</th><th>id</th></tr>{''.join(lines)}</table>"
+        head = '<tr><th class="number">height</th><th></th><th class="number">view</th><th>proposer</th>'
+        return (
+            f"<table>{head}<th>time (UTC)</th><th>transactions by rollup</th><th>id</th></tr>{''.join(lines)}</table>"
+        )
+
+
+def _mark(final: bool) -> str:
+    return '<span class="pill good">final</span>' if final else "<small>confirmed</small>"
 
 
 def _rate(rows: Sequence[BlockRow], now_ms: int) -> tuple[float, str]:

@@ -9,6 +9,8 @@ from html import escape
 from typing import Final
 
 from consensus.epochs import GENESIS_KIND
+from consensus.genesis import SYSTEM_ROLLUP
+from consensus.genesis import LINKS_ROLLUP
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.types import BlockId, Epoch, Height
 from sequencer.api.node_view import NodeStatus
@@ -23,7 +25,8 @@ SPARK_HEIGHT: Final = 20
 @dataclass(frozen=True)
 class BlockRow:
     """A block as the page shows it. ``begins_epoch`` when it is the first of its epoch; ``late`` when its view came
-    after views without a block; ``counts`` are transactions by rollup."""
+    after views without a block; ``counts`` are transactions by rollup, ``certificates`` those of
+    finality."""
 
     height: Height
     view_name: str
@@ -35,6 +38,7 @@ class BlockRow:
     timestamp_ms: int
     block_id: BlockId
     counts: Mapping[int, int]
+    certificates: int
 
     @classmethod
     def of(cls, block: BlockSummary, protocol: ProtocolDefinition, names: Sequence[str]) -> BlockRow:
@@ -50,7 +54,8 @@ class BlockRow:
             proposer_name=names[header.proposer] if header.proposer < len(names) else "?",
             timestamp_ms=header.timestamp_ms,
             block_id=block.block_id,
-            counts={leaf.rollup_id: leaf.count for leaf in block.sections},
+            counts={leaf.rollup_id: leaf.count for leaf in block.sections if leaf.rollup_id != LINKS_ROLLUP},
+            certificates=sum(leaf.count for leaf in block.sections if leaf.rollup_id == LINKS_ROLLUP),
         )
 
 
@@ -60,7 +65,9 @@ def short(identifier: bytes) -> str:
 
 
 def short_number(number: int) -> str:
-    """A rollup's id; of a long one the ends."""
+    """A rollup's id; of a long one the ends, of the chain's own what it is about."""
+    if number == SYSTEM_ROLLUP:
+        return "validators"
     text = str(number)
     return text if len(text) <= 10 else f"{text[:4]}…{text[-4:]}"
 

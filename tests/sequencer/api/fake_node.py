@@ -310,8 +310,7 @@ class FakeNode:
 
     async def block(self, height: Height) -> BlockSummary:
         made, carried, proof = await self.ledger.block(height)
-        leaves = tuple(section.leaf for section in carried.sections)
-        return BlockSummary(header=made.header, sections=leaves, commit_proof=proof)
+        return BlockSummary(header=made.header, sections=carried.leaves, commit_proof=proof)
 
     async def epoch_changes(self) -> Sequence[EpochChange]:
         return self.changes

@@ -8,6 +8,9 @@ from html.parser import HTMLParser
 
 import msgspec
 
+from consensus.engine import Commit
+from consensus.genesis import LINKS_ROLLUP
+from sequencer.body import assemble_payload
 from sequencer.membership import PendingChange, ValidatorEntry
 from tests.sequencer.api.fake_node import FakeAdapter, FakeDelivered, FakeNode, FakeStatus, chain_spec, served
 
@@ -56,6 +59,30 @@ async def test_the_page_shows_the_node() -> None:
         for words in ("not ready", "stake 2 of 4", "1 waiting", "up to 1", "000102030", "away", "leads"):
             assert words in text, words
         assert re.search(r'<b class="mono">3</b> 2</span>', text), "two transactions of rollup 3"
+
+
+async def test_the_page_shows_what_is_final_and_which_blocks_carry_certificates() -> None:
+    async with served() as api:
+        node = api.node
+        for _ in range(4):
+            await node.order()
+        await node.finalize(2)
+        certificate = node.store.links[0]
+        carried = assemble_payload((), [certificate])
+        made, proof = node.next_block(carried)
+        node.store.rows.append((made, carried.body))
+        node.store.proofs.append(proof)
+        await node.ledger.commit([Commit(block=made, body=memoryview(carried.body), proof=proof)])
+        text = (await api.http.get("/")).text
+        assert balanced(text)
+        assert "3 behind; a checkpoint every 2" in text
+        assert text.count('<span class="pill good">final</span>') == 2
+        assert '<span class="chip">1 finality</span>' in text
+        assert str(LINKS_ROLLUP) not in text, "it is no rollup"
+    async with served(FakeNode(msgspec.structs.replace(chain_spec(), checkpoint_interval=0))) as api:
+        text = (await api.http.get("/")).text
+        assert "not on this chain" in text
+        assert "a checkpoint every" not in text
 
 
 async def test_a_refresh_is_the_live_part_only() -> None:
