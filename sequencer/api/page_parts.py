@@ -9,8 +9,7 @@ from html import escape
 from typing import Final
 
 from consensus.epochs import GENESIS_KIND
-from consensus.genesis import SYSTEM_ROLLUP
-from consensus.genesis import LINKS_ROLLUP
+from consensus.genesis import LINKS_ROLLUP, SYSTEM_ROLLUP
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.types import BlockId, Epoch, Height
 from sequencer.api.node_view import NodeStatus
