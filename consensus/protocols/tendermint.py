@@ -167,8 +167,6 @@ class TendermintEngine:
         self._round: Round = 0
         self._step = PROPOSING
         self._locked_view: View = 0
-        self._polka: Certificate | None = None
-        """Of the valid value: the highest polka that was seen, if it is of this height."""
         self._entry: tuple[Vote, ...] = ()
         self._signed_views: dict[str, View] = {}
         # derived or volatile
@@ -193,9 +191,11 @@ class TendermintEngine:
         if self._blocks.is_over:
             return self._out.finish()
         state = restored.state
-        self._locked_view, self._polka = state.locked_view, state.valid
+        self._locked_view = state.locked_view
         self._signed_views = {kind: subject.slot.major for kind, (subject, _) in restored.by_kind.items()}
         self._enter_height(self._blocks.tree.root.height + 1)
+        if state.valid is not None and height_of(state.valid.view) == self._height:
+            self._votes[self._height].hold(state.valid)
         if height_of(state.view) == self._height:
             self._start_round(round_of(state.view), state.entry)
             self._step = state.step
@@ -259,8 +259,8 @@ class TendermintEngine:
 
     @property
     def _valid(self) -> Certificate | None:
-        polka = self._polka
-        return polka if polka is not None and height_of(polka.view) == self._height else None
+        """The polka of the valid value."""
+        return self._votes[self._height].valid
 
     @property
     def _is_decided(self) -> bool:
@@ -280,7 +280,6 @@ class TendermintEngine:
         for near in (height, height + 1):
             self._votes.setdefault(near, HeightVotes(near, self._validators, self._checker))
             self._proposals.setdefault(near, HeightProposals())
-        self._adopt_polka(self._votes[height].highest_polka())
         self._start_round(0, ())
         self._timers.set(AGAIN_TIMER, self._now + self._timeout())
 
@@ -400,21 +399,12 @@ class TendermintEngine:
         if refusal is None and height_of(certificate.view) in (self._height, self._height + 1):
             self._source = peer
             self._votes[height_of(certificate.view)].learn_polka(certificate)
-            self._adopt_polka(certificate)
         return refusal
 
     def _is_news(self, polka: Certificate) -> bool:
-        """True when it may teach us something. A quorum's votes make many certificates: one of each is verified."""
-        if polka.view < self._view:
-            known = self._valid
-            return height_of(polka.view) == self._height and (known is None or known.view < polka.view)
+        """True when it may teach us something."""
         votes = self._votes.get(height_of(polka.view))
-        return votes is not None and votes.polka(round_of(polka.view)) is None
-
-    def _adopt_polka(self, polka: Certificate | None) -> None:
-        """L42-L43, for a polka of any round of this height."""
-        if polka is not None and height_of(polka.view) == self._height:
-            self._polka = polka if self._valid is None or polka.view > self._valid.view else self._valid
+        return votes is not None and votes.height >= self._height and votes.lacks(polka)
 
     # --- proposals ----------------------------------------------------------------------------------------------
 
@@ -487,7 +477,7 @@ class TendermintEngine:
             return
         block_id = block_of(proposal.header).id
         entry = self._blocks.tree.get(block_id)
-        certified = proposal.polka is not None or self._has_polka(block_id)
+        certified = proposal.polka is not None or self._votes[self._height].has_polka(block_id)
         if not self._may_prevote(proposal) or (entry is not None and self._is_invalid(entry, certified=certified)):
             self._prevote(None, None)
         else:
@@ -500,12 +490,6 @@ class TendermintEngine:
         if height_of(self._locked_view) != self._height:
             return True
         return proposal.polka is not None and self._locked_view <= proposal.polka.view
-
-    def _has_polka(self, block_id: BlockId) -> bool:
-        """True when a quorum is known to have prevoted the block. Its body may be somebody's who fetched it for us, and
-        what is wrong with that one is not its proposer's fault."""
-        known = (self._valid, self._votes[self._height].polka(self._round))
-        return any(polka is not None and polka.block_id == block_id for polka in known)
 
     def _is_invalid(self, entry: Entry, *, certified: bool) -> bool:
         if certified:
@@ -522,7 +506,6 @@ class TendermintEngine:
             if self._step == PREVOTED:
                 self._precommit(None)
             return
-        self._adopt_polka(polka)
         if self._step == PREVOTED:
             entry = self._decisions.ready(polka.block_id, certified=True)
             if entry is not None:
@@ -629,9 +612,7 @@ class TendermintEngine:
         return height == self._height
 
     def _certified(self, certificate: Certificate) -> None:
-        if certificate.kind == PREVOTE:
-            self._adopt_polka(certificate)
-        elif certificate.height >= self._height:
+        if certificate.kind == PRECOMMIT and certificate.height >= self._height:
             self._decisions.decide(certificate)
 
     def _help(self, signer: ValidatorIndex) -> None:

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from consensus.certificates import QuorumChecker
 from consensus.protocols.proposal_checks import without_body
 from consensus.protocols.tendermint_types import PRECOMMIT, PREVOTE, Proposal, Round, height_of, round_of, view_at
-from consensus.types import NIL_BLOCK, Certificate, Height, ValidatorIndex, Vote, vote_subject
+from consensus.types import NIL_BLOCK, BlockId, Certificate, Height, ValidatorIndex, Vote, vote_subject
 from consensus.validators import ValidatorSet
 from consensus.vote_tally import VIEWS_AHEAD, VIEWS_BEHIND, BadSignature, Counted, TallyResult, VoteTally
 
@@ -41,7 +41,7 @@ class Verified(NamedTuple):
 class HeightVotes:
     """Counts the votes of one height."""
 
-    __slots__ = ("_checked", "_checker", "_furthest", "_round", "_rounds", "_tally", "_validators", "height")
+    __slots__ = ("_checked", "_checker", "_furthest", "_round", "_rounds", "_tally", "_valid", "_validators", "height")
 
     def __init__(self, height: Height, validators: ValidatorSet, checker: QuorumChecker) -> None:
         self.height = height
@@ -53,6 +53,17 @@ class HeightVotes:
         self._rounds: dict[Round, _Round] = {}
         self._furthest: dict[ValidatorIndex, Vote] = {}
         self._checked: dict[Vote, None] = {}
+        self._valid: Certificate | None = None
+
+    @property
+    def valid(self) -> Certificate | None:
+        """The polka of the valid value (L42-L43): the highest that was seen for a block, of whatever round."""
+        return self._valid
+
+    def hold(self, polka: Certificate) -> None:
+        """A verified quorum of prevotes of this height: for a block, it may be the valid value's."""
+        if polka.block_id != NIL_BLOCK and (self._valid is None or polka.view > self._valid.view):
+            self._valid = polka
 
     def advance(self, round_: Round) -> None:
         """The current round is ``round_``: forget what lies too far behind it."""
@@ -86,6 +97,7 @@ class HeightVotes:
                 row.prevoted += stake
                 if result.certificate is not None:
                     row.polka = result.certificate
+                    self.hold(result.certificate)
         elif vote.signer not in row.precommits and not isinstance(result, BadSignature):
             row.precommitted += stake  # also where the tally knows a bad one: this may be the good one, from elsewhere
             row.precommits[vote.signer] = vote
@@ -117,16 +129,22 @@ class HeightVotes:
         row = self._rounds.get(round_)
         return None if row is None else row.polka
 
-    def highest_polka(self) -> Certificate | None:
-        """That of the highest round in which a quorum prevoted one block."""
-        return max(
-            (row.polka for row in self._rounds.values() if row.polka is not None and row.polka.block_id != NIL_BLOCK),
-            key=lambda polka: polka.view,
-            default=None,
-        )
+    def lacks(self, polka: Certificate) -> bool:
+        """True when it may teach us something. A quorum's votes make many certificates: one of each is verified."""
+        if round_of(polka.view) < self._round:
+            return self._valid is None or self._valid.view < polka.view
+        return self.polka(round_of(polka.view)) is None
+
+    def has_polka(self, block_id: BlockId) -> bool:
+        """True when a quorum is known to have prevoted the block. Its body may be somebody's who fetched it for us, and
+        what is wrong with that one is not its proposer's fault."""
+        known = (self._valid, self.polka(self._round))
+        return any(polka is not None and polka.block_id == block_id for polka in known)
 
     def learn_polka(self, certificate: Certificate) -> None:
-        """A verified quorum of prevotes of this height, from elsewhere; of rounds near the current one only."""
+        """A verified quorum of prevotes for a block of this height, from elsewhere; kept by its round when that is near
+        the current one."""
+        self.hold(certificate)
         round_ = round_of(certificate.view)
         if self._round - VIEWS_BEHIND <= round_ <= self._round + VIEWS_AHEAD:
             row = self._rounds.get(round_)
