@@ -105,6 +105,16 @@ def test_what_is_forgotten_is_the_floor_of_all_kinds() -> None:
     assert signer.ask(proposal(2)) is NEW
 
 
+def test_the_floor_never_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Old subjects of a rare kind are forgotten long after newer ones of another."""
+    monkeypatch.setattr(rules, "SUBJECTS_KEPT", 2)
+    signer = Signer()
+    asked = [proposal(1), proposal(2), *(vote(view, justify=view - 1) for view in range(10, 14)), proposal(14)]
+    assert [signer.ask(subject) for subject in asked] == [NEW] * 7
+    assert signer.history.floor == Slot(0, 11, 0)
+    assert signer.ask(timeout(11, 11)) is Rule.FLOOR
+
+
 def test_votes_of_finality_count_in_heights_and_have_no_floor() -> None:
     signer = Signer()
     for view in range(1000, 1000 + SUBJECTS_KEPT + 2):
