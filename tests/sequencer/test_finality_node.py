@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +12,15 @@ import msgspec
 import pytest
 import trio
 
+from consensus.codec import encode
+from consensus.crypto.ed25519 import Ed25519
 from consensus.finality.weak_subjectivity import UntrustedChain
-from consensus.genesis import Pacing
+from consensus.genesis import SYSTEM_ROLLUP, Pacing, Reconfiguration
+from consensus.reconfiguration import ChangeDomain, RotateKey, approved_by_validator
 from sequencer.config import Config, RollupConfig
 from sequencer.genesis import genesis_of
 from sequencer.homes import ChainPlan, write_testnet
+from sequencer.keys import generate_consensus_key, load_consensus_key, write_consensus_key
 from sequencer.ledger import NoCheckpoints
 from sequencer.node import Node, open_node
 from sequencer.receipts import Receipt, VerificationError
@@ -27,7 +31,14 @@ PATIENCE_S = 30
 IDLE_S = 0.1
 
 
-def homes(directory: Path, *, interval: int = 4, protocol: str = "jolteon", scheme: str = "ed25519") -> list[Path]:
+def homes(
+    directory: Path,
+    *,
+    interval: int = 4,
+    protocol: str = "jolteon",
+    scheme: str = "ed25519",
+    reconfiguration: Reconfiguration | None = None,
+) -> list[Path]:
     plan = ChainPlan(
         protocol=protocol,
         scheme=scheme,
@@ -36,6 +47,7 @@ def homes(directory: Path, *, interval: int = 4, protocol: str = "jolteon", sche
         rollups=(RollupConfig(id=7, adapter="raw", settings={}),),
         pacing=Pacing(view_timeout_ms=600, idle_interval_ms=round(1000 * IDLE_S)),
         checkpoint_interval=interval,
+        reconfiguration=reconfiguration,
     )
     return write_testnet(directory, plan)
 
@@ -44,6 +56,13 @@ def homes(directory: Path, *, interval: int = 4, protocol: str = "jolteon", sche
 async def running(*files: Path) -> AsyncIterator[list[Node]]:
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(open_node(Config.load(home / "node.toml"))) for home in files]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    while True:
+        if holds():
+            return
+        await trio.sleep(0.05)
 
 
 async def until_final(node: Node, height: int) -> None:
@@ -94,8 +113,7 @@ async def test_a_joiner_starts_from_a_trusted_checkpoint(tmp_path: Path) -> None
             assert final.finality is not None
             checkpoint = final.finality.checkpoint
             async with open_node(trusting(files[4], checkpoint.height, bytes(32))) as joiner:
-                while not any("the trusted checkpoint is 00" in peer.last_reason for peer in _peers(joiner)):
-                    await trio.sleep(0.05)  # noqa: ASYNC110
+                await until(lambda: any("checkpoint is 00" in peer.last_reason for peer in _peers(joiner)))
                 assert joiner.status().ledger_height < checkpoint.height
             shutil.rmtree(files[4] / "data")
             with pytest.RaisesGroup(UntrustedChain, flatten_subgroups=True, allow_unwrapped=True) as raised:
@@ -144,6 +162,59 @@ async def test_finality_survives_restarts(tmp_path: Path) -> None:
             later = await nodes[1].wait(await nodes[1].submit(rollup_id=7, transaction=b"two"), level="final")
             later.verify(nodes[1].genesis)
             assert later.height > final.height
+
+
+def second_key(home: Path) -> bytes:
+    """Give a node a second consensus key; the change that rotates to it, with a proof of possession."""
+    config = Config.load(home / "node.toml")
+    (held,) = config.consensus_key_files
+    old, new = load_consensus_key(held).secret_key, generate_consensus_key(Ed25519())
+    write_consensus_key(home / "keys" / "next.json", new, None)
+    file = home / "node.toml"
+    text = file.read_text()
+    assert 'consensus = "keys/consensus.json"' in text
+    file.write_text(
+        text.replace('consensus = "keys/consensus.json"', 'consensus = ["keys/consensus.json", "keys/next.json"]')
+    )
+    change = RotateKey(
+        public_key=old.public_key,
+        next_public_key=new.secret_key.public_key,
+        next_possession_proof=new.secret_key.prove_possession(),
+        next_peer=b"",
+        expires_at=1000,
+    )
+    return encode(approved_by_validator(ChangeDomain.of(config.spec), change, old))
+
+
+async def test_finality_goes_on_when_every_validator_rotates_its_key(tmp_path: Path) -> None:
+    """No key is in both sets: until the hand-over every node signs each link twice. A restart comes in between."""
+    files = homes(tmp_path, reconfiguration=Reconfiguration(epoch_heights=4))
+    changes = [second_key(home) for home in files[:4]]
+    async with running(*files) as nodes:
+        with trio.fail_after(2 * PATIENCE_S):
+            for change in changes:
+                await nodes[0].wait(await nodes[0].submit(rollup_id=SYSTEM_ROLLUP, transaction=change))
+            await until(lambda: nodes[4].status().consensus.epoch > 0)
+            began = await nodes[4].epoch_changes()
+    async with running(*files) as nodes:
+        with trio.fail_after(2 * PATIENCE_S):
+            last = nodes[4].status().consensus.epoch
+            later = await nodes[4].wait(await nodes[1].submit(rollup_id=7, transaction=b"later"), level="final")
+            assert later.header.epoch >= 1
+            assert later.height > began[0].boundary.height
+            later.verify(nodes[4].genesis)
+            for node in nodes:
+                await until_final(node, later.height + 12)
+                finality = node._parts.driver._replica.finality
+                assert finality is not None
+                state = finality.chain_state()
+                assert (state.handover.epoch, state.boundaries) == (node.status().consensus.epoch, ())
+            assert nodes[4].status().consensus.epoch >= last
+            stranger = genesis_of(nodes[4].spec)
+            assert stranger.follow(await nodes[4].epoch_changes()) is None
+    again = Receipt.from_bytes(later.to_bytes())
+    assert isinstance(again, Receipt)
+    again.verify(stranger)
 
 
 async def test_a_chain_without_checkpoints_never_gives_final(tmp_path: Path) -> None:
