@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -45,6 +46,7 @@ from consensus.engine import (
 from consensus.epoch_mail import KEPT_COUNT_MAX
 from consensus.epochs import EpochChange, EpochInfo, first_epoch
 from consensus.genesis import ChainSpec
+from consensus.protocols.registry import protocol_named
 from consensus.replica import Replica
 from consensus.types import (
     EMPTY_PAYLOAD_ROOT,
@@ -385,6 +387,17 @@ def test_what_is_of_a_later_epoch_still_is_not_kept() -> None:
     stage.ends()
     stage.replica.handle(READY, 0)
     assert not any(isinstance(event, Received) for event in stage.engine.given)
+
+
+def test_a_message_or_subject_without_an_epoch_is_refused_where_it_is_declared() -> None:
+    class Timeless(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=9):
+        view: int
+
+    definition = protocol_named("jolteon")
+    with pytest.raises(ValueError, match="protocol 'jolteon': Timeless has no field 'epoch'"):
+        replace(definition, messages=(*definition.messages, Timeless))
+    with pytest.raises(ValueError, match="protocol 'jolteon': Timeless has no field 'epoch'"):
+        replace(definition, subjects=(*definition.subjects, Timeless))
 
 
 def test_who_is_late_is_told_once_in_a_while() -> None:

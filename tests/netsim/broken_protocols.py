@@ -216,6 +216,8 @@ def _speechless(message: msgspec.Struct) -> Statement | None:
 class _Late(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True, tag=16):
     """A message with a tag of block sync's."""
 
+    epoch: int
+
 
 def _costs(**changes: object) -> ProtocolDefinition:
     return dataclasses.replace(JOLTEON, costs=dataclasses.replace(JOLTEON.costs, **changes))  # type: ignore[arg-type]
