@@ -105,6 +105,7 @@ class Membership:
         self._epoch: Epoch = 0
         self._began_after: Height = 0
         self._validators = spec.validators
+        self._own: tuple[Registry | None, Validator | None] | None = None
         self._left: _Left | None = None
         self._told: tuple[object, ...] = ()
         self._warned: tuple[str, ...] = ()
@@ -122,8 +123,12 @@ class Membership:
 
     @property
     def own(self) -> Validator | None:
-        """This node as a validator: the one of them whose key it holds."""
-        return next((each for each in self.validators if each.public_key in self._own_keys), None)
+        """This node as a validator: the one of them whose key it holds. Asked at each submission."""
+        registry = self._registry()
+        if self._own is None or self._own[0] is not registry:
+            found = next((each for each in self.validators if each.public_key in self._own_keys), None)
+            self._own = (registry, found)
+        return self._own[1]
 
     def restore(self, changes: Sequence[EpochChange]) -> None:
         """Before anything else: take up where the chain stands. ``changes`` are all that are stored, ascending."""

@@ -7,7 +7,20 @@ from __future__ import annotations
 
 import typer
 
-from sequencer.cli import bench, create, demo, evidence, signer, slashing, start, status, submit, validator, verify
+from sequencer.cli import (
+    bench,
+    change_files,
+    create,
+    demo,
+    evidence,
+    signer,
+    slashing,
+    start,
+    status,
+    submit,
+    validator,
+    verify,
+)
 
 EPILOG = (
     "Exit codes: 0 yes or done, 1 no (a disagreement, something missing), 2 wrong usage, 3 an unusable file or "
@@ -52,6 +65,8 @@ validators.command("add")(validator.add_command)
 validators.command("remove")(validator.remove_command)
 validators.command("rotate")(validator.rotate_command)
 validators.command("stake")(validator.stake_command)
+validators.command("sign")(change_files.sign_command)
+validators.command("submit")(change_files.submit_command)
 app.add_typer(validators)
 
 guilt = typer.Typer(name="evidence", help="Proof of who broke the protocol, from files alone.", no_args_is_help=True)

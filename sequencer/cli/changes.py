@@ -15,12 +15,13 @@ from rich.markup import escape
 
 from consensus.codec import encode
 from consensus.crypto.scheme import SecretKey
-from consensus.genesis import SYSTEM_ROLLUP, Reconfiguration
+from consensus.genesis import SYSTEM_ROLLUP, ChainSpec, Reconfiguration
 from consensus.reconfiguration import (
     AddValidator,
     Change,
     ChangeDomain,
     ChangeStake,
+    GovernorSignature,
     RemoveValidator,
     RotateKey,
     SystemTransaction,
@@ -221,28 +222,39 @@ def open_cluster(node: str, genesis_file: Path | None) -> Iterator[Cluster]:
         yield Cluster(client, target, genesis)
 
 
-def by_governors(cluster: Cluster, change: Change, files: Sequence[Path], passphrase: str | None) -> SystemTransaction:
-    """``change`` with the signatures of these governors' key files. Raises :class:`CommandError` and
-    ``KeyFileError``."""
+def by_governors(
+    cluster: Cluster, change: Change, files: Sequence[Path], passphrase: str | None, *, enough: bool = True
+) -> SystemTransaction:
+    """``change`` with the signatures of these governors' key files; without ``enough``, one of them will do. Raises
+    :class:`CommandError` and ``KeyFileError``."""
     rules = cluster.reconfiguration
+    signatures = governors_signatures(cluster.genesis.spec, change, files, passphrase)
+    needed = rules.governors_needed if enough else 1
+    if len(signatures) < needed:
+        raise CommandError(
+            f"--governor: {len(signatures)} different keys were given, and {needed} of the {len(rules.governors)} "
+            "governors must sign; give the option once for each, or sign one after the other with --out",
+            2,
+        )
+    return approved_by_governors(change, signatures)
+
+
+def governors_signatures(
+    spec: ChainSpec, change: Change, files: Sequence[Path], passphrase: str | None
+) -> list[GovernorSignature]:
+    """The signatures of the different keys in ``files``. Raises :class:`CommandError` and ``KeyFileError``."""
+    governors = () if spec.reconfiguration is None else spec.reconfiguration.governors
     keys: dict[bytes, SecretKey] = {}
     for file in files:
         key = _loaded(file, load_governor_key, passphrase)
-        if key.public_key not in rules.governors:
+        if key.public_key not in governors:
             raise CommandError(
-                f"{file}: key {key.public_key.hex()} is no governor's of chain {cluster.genesis.spec.chain_id!r}; its "
-                "genesis.json lists them",
+                f"{file}: key {key.public_key.hex()} is no governor's of chain {spec.chain_id!r}; its genesis.json "
+                "lists them",
                 UNUSABLE,
             )
         keys[key.public_key] = key
-    if len(keys) < rules.governors_needed:
-        raise CommandError(
-            f"--governor: {len(keys)} different keys were given, and {rules.governors_needed} of the "
-            f"{len(rules.governors)} governors must sign; give the option once for each",
-            2,
-        )
-    signatures = [sign_as_governor(cluster.domain, change, rules.governors, key) for key in keys.values()]
-    return approved_by_governors(change, signatures)
+    return [sign_as_governor(ChangeDomain.of(spec), change, governors, key) for key in keys.values()]
 
 
 def by_validator(cluster: Cluster, change: RemoveValidator | RotateKey, key: SecretKey) -> SystemTransaction:

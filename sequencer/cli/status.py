@@ -38,6 +38,7 @@ class _Adapter(msgspec.Struct, frozen=True):
 class _Status(msgspec.Struct, frozen=True):
     name: str
     role: str
+    epoch: int
     view_name: str
     ledger_height: int
     final_height: int
@@ -95,7 +96,18 @@ def _status(document: bytes) -> _Status:
 
 def _show(statuses: dict[str, _Status], silent: dict[str, str], console: Console) -> None:
     table = Table(
-        "node", "role", "", "height", "final", "view", "timeouts", "validators", "pending", "executed", box=None
+        "node",
+        "role",
+        "",
+        "height",
+        "final",
+        "epoch",
+        "view",
+        "timeouts",
+        "validators",
+        "pending",
+        "executed",
+        box=None,
     )
     for status in statuses.values():
         reached = sum(link.connected or link.self_ for link in status.validators)
@@ -106,6 +118,7 @@ def _show(statuses: dict[str, _Status], silent: dict[str, str], console: Console
             f"{status.ledger_height}"
             + (f" of {status.seen_height}" if status.seen_height > status.ledger_height + 1 else ""),
             str(status.final_height),
+            str(status.epoch),
             status.view_name,
             str(status.timeouts),
             f"{reached} of {len(status.validators)}",

@@ -14,6 +14,7 @@ from consensus.crypto.scheme import SecretKey
 from consensus.reconfiguration import LIFETIME_HEIGHTS_MAX, AddValidator, ChangeStake, RemoveValidator, RotateKey
 from consensus.validators import STAKE_MAX
 from rollup_adapters.base import JsonValue
+from sequencer.cli.change_files import write_change
 from sequencer.cli.changes import (
     LIFETIME_HEIGHTS,
     Cluster,
@@ -52,6 +53,14 @@ ExpiresIn = Annotated[
     int,
     typer.Option(
         "--expires-in", help="Blocks from now until which it can be ordered.", min=1, max=LIFETIME_HEIGHTS_MAX // 2
+    ),
+]
+OutFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        help="Submit nothing: write the change to this file, for other governors (validator sign) or for later "
+        "(validator submit).",
     ),
 ]
 TIMEOUT_DEFAULT_S: Final = 900.0
@@ -108,6 +117,7 @@ def add_command(
     passphrase_file: PassphraseFile = None,
     ask_passphrase: AskPassphrase = False,
     expires_in: ExpiresIn = LIFETIME_HEIGHTS,
+    out_file: OutFile = None,
     wait: Wait = True,
     timeout_s: Timeout = TIMEOUT_DEFAULT_S,
     as_json: AsJson = False,
@@ -133,7 +143,10 @@ def add_command(
             expires_at=status.ledger_height + expires_in,
         )
         passphrase = read_secret(passphrase_file, ask_passphrase, confirm=False)
-        transaction = by_governors(cluster, change, governor or [], passphrase)
+        transaction = by_governors(cluster, change, governor or [], passphrase, enough=out_file is None)
+        if out_file is not None:
+            write_change(out_file, cluster.genesis.spec, transaction)
+            return
         ordered, after = carry_out(cluster, transaction, wait=wait, timeout_s=timeout_s)
         if after is not None:
             _say_whether_connected(after, validator.peer.hex())
@@ -151,6 +164,7 @@ def remove_command(
     passphrase_file: PassphraseFile = None,
     ask_passphrase: AskPassphrase = False,
     expires_in: ExpiresIn = LIFETIME_HEIGHTS,
+    out_file: OutFile = None,
     wait: Wait = True,
     timeout_s: Timeout = TIMEOUT_DEFAULT_S,
     as_json: AsJson = False,
@@ -164,12 +178,15 @@ def remove_command(
         change = RemoveValidator(public_key=bytes.fromhex(public_key), expires_at=status.ledger_height + expires_in)
         passphrase = read_secret(passphrase_file, ask_passphrase, confirm=False)
         if key is None:
-            transaction = by_governors(cluster, change, governor or [], passphrase)
+            transaction = by_governors(cluster, change, governor or [], passphrase, enough=out_file is None)
         else:
             secret = own_key(cluster, key, passphrase)
             if secret.public_key.hex() != public_key:
                 raise CommandError(f"{key}: {name!r} signs with {public_key}, not with this key", UNUSABLE)
             transaction = by_validator(cluster, change, secret)
+        if out_file is not None:
+            write_change(out_file, cluster.genesis.spec, transaction)
+            return
         ordered, after = carry_out(cluster, transaction, wait=wait, timeout_s=timeout_s)
         if after is not None:
             err().print(f"{escape(name)} does not vote any more: its node observes now, and can be stopped")
@@ -185,6 +202,7 @@ def stake_command(
     passphrase_file: PassphraseFile = None,
     ask_passphrase: AskPassphrase = False,
     expires_in: ExpiresIn = LIFETIME_HEIGHTS,
+    out_file: OutFile = None,
     wait: Wait = True,
     timeout_s: Timeout = TIMEOUT_DEFAULT_S,
     as_json: AsJson = False,
@@ -200,7 +218,10 @@ def stake_command(
             expires_at=status.ledger_height + expires_in,
         )
         passphrase = read_secret(passphrase_file, ask_passphrase, confirm=False)
-        transaction = by_governors(cluster, change, governor or [], passphrase)
+        transaction = by_governors(cluster, change, governor or [], passphrase, enough=out_file is None)
+        if out_file is not None:
+            write_change(out_file, cluster.genesis.spec, transaction)
+            return
         ordered, after = carry_out(cluster, transaction, wait=wait, timeout_s=timeout_s)
         _finish(result_document(ordered, after), as_json)
 

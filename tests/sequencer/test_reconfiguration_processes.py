@@ -72,6 +72,10 @@ async def test_four_grow_to_seven_and_shrink_to_four_others(
         await chain.remove("validator-2", "anna")
         await until(lambda status: len(status["validators"]) == 4, chain, "validator-3")
         await until(lambda status: status["role"] == "observer", chain, "validator-0")
+        await chain.node("validator-0").stop()
+        await chain.fleet.start(chain.node("validator-0"))  # it is nobody's peer any more, and its home is whole
+        status = await chain.status("validator-0")
+        assert (status["role"], len(status["validators"])) == ("observer", 4)
         await chain.add("dora", "anna", "--no-wait")
         await chain.remove("validator-3", "anna")
         await until(lambda status: status["role"] == "validator", chain, "dora")

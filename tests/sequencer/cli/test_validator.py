@@ -172,6 +172,56 @@ def test_an_addition_is_ordered_shown_and_taken_back(chain: Chain, joiner: Path)
     assert chain.listed()["pending_changes"] == []
 
 
+def test_governors_sign_one_after_the_other(chain: Chain, joiner: Path, tmp_path: Path) -> None:
+    file, genesis = tmp_path / "change.json", chain.home / "genesis.json"
+    add = ("validator", "add", chain.home, joiner / "registration.json", *chain.signed_by(1), "--out", file)
+    assert invoke(*add).exit_code == 0
+    said = json.loads(file.read_text())
+    assert (said["asks_for"], said["fields"]["name"], len(said["signed_by"])) == ("AddValidator", "anna", 1)
+    early = invoke("validator", "submit", chain.home, file)
+    assert early.exit_code == UNREACHABLE
+    assert "signed by 1 governors, of whom 2 are needed" in words(early)
+    signed = invoke("validator", "sign", file, "--genesis", genesis, *chain.signed_by(1, 2), "--yes")
+    assert json.loads(signed.stdout)["fields"] == said["fields"]
+    assert "signed by 2 of the 2 governors that are needed; submit it" in words(signed)
+    assert not document(invoke("validator", "submit", chain.home, file, "--no-wait", "--json"))["in_effect"]
+    (pending,) = chain.listed()["pending_changes"]
+    assert pending["name"] == "anna"
+    own = joiner / "keys" / "consensus.json"
+    assert invoke("validator", "remove", chain.home, "anna", "--key", own, "--no-wait").exit_code == 0
+
+
+def test_a_change_is_signed_for_what_it_is_and_for_its_chain(chain: Chain, joiner: Path, tmp_path: Path) -> None:
+    file, genesis = tmp_path / "change.json", chain.home / "genesis.json"
+    assert (
+        invoke("validator", "stake", chain.home, "validator-0", "9", *chain.signed_by(0), "--out", file).exit_code == 0
+    )
+    whole = file.read_text()
+    sign = ("validator", "sign", file, "--genesis", genesis, *chain.signed_by(1), "--yes")
+    file.write_text(whole.replace('"stake": 9', '"stake": 1'))  # the words lie
+    assert json.loads(invoke(*sign).stdout)["fields"]["stake"] == 9
+    assert invoke("testnet", tmp_path / "other", "-n", "1", "--base-port", "0").exit_code == 0
+    other = invoke(
+        "validator", "sign", file, "--genesis", tmp_path / "other" / "validator-0" / "genesis.json", *sign[5:]
+    )
+    assert other.exit_code == UNUSABLE
+    assert "is for the chain with genesis" in words(other)
+    own = joiner / "keys" / "consensus.json"
+    for text, says in (
+        ("{}", "not a change of validators: genesis_hash: missing"),
+        (whole[:-9], "not a change of validators"),
+        ("x" * 70_000, "larger than 65536 bytes"),
+        (re.sub('"transaction": ".*"', '"transaction": "92"', whole), "not a change of validators"),
+    ):
+        file.write_text(text)
+        result = invoke(*sign)
+        assert (result.exit_code, says in words(result)) == (UNUSABLE, True), result.output
+    assert invoke("validator", "sign", tmp_path / "none", *sign[3:]).exit_code == UNUSABLE
+    assert "holds a consensus key" in words(
+        invoke("validator", "stake", chain.home, "validator-0", "9", "--governor", own, "--out", file)
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
