@@ -39,7 +39,10 @@ from consensus.engine import (
     EpochReady,
     EpochRecord,
     Event,
+    Finalize,
+    LinkRecord,
     LoadBlocks,
+    OfferLinks,
     PayloadBuilt,
     PayloadVerdict,
     PeerConnected,
@@ -58,7 +61,7 @@ from consensus.engine import (
     TranscriptRecord,
 )
 from consensus.epochs import CLOSING_PAYLOAD_ROOT, EpochChange
-from consensus.finality.types import FFG
+from consensus.finality.types import FFG, LinkCertificate
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.registry import protocol_named
 from consensus.replica import Replica
@@ -81,6 +84,9 @@ MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
 
 
+LINKS_PREFIX = b"\x00links"
+
+
 class Crash(Exception):
     """Raised by a crash point: the node dies here."""
 
@@ -95,6 +101,7 @@ class MemoryJournal:
     commits: dict[int, tuple[BlockId, CommitProof | None]] = field(default_factory=dict)
     epochs: list[EpochChange] = field(default_factory=list)
     transcript: dict[bytes, None] = field(default_factory=dict)
+    links: dict[tuple[int, int], LinkCertificate] = field(default_factory=dict)
 
     def append(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -109,6 +116,9 @@ class MemoryJournal:
                     self.commits[height] = (block_id, proof)
                 case TranscriptRecord(proof):
                     self.transcript[proof] = None
+                case LinkRecord(certificate):
+                    ends = (certificate.target.height, certificate.source.height)
+                    self.links.setdefault(ends, certificate)
                 case EpochRecord(change):
                     self.epochs.append(change)
                     self.safety = {kind: kept for kind, kept in self.safety.items() if kind == FFG}
@@ -133,6 +143,8 @@ class MemoryJournal:
             head_proof=proof,
             commits=commits,
             epoch_change=self.epochs[-1] if self.epochs else None,
+            epoch_changes_before=tuple(self.epochs[:-1]),
+            links=tuple(self.links[ends] for ends in sorted(self.links)),
             transcript=tuple(self.transcript),
         )
 
@@ -181,6 +193,8 @@ class Node:
     payloads_checked: int = 0
     rejects: list[Reject] = field(default_factory=list)
     evidence: list[ReportEvidence] = field(default_factory=list)
+    offered: tuple[LinkCertificate, ...] = ()
+    final: int = 0
     sent: int = 0
     timeouts_fired: int = 0
 
@@ -191,7 +205,7 @@ Route = Callable[[Node, Node, msgspec.Struct, int], Sequence[int]]
 
 class Cluster:
     """Nodes, links and time. ``byzantine`` names hosts whose signatures are not judged (twins). ``hosts`` counts those
-    with keys, validators of the first epoch and others."""
+    with keys, validators of the first epoch and others. With ``finality`` an idle block carries link certificates."""
 
     def __init__(
         self,
@@ -203,9 +217,11 @@ class Cluster:
         hosts: int = 0,
         sets: Mapping[int, ValidatorSet] | None = None,
         through_codec: bool = False,
+        finality: bool = False,
         delay_ns: tuple[int, int] = (1 * MILLISECOND, 5 * MILLISECOND),
     ) -> None:
         self.committee = committee
+        self.finality = finality
         self.definition: ProtocolDefinition = protocol_named(committee.spec.protocol)
         self.wire: Wire | None = self.definition.wire() if through_codec else None
         self.random = random.Random(seed)
@@ -301,6 +317,7 @@ class Cluster:
             scheme=self.committee.scheme,
             epoch=self.committee.epoch,
             own_keys=node.keys,
+            link_certificates=links_in if self.finality else None,
         )
         recovered = node.journal.recover(len(node.ledger))
         try:
@@ -358,6 +375,11 @@ class Cluster:
                 self._commit(node, effect)
             case EndEpoch():
                 self._end_epoch(node, effect)
+            case OfferLinks(certificates):
+                node.offered = certificates
+            case Finalize(checkpoint=checkpoint):
+                assert node.ledger[checkpoint.height - 1] == checkpoint.id
+                node.final = checkpoint.height
             case LoadBlocks():
                 loaded = node.journal.load(effect)
                 self._soon(node, loaded)
@@ -372,16 +394,16 @@ class Cluster:
         """As the driver does: what waited while its epoch ended is not signed."""
         replica = node.replica
         assert replica is not None
-        if subject.epoch != replica.epoch.epoch:
+        signing = replica.signing(subject)
+        if signing is None:
             return None
-        assert replica.me is not None
-        public_key = replica.epoch.validators.public_keys[replica.me]
+        public_key, domain = signing
         record = node.journal.safety.get(subject.kind)
         if node.index not in self.byzantine:
             key = (public_key, subject.kind, subject.slot)
             assert self.signed.setdefault(key, subject) == subject, f"{node.name} signs {subject.kind} twice"
             assert record is not None or node.journal.keep is not MemoryJournal().keep
-        return node.keys[public_key].sign(replica.epoch.domain.bytes_to_sign(subject))
+        return node.keys[public_key].sign(domain.bytes_to_sign(subject))
 
     def _end_epoch(self, node: Node, request: EndEpoch) -> None:
         self.crash_point(node, "before end epoch")
@@ -442,6 +464,8 @@ class Cluster:
         on_path = {bytes(body) for _, body in request.path}
         body = next((body for body in node.pool if body not in on_path), b"")
         named = self._named(request.height, request.path)
+        if not body and not any(block.header.payload_size for block, _ in request.path):
+            body = links_body(node.offered)
         if named is None:
             body = b""
         built = PayloadBuilt(
@@ -492,6 +516,19 @@ class Cluster:
         body = bytes(commit.body)
         if body in node.pool:
             node.pool.remove(body)
+
+
+def links_body(certificates: Sequence[LinkCertificate]) -> bytes:
+    """A payload of link certificates alone; empty for none."""
+    return LINKS_PREFIX + msgspec.msgpack.encode(certificates) if certificates else b""
+
+
+def links_in(block: Block, body: bytes | memoryview) -> Sequence[LinkCertificate]:
+    """The link certificates of a payload of this cluster."""
+    data = bytes(body)
+    if not data.startswith(LINKS_PREFIX):
+        return ()
+    return msgspec.msgpack.decode(data[len(LINKS_PREFIX) :], type=tuple[LinkCertificate, ...])
 
 
 def root_of(body: bytes) -> bytes:
