@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -11,11 +12,15 @@ import pytest
 from consensus.codec import digest, encode
 from consensus.engine import Refusal
 from consensus.epoch_history import EPOCHS_KEPT_MAX, Contradiction, EpochHistory
-from consensus.epochs import EpochChange, EpochInfo, epoch_changes
+from consensus.epochs import EpochChange, EpochInfo, epoch_changes, first_epoch
+from consensus.genesis import Pacing, Reconfiguration
 from consensus.light_client import Advanced, Checkpoint, Fork, Known, LightClient, Proven
-from consensus.protocols.registry import protocol_names
+from consensus.protocols.registry import protocol_named, protocol_names
 from consensus.validators import ValidatorSet
 from sequencer.genesis import genesis_of, trusted_from
+from tests.support import hosts
+from tests.support.cluster import SECOND, Cluster
+from tests.support.committee import committee
 from tests.support.epoch_chain import EpochChain, certificate, epoch_chain, members
 
 replace = msgspec.structs.replace
@@ -424,3 +429,47 @@ def test_a_checkpoint_at_a_boundary_refuses_another_boundary() -> None:
     assert fork.kept == client.checkpoint
     assert isinstance(client.follow(chain.change(2)), Known)
     assert isinstance(client.advance(*chain.at(10)), Advanced)
+
+
+# --- chains that real replicas make ------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=8)
+def cluster_of(protocol: str) -> Cluster:
+    """Four hosts become five, seven, and four others; every replica watches for offences."""
+    made = committee(4, protocol=protocol, pacing=Pacing(view_timeout_ms=200, idle_interval_ms=50))
+    spec = replace(made.spec, reconfiguration=Reconfiguration(epoch_heights=4))
+    made = dataclasses.replace(made, spec=spec, epoch=first_epoch(spec, ValidatorSet(spec.validators)))
+    sets = {8: (0, 1, 2, 3, 4), 20: (0, 1, 2, 3, 4, 5, 6), 32: (4, 5, 6, 7)}
+    following = {height: hosts.members(made.scheme, *numbers) for height, numbers in sets.items()}
+    cluster = Cluster(made, hosts=8, sets=following)
+    cluster.start()
+    assert cluster.run(60 * SECOND, until=lambda: min(cluster.heights()) >= 40), cluster.heights()
+    return cluster
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_replicas_made_is_followed_whoever_shows_it(protocol: str) -> None:
+    """Changes and proofs differ between hosts; the history they give does not."""
+    cluster = cluster_of(protocol)
+    made = cluster.committee
+    definition = protocol_named(protocol)
+    boundaries = []
+    for node in cluster.nodes:
+        history = EpochHistory(spec=made.spec, scheme=made.scheme, engine=definition.engine, first=made.epoch)
+        client = LightClient(history)
+        changes = {change.boundary.height: change for change in node.journal.epochs}
+        assert sorted(changes) == [8, 20, 32]
+        proven = 0
+        for height in sorted(node.journal.commits):
+            block_id, proof = node.journal.commits[height]
+            if proof is not None:
+                outcome = client.advance(node.journal.blocks[block_id].header, proof)
+                assert isinstance(outcome, Advanced), (height, outcome)
+                proven += 1
+            if height in changes:
+                assert isinstance(client.follow(changes[height]), Known)
+        assert (client.epoch, proven > 10) == (3, True)
+        boundaries.append([history.boundary(epoch) for epoch in range(4)])
+        assert not node.evidence
+    assert all(each == boundaries[0] for each in boundaries)
