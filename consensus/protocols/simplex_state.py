@@ -179,8 +179,9 @@ class HeldCertificates:
     def entry(self) -> tuple[Certificate, ...]:
         """What brings a peer to our view, and to our highest finalization. Empty in view 1."""
         found = [] if self.high_qc.view == 0 else [self.high_qc]
-        if self._nullified_max > self.high_qc.view:
-            found += self._between(self._nullified_max - 1, self._nullified_max + 1)
+        highest = self.nullification(self._nullified_max)
+        if highest is not None and highest.view > self.high_qc.view:
+            found.append(highest)
         if self.finalization is not None and self.finalization != self.high_qc:
             found.append(self.finalization)
         return tuple(found)
