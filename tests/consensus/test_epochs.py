@@ -433,3 +433,55 @@ def test_a_range_of_another_epoch_names_the_peer_that_gave_it() -> None:
     lying = False
     cluster.submit(b"late payload")
     assert cluster.run(60 * SECOND, until=lambda: len(joiner.ledger) >= 12)
+
+
+# --- all at once -----------------------------------------------------------------------------------------------------
+
+
+def turmoil(protocol: str, seed: int) -> Cluster:
+    """Four changes to sets drawn from the seed, among eight hosts; for three seconds messages get lost, hosts are cut
+    off and killed. In the end everybody is back."""
+    draw = random.Random(seed)
+    sets: Sets = {height: draw.sample(range(8), draw.randint(3, 6)) for height in (3, 6, 10, 15)}
+    cluster = new_cluster(protocol, sets, seed=seed)
+    calm = cluster.route
+    loss = draw.choice((0.0, 0.05, 0.2))
+
+    def route(source: Node, target: Node, message: msgspec.Struct, now: int) -> Sequence[int]:
+        apart = (now // (400 * MILLISECOND) + seed) % 3 == 0 and (source.index or 0) % 3 != (target.index or 0) % 3
+        lost = now < 3 * SECOND and (apart or cluster.random.random() < loss)
+        return () if lost else calm(source, target, message, now)
+
+    cluster.route = route
+    for _ in range(draw.randint(0, 12)):
+        victim, at = draw.choice(cluster.nodes), draw.randint(0, 3 * SECOND)
+        cluster.at(at, partial(cluster.crash, victim))
+        cluster.at(at + draw.randint(1, 300) * MILLISECOND, partial(_come_back, cluster, victim))
+    load(cluster, 25, 100 * MILLISECOND)
+    cluster.start()
+    cluster.run(4 * SECOND)
+    return cluster
+
+
+def _come_back(cluster: Cluster, node: Node) -> None:
+    if node.replica is None:
+        cluster.start(node)
+
+
+def check_turmoil(protocol: str, seeds: range) -> None:
+    for seed in seeds:
+        cluster = turmoil(protocol, seed)
+        assert cluster.run(180 * SECOND, until=all_committed(cluster, 18, 0)), (seed, cluster.heights())
+        assert not any(node.rejects or node.evidence for node in cluster.nodes), seed
+        assert epochs(cluster) == {4}, seed
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_epochs_in_turmoil(protocol: str) -> None:
+    check_turmoil(protocol, range(10))
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_epochs_in_turmoil_five_hundred_times(protocol: str) -> None:
+    check_turmoil(protocol, range(10, 510))
