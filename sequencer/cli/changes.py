@@ -36,8 +36,6 @@ from sequencer.cli.target import TIMEOUT_S, Target, genesis_in, reach, refused, 
 from sequencer.genesis import Genesis, genesis_of
 from sequencer.keys import load_consensus_key, load_governor_key
 
-LOOK_S: Final = 0.5
-"""How often a node is asked how far it is."""
 ORDER_TIMEOUT_MS: Final = 30_000
 LIFETIME_HEIGHTS: Final = 10_000
 """A change can be ordered within so many heights from now; after that it must be signed anew."""
@@ -187,22 +185,46 @@ class Cluster:
         )
 
     def wait_for_epoch(self, ordered: Ordered, timeout_s: float) -> ValidatorsStatus:
-        """Until the node has passed the end of the epoch that ``ordered`` waits for. Raises :class:`CommandError`."""
-        deadline = time.monotonic() + timeout_s
-        with err().status("") as shown:
-            while True:
-                status = self.status()
-                if status.ledger_height > ordered.effective_at:
-                    return status  # a block of the next epoch is committed
-                if time.monotonic() > deadline:
-                    raise CommandError(
-                        f"no block above height {ordered.effective_at} within {timeout_s:g} s, this is "
-                        f"{status.ledger_height}. The change takes effect by itself; see: sequencer validator list. If "
-                        "heights do not grow, do the validators who join run and reach the others?",
-                        NO,
-                    )
-                shown.update(f"height {status.ledger_height} of {ordered.effective_at}")
-                time.sleep(LOOK_S)
+        """Until a block of the epoch that ``ordered`` waits for is committed. Raises :class:`CommandError`."""
+        deadline, last, why = time.monotonic() + timeout_s, ordered.height, "it stops"
+        try:
+            with err().status("") as shown:
+                for height in self._heights_from(ordered.height, timeout_s):
+                    last = height
+                    if height > ordered.effective_at:
+                        return self.status()
+                    if time.monotonic() > deadline:
+                        break
+                    shown.update(f"height {height} of {ordered.effective_at}")
+        except httpx.TransportError as error:
+            why = str(error) or type(error).__name__
+        if time.monotonic() <= deadline:
+            raise CommandError(
+                f"{self.target.name}: left us at height {last}, while waiting for {ordered.effective_at} ({why}). The "
+                "change is ordered and takes effect by itself; ask any node: sequencer validator list",
+                UNREACHABLE,
+            )
+        raise CommandError(
+            f"no block above height {ordered.effective_at} within {timeout_s:g} s, the last one was {last}. The change "
+            "takes effect by itself; see: sequencer validator list. If heights do not grow, do the validators who join "
+            "run and reach the others?",
+            NO,
+        )
+
+    def _heights_from(self, height: int, timeout_s: float) -> Iterator[int]:
+        """Committed heights, as the node's stream of system transactions shows them; now and then the last one again,
+        when nothing is committed."""
+        url = f"{self.target.api}/v1/rollups/{SYSTEM_ROLLUP}/stream"
+        patience = httpx.Timeout(TIMEOUT_S, read=max(timeout_s, TIMEOUT_S))
+        with self._client.stream("GET", url, params={"from_height": height}, timeout=patience) as response:
+            if response.status_code != 200:
+                response.read()
+                raise refused(response)
+            for line in response.iter_lines():
+                name, _, value = line.partition(": ")
+                if name == "id" and value.isdecimal():
+                    height = int(value)
+                yield height
 
     def _get(self, path: str, kind: type[Answer]) -> Answer:
         response = reach(self._client, self._client.build_request("GET", f"{self.target.api}{path}"))

@@ -265,6 +265,16 @@ def test_what_is_wrong_is_said_with_its_exit_code(
     assert chain.listed()["pending_changes"] == []
 
 
+def test_waiting_ends_in_time_and_says_what_to_look_at(chain: Chain, joiner: Path) -> None:
+    asked = invoke(
+        *("validator", "add", chain.home, joiner / "registration.json", *chain.signed_by(0, 1)), "--timeout", "0.5"
+    )
+    assert asked.exit_code == NO
+    assert re.search(r"no block above height \d+000 within 0.5 s, the last one was \d+", words(asked))
+    own = joiner / "keys" / "consensus.json"
+    assert invoke("validator", "remove", chain.home, "anna", "--key", own, "--no-wait").exit_code == 0
+
+
 def test_a_new_key_is_made_beside_the_old_one_and_asked_for_when_it_is_held(chain: Chain) -> None:
     before = (chain.home / "node.toml").read_text()
     said = document(invoke("validator", "rotate", chain.home, "--json"))
