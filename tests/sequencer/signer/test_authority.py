@@ -70,6 +70,18 @@ def test_what_is_not_to_be_signed_at_all(one: Chain) -> None:
         assert refused.rule is Rule.KEY
 
 
+def test_keys_have_memories_of_their_own(one: Chain) -> None:
+    """As while one key follows another: the old epoch's and the new one's."""
+    old, new = one.members.keys[:2]
+    for first_time in (True, False):
+        with SigningStore(one.path, one.members.spec.hash) as store:
+            authority = SigningAuthority(one.genesis, [old, new], store)
+            assert authority.public_keys == (old.public_key, new.public_key)
+            for key, subject in ((old, vote(9)), (new, vote(3, 2)), (old, proposal(9)), (new, proposal(9, 2))):
+                request = msgspec.structs.replace(one.request(subject), public_key=key.public_key)
+                assert authority.sign(request) == key.sign(one.domain.bytes_to_sign(subject)), first_time
+
+
 def test_other_validators_are_another_signature(one: Chain) -> None:
     with one.authority() as authority:
         assert isinstance(ask(authority, one, vote(1)), bytes)
