@@ -193,6 +193,19 @@ def test_the_file_does_not_grow(one: Chain, monkeypatch: pytest.MonkeyPatch) -> 
         assert ask(authority, one, timeout(40, 30)) is Rule.OFFENCE
 
 
+def test_what_is_forgotten_still_forbids_after_a_restart(one: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "SUBJECTS_KEPT", 2)
+    monkeypatch.setattr("sequencer.signer.authority.SUBJECTS_KEPT", 2)
+    with one.authority() as authority:
+        for subject in (vote(5, justify=4), *(vote(view, 2 + view % 2) for view in range(6, 13))):
+            assert isinstance(ask(authority, one, subject), bytes)
+    for _ in range(2):
+        with one.authority() as authority:
+            assert ask(authority, one, timeout(20, 3)) is Rule.OFFENCE
+    with one.authority() as authority:
+        assert isinstance(ask(authority, one, timeout(20, 4)), bytes)
+
+
 def test_the_memory_is_held_alone_and_never_made_in_passing(one: Chain, tmp_path: Path) -> None:
     genesis_hash = one.members.spec.hash
     with one.authority(), pytest.raises(InUseError):
