@@ -59,13 +59,15 @@ def _vote_below_lock(first: Subject, second: Subject, headers: Sequence[BlockHea
     """vote(a) for b2, which locks what the parent of b2 stands on, at view p; vote(b > a, justify strictly below p).
 
     Nothing that stands on a certificate below p extends the lock. (At p itself it may: then an honest validator whose
-    lock is another block of view p votes for both.)
+    lock is another block of view p votes for both.) The parent of an epoch's first block is the boundary, whose views
+    are those of the epoch before: it locks nothing.
     """
     return (
         isinstance(first, VoteSubject)
         and isinstance(second, VoteSubject)
         and first.kind == second.kind == VOTE
         and second.view > first.view
+        and headers[1].epoch == first.epoch
         and second.justify_view < headers[1].justify.view
     )
 
