@@ -318,6 +318,7 @@ class Cluster:
             epoch=self.committee.epoch,
             own_keys=node.keys,
             link_certificates=links_in if self.finality else None,
+            offences=self.definition,
         )
         recovered = node.journal.recover(len(node.ledger))
         try:
