@@ -13,7 +13,8 @@ itself alone; in a transcript it is found all the same (``forensics.py``).
 Double votes in one slot are the engines' own to notice, and a pair of kinds in one view is Simplex's.
 
 Bounds: ``REMEMBERED_MAX`` messages of each signer and side of an offence and one with the highest value;
-``FAILURES_MAX`` verifications that fail, and one report of each signer and offence, in an epoch.
+``FAILURES_MAX`` verifications that fail, and one report of each signer and offence, in an epoch; where an offence needs
+headers, ``HEADERS_MAX`` of each proposer.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Final, NamedTuple, cast
 
 import msgspec
 
+from consensus.codec import digest
 from consensus.crypto.scheme import Scheme
 from consensus.engine import ReportEvidence
 from consensus.epochs import EpochInfo
@@ -34,6 +36,8 @@ from consensus.types import BlockHeader, BlockId, PeerId, StoredBlock, Validator
 
 REMEMBERED_MAX: Final = 8
 FAILURES_MAX: Final = 16
+HEADERS_MAX: Final = 16
+"""Headers kept of each proposer, where an offence needs headers."""
 
 Numbers = Callable[[msgspec.Struct], tuple[int, int]]
 
@@ -79,10 +83,11 @@ class _Role(NamedTuple):
 
 class OffenceWatch:
     """Watches what the validators of one epoch sign. ``lookup`` gives uncommitted blocks, for offences that need
-    headers."""
+    headers; those that were proposed lately are known besides."""
 
     __slots__ = (
-        "_definition", "_epoch", "_failures", "_lookup", "_offences", "_reported", "_roles", "_scheme", "_signers",
+        "_definition", "_epoch", "_failures", "_keeps_headers", "_lookup", "_offences", "_proposed", "_reported",
+        "_roles", "_scheme", "_signers",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +115,8 @@ class OffenceWatch:
             for index, validator in enumerate(epoch.validators.validators)
         }
         self._failures = [0] * len(self._signers)
+        self._keeps_headers = any(offence.headers_needed for offence in self._offences)
+        self._proposed: dict[PeerId, dict[BlockId, BlockHeader]] = {}
         self._reported: dict[tuple[ValidatorIndex, int], None] = {}
 
     def _add(self, reading: Reading, *, is_promise: bool) -> None:
@@ -121,6 +128,8 @@ class OffenceWatch:
         """Take a message of this epoch. What it proves together with an earlier one, where both signatures verify."""
         roles = self._roles.get(type(message))
         if roles is None:
+            if self._keeps_headers:
+                self._keep_header(peer, message)
             return None
         sender = self._signers.get(peer)
         if sender is None or sender[0] != message.signer:  # type: ignore[attr-defined]
@@ -186,12 +195,28 @@ class OffenceWatch:
         found: list[BlockHeader] = []
         named: BlockId = getattr(first.subject, "block_id", b"")
         while len(found) < offence.headers_needed:
-            block = self._lookup(named)
-            if block is None:
+            header = self._header(named)
+            if header is None:
                 return None
-            found.append(block.header)
-            named = block.header.parent
+            found.append(header)
+            named = header.parent
         return tuple(found)
+
+    def _header(self, block_id: BlockId) -> BlockHeader | None:
+        block = self._lookup(block_id)
+        if block is not None:
+            return block.header
+        return next((known[block_id] for known in self._proposed.values() if block_id in known), None)
+
+    def _keep_header(self, peer: PeerId, message: msgspec.Struct) -> None:
+        """Where an offence needs headers, those that validators propose are kept beyond their commit: by their hash, so
+        that it does not matter whether they are any good."""
+        header = getattr(message, "header", None)
+        if isinstance(header, BlockHeader) and peer in self._signers:
+            known = self._proposed.setdefault(peer, {})
+            known[digest(header)] = header
+            if len(known) > HEADERS_MAX:
+                del known[next(iter(known))]
 
     def _verifies(self, statement: Statement) -> bool:
         key = self._epoch.validators.public_keys[statement.signer]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from consensus.codec import digest
 from consensus.engine import Received, Recovered, ReportEvidence
 from consensus.evidence import Guilt, evidence_of_report, verify
-from consensus.offence_watch import FAILURES_MAX, REMEMBERED_MAX, OffenceWatch
-from consensus.protocols.chained_types import OrderVote, Timeout, TimeoutSubject
+from consensus.offence_watch import FAILURES_MAX, HEADERS_MAX, REMEMBERED_MAX, OffenceWatch
+from consensus.protocols.chained_types import OrderVote, Proposal, Timeout, TimeoutSubject
 from consensus.protocols.order_votes import ORDER
 from consensus.protocols.registry import protocol_named, protocol_names
 from consensus.protocols.tendermint_types import view_at
@@ -206,6 +206,28 @@ def test_without_the_headers_nobody_knows_the_lock() -> None:
     members = committee(4, protocol="hotstuff")
     ((first, second, _),) = guilty_pairs(members)
     assert tell(watch_of(members), members, first, second) == []
+
+
+def test_headers_are_known_from_proposals_too() -> None:
+    """The blocks that show the lock were committed and forgotten: what their proposers sent still tells, within bounds,
+    and only what a validator sent."""
+    members = committee(4, protocol="hotstuff")
+    headers = headers_of(members, (1, 2, 3, 4))
+    ((first, second, offence),) = guilty_pairs(members)
+    proposals = [
+        Proposal(epoch=0, header=each, body=memoryview(b""), entry_proof=None, signature=b"") for each in headers
+    ]
+    for sender, count in ((members.peer(0), 1), (bytes(32), 0)):
+        watch = watch_of(members)
+        for proposal in proposals:
+            watch.heard(sender, proposal)
+        reports = tell(watch, members, first, second)
+        assert len(reports) == count
+        assert all(convicted(members, report).offence == offence for report in reports)
+    for view in range(5, 200):
+        for proposal in proposals[:1]:
+            watch.heard(members.peer(1), replace(proposal, header=replace(headers[0], view=view)))
+    assert len(watch._proposed[members.peer(1)]) == HEADERS_MAX
 
 
 @pytest.mark.parametrize("protocol", ["jolteon", "hotstuff2", "streamlet", "tendermint"])
