@@ -247,9 +247,16 @@ class LinkTally:
         votes[vote.target.height] = vote
         return self._count(key, vote)
 
+    def settle(self, height: Height) -> list[Counted]:
+        """The checkpoint at ``height`` was committed, so ``needed`` answers for links that end there: those that have
+        their quorums already."""
+        ended = [(link, tallied) for link, tallied in self._links.items() if link.target.height == height]
+        return [self._judge(link, tallied) for link, tallied in ended]
+
     def _count(self, key: bytes, vote: FfgVote) -> Counted:
-        link = vote.link
-        tallied = self._put(key, vote)
+        return self._judge(vote.link, self._put(key, vote))
+
+    def _judge(self, link: Link, tallied: _Tallied) -> Counted:
         if tallied.certified or not self._is_quorum(link, tallied):
             return Counted()
         spoiled = self._sift(link, tallied)

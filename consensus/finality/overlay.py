@@ -200,6 +200,8 @@ class Finality:
         if is_checkpoint:
             for link in [link for link in self._certificates if link.target == checkpoint]:
                 self._apply(link)
+            for counted in self._tally.settle(header.height):
+                self._counted(counted)
             self._vote(checkpoint)
         if is_checkpoint or certificates:
             self._pending_changed = True
@@ -239,8 +241,9 @@ class Finality:
     # --- voting -------------------------------------------------------------------------------------------------
 
     def _needed(self, link: Link) -> tuple[EpochInfo, ...]:
-        """The epochs of whose validators ``link`` needs a quorum each; none for a link that cannot count any more."""
-        if link.source.height < self._handover.height:
+        """The epochs of whose validators ``link`` needs a quorum each; none for a link that cannot count any more, nor
+        for one that ends above the committed head: whether the validators change below its end is not known yet."""
+        if link.source.height < self._handover.height or link.target.height > self._height:
             return ()
         first = last = self._handover.epoch
         for boundary in self._boundaries:
@@ -320,17 +323,20 @@ class Finality:
     def _count(self, vote: FfgVote) -> None:
         result = self._tally.add(vote)
         match result:
-            case Counted(certificate, spoiled):
-                for bad in spoiled:
-                    self._blame(bad)
-                if certificate is not None:
-                    self._adopt(certificate)
+            case Counted():
+                self._counted(result)
             case Slashable(first, second):
                 self._out.effects.append(ReportEvidence(first, second))
             case BadSignature():
                 self._blame(vote)
             case Ignored():
                 pass
+
+    def _counted(self, result: Counted) -> None:
+        for bad in result.spoiled:
+            self._blame(bad)
+        if result.certificate is not None:
+            self._adopt(result.certificate)
 
     def _blame(self, vote: FfgVote) -> None:
         if self._checker.key_of(vote) in self._own_keys:

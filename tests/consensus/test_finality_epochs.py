@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from consensus.codec import block_of
-from consensus.engine import Finalize, OfferLinks, Received, Refusal, Sign, Step
+from consensus.engine import Finalize, LinkRecord, OfferLinks, Received, Refusal, Sign, Step
 from consensus.finality import rules
 from consensus.finality.certificates import LinkChecker
-from consensus.finality.types import FfgVote, FfgVoteSubject, Link
+from consensus.finality.types import FfgVote, FfgVoteSubject, Link, LinkCertificate
 from consensus.types import Block
 from tests.support.epoch_chain import EpochChain, epoch_chain
 from tests.support.finality_epochs import INTERVAL, EpochStory
@@ -177,3 +177,50 @@ def test_the_rules_over_the_whole_tree_say_the_same(lengths: tuple[int, ...], qu
     )
     finals = {host.finality.finalized for host in story.hosts if not host.silent}
     assert finals == {finality.highest_finalized}
+
+
+def test_votes_of_the_old_set_alone_do_not_count_at_a_node_that_has_not_reached_the_boundary() -> None:
+    """Every key is rotated. A node behind the boundary is given the old keys' votes over it, a quorum of the only set
+    that it knows; that is no link until the new keys have signed it too."""
+    chain = epoch_chain([(0, 1, 2, 3), (4, 5, 6, 7)], lengths=(6, 30), scheme="simulated")
+    story = EpochStory(chain, [(0, 4), (1, 5), (2, 6), (3, 7)]).play(13)
+    behind = story.fresh((), 0)
+    for height in range(1, 6):
+        behind.committed(_block(story, height), story.carried[height])
+    links = [Link(story.at(4), story.at(8)), Link(story.at(8), story.at(12))]
+
+    def hear(epoch: int, *numbers: int) -> list[LinkCertificate]:
+        found: list[LinkCertificate] = []
+        for link in links:
+            for number in numbers:
+                vote = _vote(story, epoch=epoch, number=number, link=link)
+                found += _linked(behind.handle(Received(story.peer(vote), vote)))
+        return found
+
+    assert not hear(0, 0, 1, 2)
+    found: list[LinkCertificate] = []
+    for height in range(6, 13):
+        found += _linked(behind.committed(_block(story, height)))
+        if height == 6:
+            behind.enter(chain.eras[1].info)
+            assert not hear(1, 4, 5), "no quorum of the new set yet"
+    assert not found
+    assert behind.finalized == story.root
+    found = hear(1, 6)
+    assert [[group.epoch for group in each.groups] for each in found] == [[0, 1], [0, 1]]
+    assert behind.finalized == story.at(8)
+
+
+def test_votes_that_came_before_their_checkpoint_count_when_it_is_committed() -> None:
+    story = EpochStory(overlapping(), alone(*range(6))).play(5)
+    behind = story.fresh((), 0)
+    for height in range(1, 4):
+        behind.committed(_block(story, height))
+    for vote in story.votes:
+        assert behind.handle(Received(story.peer(vote), vote)) == Step((), ())
+    (found,) = _linked(behind.committed(_block(story, 4)))
+    assert found.link == Link(story.root, story.at(4))
+
+
+def _linked(step: Step) -> list[LinkCertificate]:
+    return [record.certificate for record in step.records if isinstance(record, LinkRecord)]
