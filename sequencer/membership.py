@@ -107,6 +107,7 @@ class Membership:
         self._validators = spec.validators
         self._own: tuple[Registry | None, Validator | None] | None = None
         self._left: _Left | None = None
+        self._joining: frozenset[PeerId] = frozenset()
         self._told: tuple[object, ...] = ()
         self._warned: tuple[str, ...] = ()
 
@@ -129,6 +130,11 @@ class Membership:
             found = next((each for each in self.validators if each.public_key in self._own_keys), None)
             self._own = (registry, found)
         return self._own[1]
+
+    @property
+    def joining(self) -> frozenset[PeerId]:
+        """Who will be validators: they are to have what waits to be ordered before they lead."""
+        return self._joining
 
     def restore(self, changes: Sequence[EpochChange]) -> None:
         """Before anything else: take up where the chain stands. ``changes`` are all that are stored, ascending."""
@@ -195,6 +201,7 @@ class Membership:
     def _tell(self, registry: Registry, left: _Left | None) -> None:
         addresses = dict(self._configured)
         guests: set[PeerId] = set()
+        self._joining = frozenset(member.validator.peer for member in registry.members if member.joins_at)
         for member in registry.members:
             guests.add(member.validator.peer)
             if member.rotation is not None and member.rotation.peer:

@@ -14,7 +14,7 @@ exception: the node has stopped, and nothing that depended on what failed was se
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -147,8 +147,9 @@ class _LedgerIndex:
 class _Channel:
     """The transport's channel for transactions, in the forwarder's terms."""
 
-    def __init__(self, transport: TlsTransport) -> None:
+    def __init__(self, transport: TlsTransport, joining: Callable[[], frozenset[PeerId]]) -> None:
         self._transport = transport
+        self._joining = joining
 
     def broadcast(self, data: bytes) -> None:
         for peer in self.connected_validators():
@@ -158,8 +159,10 @@ class _Channel:
         self._transport.send_on(TRANSACTIONS, peer, data)
 
     def connected_validators(self) -> Sequence[PeerId]:
-        peers = self._transport.state().peers
-        return sorted(peer.peer for peer in peers if peer.connected and peer.role == "validator")
+        peers, joining = self._transport.state().peers, self._joining()
+        return sorted(
+            peer.peer for peer in peers if peer.connected and (peer.role == "validator" or peer.peer in joining)
+        )
 
 
 class _EvidenceChannel:
@@ -437,7 +440,8 @@ def _parts(
     signer = _signer(config, keys)
     driver = _driver(genesis, replica, store, transport, signer, payloads, ledger, clock)
     membership = _membership(config, keys, transport, ledger)
-    forwarder = Forwarder(mempool, window, _Channel(transport), observes=lambda: membership.own is None)
+    channel = _Channel(transport, lambda: membership.joining)
+    forwarder = Forwarder(mempool, window, channel, observes=lambda: membership.own is None)
     feeds = tuple(_feed(config, rollup, ledger) for rollup in config.rollups)
     return _Parts(
         config=config,

@@ -86,6 +86,7 @@ def test_who_is_added_is_a_guest_at_once_and_a_validator_with_the_epoch() -> Non
     chain.to(1, chain.governed.add("anna", address="10.0.0.9:7000"))
     anna = chain.peer("anna")
     assert (chain.transport.validators, chain.transport.guests) == (chain.founders, frozenset({anna}))
+    assert chain.membership.joining == {anna}
     assert chain.transport.addresses == {chain.governed.spec.validators[1].peer: FOUNDER_AT, anna: ("10.0.0.9", 7000)}
     told = chain.transport.told
     chain.to(EPOCH - 1)
@@ -94,6 +95,7 @@ def test_who_is_added_is_a_guest_at_once_and_a_validator_with_the_epoch() -> Non
     assert (chain.transport.validators, chain.transport.guests) == (chain.founders | {anna}, frozenset())
     view = chain.membership.view()
     assert (view.epoch, view.began_after, view.pending) == (1, EPOCH, ())
+    assert chain.membership.joining == frozenset()
     assert [entry.validator.name for entry in view.validators][-1] == "anna"
     assert [entry.address for entry in view.validators] == [
         *("10.0.0.0:26600", "10.0.0.1:26600", "", ""),
