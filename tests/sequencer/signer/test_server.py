@@ -3,6 +3,7 @@ away."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -356,12 +357,21 @@ async def test_every_shortened_or_changed_request_is_refused_or_signs_what_it_sa
             assert slots == sorted(set(slots))
 
 
-async def test_silent_connections_make_room(one: Chain, path: Path) -> None:
+async def test_silent_connections_make_room(one: Chain, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "HANDSHAKE_TIMEOUT_S", 600.0)
     with one.authority() as authority:
         async with serving(authority, path):
             silent = [await trio.open_unix_socket(path) for _ in range(server.CONNECTIONS_MAX + 8)]
             async with remote(one, path) as signer:
                 await sign(signer, one, vote(1))
+            with trio.fail_after(30):
+                for stream in silent[:9]:  # eight, and one for the node
+                    with contextlib.suppress(trio.BrokenResourceError):
+                        await stream.receive_some(1024)
+                    await stream.aclose()
+            with trio.move_on_after(0.05) as still_open:
+                await silent[9].receive_some(1024)
+            assert still_open.cancelled_caught
             for stream in silent:
                 await stream.aclose()
 
