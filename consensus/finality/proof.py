@@ -5,14 +5,14 @@ A quorum that signs ``s -> s + E`` held ``s`` to be justified and went on from i
 headers show that the block, ``s`` and the targets stand on each other. No other certificate is needed: those below are
 history.
 
-Over a boundary of validators, the quorum is one of each epoch that the checkpoints of a link belong to. That the old
+Over a boundary of validators, the quorum is one of each epoch that the headers up to a link's target belong to. That the old
 validators had handed over by then is not shown: the boundary's commit proof, by which the stranger knows the new ones,
 stands for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated
 
 import msgspec
@@ -65,8 +65,12 @@ def verify_finality(
         between = proof.certificates[1].target
         if between.height != source.height + interval or _id_at(path, between.height) != between.id:
             return Refusal("finality: the second link does not justify the checkpoint between")
-    epochs = {block.epoch: None for block in path.values() if block.height >= source.height}
-    return _check(proof.certificates, list(epochs), epoch_of, scheme)
+    above = [block for block in path.values() if block.height >= source.height]
+    needed = [
+        (certificate, {block.epoch: None for block in above if block.height <= certificate.target.height})
+        for certificate in proof.certificates
+    ]
+    return _check(needed, epoch_of, scheme)
 
 
 def _path(proof: FinalityProof, header: BlockHeader) -> dict[Height, BlockHeader] | Refusal:
@@ -85,22 +89,20 @@ def _id_at(path: dict[Height, BlockHeader], height: Height) -> bytes | None:
 
 
 def _check(
-    certificates: Sequence[LinkCertificate],
-    epochs: Sequence[Epoch],
+    needed: Sequence[tuple[LinkCertificate, Collection[Epoch]]],
     epoch_of: Callable[[Epoch], EpochInfo | None],
     scheme: Scheme,
 ) -> Refusal | None:
-    """``epochs`` are those of the headers: of each a quorum is needed."""
-    named = {group.epoch for certificate in certificates for group in certificate.groups}
-    infos = {epoch: epoch_of(epoch) for epoch in sorted({*named, *epochs})}
+    """Each certificate with the epochs of the headers up to its target, of each of which it needs a quorum."""
+    named = {group.epoch for certificate, _ in needed for group in certificate.groups}
+    infos = {epoch: epoch_of(epoch) for epoch in sorted(named.union(*(epochs for _, epochs in needed)))}
     known = [info for info in infos.values() if info is not None]
     if len(known) != len(infos):
         missing = min(epoch for epoch, info in infos.items() if info is None)
         return Refusal(f"finality: the validators of epoch {missing} are not known; show how it began")
     checker = LinkChecker(known, scheme)
-    needed = [info.validators for info in known if info.epoch in epochs]
-    for certificate in certificates:
-        refusal = checker.check(certificate, needed)
+    for certificate, epochs in needed:
+        refusal = checker.check(certificate, [info.validators for info in known if info.epoch in epochs])
         if refusal is not None:
             return refusal
     return None

@@ -11,6 +11,7 @@ from consensus.codec import block_of
 from consensus.engine import Finalize, LinkRecord, OfferLinks, Received, Refusal, Sign, Step
 from consensus.finality import rules
 from consensus.finality.certificates import LinkChecker
+from consensus.finality.proof import FinalityProof, verify_finality
 from consensus.finality.types import FfgVote, FfgVoteSubject, Link, LinkCertificate
 from consensus.types import Block
 from tests.support.epoch_chain import EpochChain, epoch_chain
@@ -220,6 +221,38 @@ def test_votes_that_came_before_their_checkpoint_count_when_it_is_committed() ->
         assert behind.handle(Received(story.peer(vote), vote)) == Step((), ())
     (found,) = _linked(behind.committed(_block(story, 4)))
     assert found.link == Link(story.root, story.at(4))
+
+
+def test_two_links_of_which_only_the_upper_one_crosses_the_boundary_prove_to_a_stranger() -> None:
+    """0 -> 8 and 4 -> 12 finalize 4, with the boundary at 10: the lower link has, and needs, the old set alone. The
+    upper one needs both."""
+    chain = epoch_chain([(0, 1, 2, 3), (4, 5, 6, 7)], lengths=(10, 30), scheme="simulated")
+    story = EpochStory(chain, [(0, 4), (1, 5), (2, 6), (3, 7)])
+    checker = LinkChecker([era.info for era in chain.eras], chain.eras[0].scheme)
+
+    def certificate(low: int, high: int, *numbers: int) -> LinkCertificate:
+        link = Link(story.at(low), story.at(high))
+        return checker.join(link, [_vote(story, epoch=int(number > 3), number=number, link=link) for number in numbers])
+
+    between, crossing = certificate(0, 8, 0, 1, 2), certificate(4, 12, 0, 1, 2, 4, 5, 6)
+    node = story.fresh((), 0)
+    for height in range(1, 14):
+        node.committed(
+            _block(story, height), {9: (certificate(0, 4, 0, 1, 2), between), 13: (crossing,)}.get(height, ())
+        )
+        if height == 10:
+            node.enter(chain.eras[1].info)
+    assert node.finalized == story.at(4)
+    infos = {era.info.epoch: era.info for era in chain.eras}
+
+    def verify(*certificates: LinkCertificate) -> Refusal | None:
+        proof = FinalityProof(headers=tuple(chain.headers[4:12]), certificates=certificates)
+        return verify_finality(proof, chain.headers[3], INTERVAL, infos.get, chain.eras[0].scheme)
+
+    assert verify(crossing, between) is None
+    for numbers in ((0, 1, 2), (4, 5, 6), (0, 1, 4, 5, 6)):
+        assert isinstance(verify(certificate(4, 12, *numbers), between), Refusal)
+    assert isinstance(verify(crossing, certificate(0, 8, 0, 1)), Refusal)
 
 
 def _linked(step: Step) -> list[LinkCertificate]:
