@@ -442,7 +442,6 @@ def _parts(
     membership = _membership(config, keys, transport, ledger)
     channel = _Channel(transport, lambda: membership.joining)
     forwarder = Forwarder(mempool, window, channel, observes=lambda: membership.own is None)
-    feeds = tuple(_feed(config, rollup, ledger) for rollup in config.rollups)
     return _Parts(
         config=config,
         genesis=genesis,
@@ -453,7 +452,7 @@ def _parts(
         ledger=ledger,
         driver=driver,
         forwarder=forwarder,
-        feeds=feeds,
+        feeds=tuple(_feed(config, rollup, ledger) for rollup in config.rollups),
         evidence=evidence,
         exchange=exchange,
         window=window,
