@@ -5,9 +5,9 @@ A quorum that signs ``s -> s + E`` held ``s`` to be justified and went on from i
 headers show that the block, ``s`` and the targets stand on each other. No other certificate is needed: those below are
 history.
 
-Over a boundary of validators, the quorum is one of each epoch that the headers up to a link's target belong to. That the old
-validators had handed over by then is not shown: the boundary's commit proof, by which the stranger knows the new ones,
-stands for it.
+Over a boundary of validators, the quorum is one of each epoch that the headers up to a link's target belong to. That
+the old validators had handed over by then is not shown: the boundary's commit proof, by which the stranger knows the
+new ones, stands for it.
 """
 
 from __future__ import annotations
