@@ -32,10 +32,13 @@ THINK_S: Final = 0.05
 
 @dataclass
 class Chain:
-    """A running chain. ``commits_s`` are the moments at which a follower of ``witness`` was shown the blocks."""
+    """A running chain. ``asked`` are the nodes that users send to: those of validators. (A node that nobody knows takes
+    transactions, too, and passes them on once it is let in, which may be too late to know that others ordered them.)
+    ``commits_s`` are the moments at which a follower of ``witness`` was shown the blocks."""
 
     directory: Path
     fleet: Fleet
+    asked: list[NodeProcess]
     sender: Sender
     genesis: Genesis
     first_free_port: int
@@ -80,7 +83,8 @@ class Chain:
         return said
 
     async def remove(self, name: str, asked: str, *options: str) -> None:
-        """Have a validator removed."""
+        """Have a validator removed; its users go elsewhere."""
+        self.asked.remove(self.node(name))
         await self.command("validator", "remove", str(self.home(asked)), name, *self.governors, *options)
 
     async def status(self, name: str) -> dict[str, Any]:
@@ -105,13 +109,19 @@ class Chain:
 
 @asynccontextmanager
 async def running_chain(
-    directory: Path, *, reconfiguration: Reconfiguration, protocol: str = "jolteon", users: int = 4, witness: int = 3
+    directory: Path,
+    *,
+    reconfiguration: Reconfiguration,
+    protocol: str = "jolteon",
+    scheme: str = "ed25519",
+    users: int = 4,
+    witness: int = 3,
 ) -> AsyncIterator[Chain]:
     """Four validators under load while the block runs; then the users finish, and everything is stopped."""
     base_port = free_base_port(PORTS_MAX)
     plan = ChainPlan(
         protocol=protocol,
-        scheme="ed25519",
+        scheme=scheme,
         rollups=[RollupConfig(id=ROLLUP, adapter="raw", settings={})],
         validators=4,
         observers=0,
@@ -122,8 +132,9 @@ async def running_chain(
     genesis = genesis_of(read_chain_spec(homes[0] / "genesis.json"))
     async with open_fleet(homes) as fleet, api_client() as client:
         await fleet.start_all()
-        sender, stopping = Sender(fleet.nodes, genesis, client), trio.Event()
-        chain = Chain(directory, fleet, sender, genesis, base_port + 2 * len(homes))
+        asked, stopping = list(fleet.nodes), trio.Event()
+        sender = Sender(asked, genesis, client)
+        chain = Chain(directory, fleet, asked, sender, genesis, base_port + 2 * len(homes))
         async with trio.open_nursery() as following:
             following.start_soon(_follow, chain, [node.api for node in (fleet.nodes[witness], *fleet.nodes)])
             async with trio.open_nursery() as nursery:
