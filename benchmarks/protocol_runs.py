@@ -22,7 +22,7 @@ from typing import Final
 import msgspec
 
 from consensus.codec import digest
-from consensus.engine import Commit, Event, Record, Recovered, ReportEvidence
+from consensus.engine import Commit, Event, Finalize, Record, Recovered, ReportEvidence
 from consensus.protocols.registry import protocol_named
 from consensus.types import BlockId, View
 from netsim.geography import REGIONS
@@ -144,6 +144,9 @@ class Probe:
         pass
 
     def fired(self, host: Host, name: str) -> None:
+        pass
+
+    def finalized(self, host: Host, effect: Finalize) -> None:
         pass
 
     def accused(self, host: Host, evidence: ReportEvidence) -> None:

@@ -9,13 +9,21 @@ from consensus.engine import (
     BlockRecord,
     BlocksLoaded,
     CommitRecord,
+    EpochRecord,
+    LinkRecord,
     LoadBlocks,
     Record,
     Recovered,
     SafetyRecord,
     TranscriptRecord,
 )
+from consensus.epochs import EpochChange
+from consensus.finality.types import FFG, LinkCertificate
 from consensus.types import SYNC_BLOCKS_MAX, AncestorsRequest, BlockId, CommitProof, Height, StoredBlock
+
+_Snapshot = tuple[
+    dict[str, SafetyRecord], dict[BlockId, StoredBlock], Height, tuple[EpochChange, ...], tuple[LinkCertificate, ...]
+]
 
 
 class DiskFull(Exception):
@@ -32,9 +40,11 @@ class Journal:
         "blocks",
         "commits",
         "damaged",
+        "epochs",
         "full",
         "head",
         "keep",
+        "links",
         "pruned_below",
         "safety",
         "torn",
@@ -47,6 +57,8 @@ class Journal:
         self.blocks: dict[BlockId, StoredBlock] = {}
         self.commits: dict[Height, tuple[BlockId, CommitProof | None]] = {}
         self.transcript: dict[bytes, None] = {}
+        self.epochs: tuple[EpochChange, ...] = ()
+        self.links: tuple[LinkCertificate, ...] = ()
         self.head: Height = 0
         self.full = False
         self.torn = False
@@ -54,7 +66,12 @@ class Journal:
         self.pruned_below: Height = 1
         self._kept: Height | None = None
         self._swapped: Journal | None = None
-        self._snapshot: tuple[dict[str, SafetyRecord], dict[BlockId, StoredBlock], Height] | None = None
+        self._snapshot: _Snapshot | None = None
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that a start begins in."""
+        return self.epochs[-1].epoch if self.epochs else 0
 
     def append(self, records: Sequence[Record]) -> None:
         """Store all of them. Raises :class:`DiskFull`."""
@@ -79,6 +96,11 @@ class Journal:
                 if len(self.transcript) >= TRANSCRIPT_PROOFS_MAX:
                     del self.transcript[next(iter(self.transcript))]
                 self.transcript[record.proof] = None
+            elif isinstance(record, EpochRecord):
+                self.epochs = (*self.epochs, record.change)
+                self.safety = {kind: kept for kind, kept in self.safety.items() if kind == FFG}
+            elif isinstance(record, LinkRecord) and record.certificate not in self.links:
+                self.links = (*self.links, record.certificate)
 
     def interrupted(self, records: Sequence[Record]) -> None:
         """A crash in the middle of a write: a torn disk has its first records, without the last."""
@@ -87,7 +109,7 @@ class Journal:
 
     def lose_from_now(self) -> None:
         """From here on nothing is really synced."""
-        self._snapshot = (dict(self.safety), dict(self.blocks), self.head)
+        self._snapshot = (dict(self.safety), dict(self.blocks), self.head, self.epochs, self.links)
 
     def prune(self, kept: Height) -> None:
         """From here on only the last ``kept`` committed blocks stay, and those of the last write."""
@@ -107,9 +129,10 @@ class Journal:
             other, self._swapped = self._swapped, None
             self.safety, self.blocks, self.commits = dict(other.safety), dict(other.blocks), dict(other.commits)
             self.head, self.pruned_below = other.head, other.pruned_below
+            self.epochs, self.links = other.epochs, other.links
         if self._snapshot is None:
             return
-        self.safety, self.blocks, self.head = self._snapshot
+        self.safety, self.blocks, self.head, self.epochs, self.links = self._snapshot
         self.commits = {height: commit for height, commit in self.commits.items() if height <= self.head}
         self._snapshot = None
 
@@ -133,7 +156,10 @@ class Journal:
             committed_id=committed_id,
             head_proof=proof,
             commits=commits,
+            epoch_change=self.epochs[-1] if self.epochs else None,
+            epoch_changes_before=self.epochs[:-1],
             transcript=tuple(self.transcript),
+            links=self.links,
         )
 
     def load(self, wanted: LoadBlocks) -> BlocksLoaded:
@@ -154,6 +180,8 @@ class Journal:
                 blocks.append(self.blocks[block_id])
                 if at is not None:
                     proof, proved = at, len(blocks)
+                if blocks[-1].header.next_validators_hash:
+                    break  # a range ends with its epoch
             del blocks[proved:]
         return BlocksLoaded(
             peer=wanted.peer,

@@ -17,7 +17,9 @@ from typing import Final, Protocol, assert_never
 
 import msgspec
 
+from consensus.types import epoch_of
 from netsim.geography import one_way_ms
+from netsim.numbering import numbered
 from netsim.randomness import stream
 from netsim.reading import names_of, view_of
 from netsim.schedule import (
@@ -124,10 +126,10 @@ class DropRule:
 
 class Network:
     """Links and their faults. ``plain`` is true while nothing but ``delay`` decides: the simulator's fast path.
-    ``turn`` numbers the protocol's views as the schedule does."""
+    ``turn`` numbers the protocol's views of each epoch as the schedule does."""
 
     def __init__(
-        self, schedule: Schedule, model: LinkModel | None = None, turn: Callable[[int], int] = lambda view: view
+        self, schedule: Schedule, model: LinkModel | None = None, turn: Callable[[int, int], int] = numbered
     ) -> None:
         self._model = model
         self._turn = turn
@@ -293,7 +295,7 @@ class Network:
     def _dropped(self, source: int, target: int, message: msgspec.Struct) -> bool:
         known, view = self._turn_of
         if known is not message:
-            view = self._turn(view_of(message))
+            view = self._turn(epoch_of(message), view_of(message))
             self._turn_of = message, view
         sides = self.view_groups.get(view)
         if sides is not None and not any(source in side and target in side for side in sides):

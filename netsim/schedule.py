@@ -1,8 +1,9 @@
 """The explicit schedule: everything that one run does, as data. Written as JSON by machines, read back by ``replay``.
 
-Nodes are named by *position*: validators ``0..nodes-1`` by their index, then the second copies of twins in the order
-of ``actors``, then observers. Times are milliseconds of virtual time from the start unless a name says otherwise; a
-schedule draws nothing but link delays and losses, each from its own stream of ``seed``.
+Nodes are named by *position*: the first validators ``0..nodes-1`` by their index, then the second copies of twins in
+the order of ``actors``, then observers, whom a later epoch may make validators. Views are those of the first epoch
+unless an ``epoch`` says otherwise: they begin at 1 in each. Times are milliseconds of virtual time from the start
+unless a name says otherwise; a schedule draws nothing but link delays and losses, each from its own stream of ``seed``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ Positive: TypeAlias = Annotated[int, Meta(ge=1, le=10**6)]
 Seed: TypeAlias = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 ViewNumber: TypeAlias = Annotated[int, Meta(ge=1, le=2**40)]
 HeightNumber: TypeAlias = Annotated[int, Meta(ge=1, le=2**40)]
+EPOCHS_MAX: Final = 64
+EpochNumber: TypeAlias = Annotated[int, Meta(ge=0, le=EPOCHS_MAX)]
 NAME_MAX: Final = 200
 Name: TypeAlias = Annotated[str, Meta(max_length=NAME_MAX)]
 
@@ -119,6 +122,7 @@ class Propose(Part, frozen=True, kw_only=True, tag="propose", tag_field="move"):
     begins: ViewNumber | None = None
     to: tuple[Position, ...] = ()
     after_ms: Milliseconds = 0
+    epoch: EpochNumber = 0
 
 
 class CastVote(Part, frozen=True, kw_only=True, tag="vote", tag_field="move"):
@@ -131,6 +135,7 @@ class CastVote(Part, frozen=True, kw_only=True, tag="vote", tag_field="move"):
     times: Annotated[int, Meta(ge=1, le=100)] = 1
     to: tuple[Position, ...] = ()
     after_ms: Milliseconds = 0
+    epoch: EpochNumber = 0
 
 
 class GiveUp(Part, frozen=True, kw_only=True, tag="give-up", tag_field="move"):
@@ -140,6 +145,7 @@ class GiveUp(Part, frozen=True, kw_only=True, tag="give-up", tag_field="move"):
     high: Number = 0
     to: tuple[Position, ...] = ()
     after_ms: Milliseconds = 0
+    epoch: EpochNumber = 0
 
 
 class Announce(Part, frozen=True, kw_only=True, tag="announce", tag_field="move"):
@@ -149,6 +155,7 @@ class Announce(Part, frozen=True, kw_only=True, tag="announce", tag_field="move"
     high: Number = 0
     to: tuple[Position, ...] = ()
     after_ms: Milliseconds = 0
+    epoch: EpochNumber = 0
 
 
 Move: TypeAlias = Propose | CastVote | GiveUp | Announce
@@ -167,12 +174,50 @@ class Actor(Part, frozen=True, kw_only=True):
 # --- faults ------------------------------------------------------------------------------------------------------
 
 
+class Commits(Part, frozen=True, kw_only=True, tag="commits", tag_field="event"):
+    """A node commits ``height``: node ``node``, or the first honest one."""
+
+    height: HeightNumber
+    node: Position | None = None
+
+
+class Enters(Part, frozen=True, kw_only=True, tag="enters", tag_field="event"):
+    """A node enters ``view`` of ``epoch``, or one above it: node ``node``, or the first honest one."""
+
+    view: ViewNumber
+    epoch: EpochNumber = 0
+    node: Position | None = None
+
+
+class Begins(Part, frozen=True, kw_only=True, tag="begins", tag_field="event"):
+    """A node begins ``epoch``: node ``node``, or the first honest one."""
+
+    epoch: Annotated[int, Meta(ge=1, le=EPOCHS_MAX)]
+    node: Position | None = None
+
+
+class Sends(Part, frozen=True, kw_only=True, tag="sends", tag_field="event"):
+    """A node sends a message of type ``message`` (named as in ``Drop``) for the ``nth`` time, of ``view`` and ``epoch``
+    where these are given: node ``node``, or any."""
+
+    message: Name
+    nth: Positive = 1
+    view: ViewNumber | None = None
+    epoch: EpochNumber | None = None
+    node: Position | None = None
+
+
+Trigger: TypeAlias = Commits | Enters | Begins | Sends
+"""What a fault may wait for. It begins once, right after that."""
+
+
 class Timed(Part, frozen=True, kw_only=True):
-    """When something begins (exactly one of the first three) and how long it lasts: until healed, unless told."""
+    """When something begins (exactly one of the first four) and how long it lasts: until healed, unless told."""
 
     at_ms: Milliseconds | None = None
     at_view: ViewNumber | None = None
     at_height: HeightNumber | None = None
+    on: Trigger | None = None
     for_ms: Milliseconds | None = None
 
 
@@ -216,6 +261,7 @@ class Drop(Part, frozen=True, kw_only=True, tag="drop", tag_field="kind"):
     source: Position
     to: tuple[Position, ...]
     times: Positive | None = None
+    epoch: EpochNumber = 0
 
 
 class ViewPartition(Part, frozen=True, kw_only=True, tag="view-partition", tag_field="kind"):
@@ -223,15 +269,25 @@ class ViewPartition(Part, frozen=True, kw_only=True, tag="view-partition", tag_f
 
     view: ViewNumber
     groups: tuple[tuple[Position, ...], ...]
+    epoch: EpochNumber = 0
 
 
 class Crash(Timed, frozen=True, kw_only=True, tag="crash", tag_field="kind"):
     """Nodes die as with kill -9, at a time or at the ``nth`` boundary that each crosses: ``before persist``,
-    ``after sign``... They restart ``restart_ms`` later, or never."""
+    ``after sign``...; ``before epoch`` is between the commit that ends an epoch and the record that begins the next.
+    They restart ``restart_ms`` later, or never."""
 
     nodes: tuple[Position, ...]
     boundary: Literal[
-        "", "before persist", "after persist", "before sign", "after sign", "before send", "after send"
+        "",
+        "before persist",
+        "after persist",
+        "before sign",
+        "after sign",
+        "before send",
+        "after send",
+        "before epoch",
+        "after epoch",
     ] = ""
     nth: Positive = 1
     restart_ms: Milliseconds | None = None
@@ -259,6 +315,27 @@ class Prune(Timed, frozen=True, kw_only=True, tag="prune", tag_field="kind"):
 Fault: TypeAlias = Partition | Cut | Hold | Clog | Heal | Drop | ViewPartition | Crash | Disk | Prune
 
 
+# --- epochs ------------------------------------------------------------------------------------------------------
+
+
+class Member(Part, frozen=True, kw_only=True):
+    """A validator of a later epoch: the node, its stake, and which of its keys it uses (another number than before is a
+    rotation)."""
+
+    node: Position
+    stake: Positive = 1
+    key: Annotated[int, Meta(ge=0, le=EPOCHS_MAX)] = 0
+
+
+class NextEpoch(Part, frozen=True, kw_only=True):
+    """The block at ``height`` ends an epoch and names the next ``validators``. ``leaders`` are the nodes that lead the
+    first views of the next one; then all in turn."""
+
+    height: HeightNumber
+    validators: Annotated[tuple[Member, ...], Meta(min_length=1, max_length=NODES_MAX)]
+    leaders: tuple[Position, ...] = ()
+
+
 # --- the whole ---------------------------------------------------------------------------------------------------
 
 
@@ -281,9 +358,11 @@ class Times(Part, frozen=True, kw_only=True):
 
 
 class Stop(Part, frozen=True, kw_only=True):
-    """A run ends when every live honest node is above ``view`` and has committed ``height``, and at ``time_ms``."""
+    """A run ends when every live honest validator of ``epoch`` is above its ``view`` and has committed ``height``, and
+    at ``time_ms``."""
 
     view: Annotated[int, Meta(ge=0, le=2**40)] = 12
+    epoch: EpochNumber = 0
     height: Annotated[int, Meta(ge=0, le=2**40)] = 0
     time_ms: Milliseconds = 60_000
 
@@ -312,6 +391,7 @@ class Milestone(Part, frozen=True, kw_only=True):
 class Schedule(Part, frozen=True, kw_only=True):
     """One run. ``leaders`` names the leader of each view from 1 on, then in turn; ``regions`` sets the links from the
     geographic preset; ``bandwidth_mbit`` bounds each node's egress and ingress, shared fairly among its peers;
+    ``epochs`` are those after the first; ``checkpoint_interval`` is that of finality in blocks, 0 for none;
     ``expect`` names the oracle that fired when the schedule was written, ``beyond_bounds`` allows more faulty stake
     than a protocol tolerates (a third or more)."""
 
@@ -323,6 +403,8 @@ class Schedule(Part, frozen=True, kw_only=True):
     stakes: tuple[Positive, ...] = ()
     observers: Annotated[int, Meta(ge=0, le=NODES_MAX)] = 0
     leaders: tuple[Position, ...] = ()
+    epochs: Annotated[tuple[NextEpoch, ...], Meta(max_length=EPOCHS_MAX)] = ()
+    checkpoint_interval: Number = 0
     times: Times = Times()
     link: Link = Link()
     links: tuple[LinkOverride, ...] = ()

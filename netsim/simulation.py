@@ -10,13 +10,16 @@ from typing import assert_never
 import msgspec
 
 from consensus.engine import Record
+from consensus.finality.types import FfgVote
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.registry import protocol_named, protocol_names
-from consensus.types import SYNC_MESSAGES, PeerId
-from netsim.actors.registry import ACTORS, COPIED, OPTIONS, ActorFactory, actor_kinds
-from netsim.committee import Committee, committee_of
+from consensus.replica import Replica
+from consensus.types import SYNC_MESSAGES
+from netsim.actors.registry import ACTORS, OPTIONS, ActorFactory, actor_kinds
+from netsim.committee import Committee, ReplicaFactory, committee_of, peer_of
 from netsim.journal import Journal
 from netsim.network import DropRule, LinkModel, nanoseconds
+from netsim.numbering import numbered, split
 from netsim.oracles.judge import Judge, Oracle
 from netsim.oracles.registry import NAMEABLE_IDS, oracles_named
 from netsim.scenario import Scenario, expand, load
@@ -34,24 +37,29 @@ from netsim.schedule import (
     Partition,
     Prune,
     Schedule,
+    Sends,
     Timed,
     ViewPartition,
 )
-from netsim.validation import FAULTY_DISKS, check
+from netsim.triggers import Triggers
+from netsim.validation import FAULTY_DISKS, check, copies
 from netsim.world import Host, Recorder, Violation, Watcher, World
 
 Keep = Callable[[Record], bool]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run was. ``logs`` holds each node's committed block ids in hex, by position; ``commits`` is the highest
-    height of an honest node; times are virtual nanoseconds; ``timers_fired`` leaves block sync's out."""
+    """What a run was. ``logs`` holds each node's committed block ids in hex, by position; ``views`` are those that each
+    was in, of the epoch in ``epochs``; ``commits`` is the highest height of an honest node, ``final`` the highest that
+    it knows to be final; times are virtual nanoseconds; ``timers_fired`` leaves block sync's out."""
 
     schedule: Schedule
     violations: tuple[Violation, ...]
     logs: tuple[tuple[str, ...], ...]
     views: tuple[int, ...]
+    epochs: tuple[int, ...] = ()
     commits: int
+    final: int = 0
     virtual_ns: int
     events: int
     deliveries: int
@@ -76,10 +84,11 @@ def build(
     actors: Mapping[str, ActorFactory] = ACTORS,
     keep: Keep | None = None,
     link_model: LinkModel | None = None,
+    make_replica: ReplicaFactory = Replica,
 ) -> World:
     """The world of a schedule, wired, at time 0."""
     committee = committee_of(schedule)
-    world = World(schedule, definition, committee, _hosts(schedule, committee, keep), link_model)
+    world = World(schedule, definition, committee, _hosts(schedule, committee, keep), link_model, make_replica)
     for actor in schedule.actors:
         host = world.hosts[actor.node]
         host.honest = actor.kind in HONEST_KINDS
@@ -118,29 +127,33 @@ def check_names(
             refuse(f"oracles[{number}]", oracle, NAMEABLE_IDS)
     own = [message.__name__ for message in definition.messages]
     for number, fault in enumerate(schedule.faults):
-        if isinstance(fault, Drop) and fault.message not in ("", *own) and fault.message not in all_messages():
-            refuse(f"faults[{number}].message", fault.message, (*own, *all_messages()))
+        path, name = f"faults[{number}].message", fault.message if isinstance(fault, Drop) else ""
+        if isinstance(fault, Timed) and isinstance(fault.on, Sends):
+            path, name = f"faults[{number}].on.message", fault.on.message
+        if name not in ("", *own) and name not in all_messages():
+            refuse(path, name, (*own, *all_messages()))
 
 
 @lru_cache(maxsize=1)
 def all_messages() -> tuple[str, ...]:
-    """The messages of every protocol and of block sync, by the names that schedules have for them: one scenario serves
-    many protocols."""
+    """The messages of every protocol, of block sync and of finality, by the names that schedules have for them: one
+    scenario serves many protocols."""
     protocols = [protocol_named(name) for name in protocol_names()]
     names = [message.__name__ for each in protocols for message in each.messages]
     kinds = max(sum(kind.blocks for kind in each.votes) for each in protocols)
     votes = [f"Vote {number}" for number in range(kinds)]
-    return tuple(dict.fromkeys([*names, *votes, *(message.__name__ for message in SYNC_MESSAGES)]))
+    return tuple(dict.fromkeys([*names, *votes, *(message.__name__ for message in (*SYNC_MESSAGES, FfgVote))]))
 
 
 def _hosts(schedule: Schedule, committee: Committee, keep: Keep | None) -> list[Host]:
-    peers: list[tuple[int | None, PeerId]] = [
-        (index, validator.peer) for index, validator in enumerate(committee.spec.validators)
-    ]
-    peers += [(actor.node, peers[actor.node][1]) for actor in schedule.actors if actor.kind == COPIED]
-    peers += [(None, bytes([255]) * 24 + number.to_bytes(8, "big")) for number in range(schedule.observers)]
-    hosts = [Host(position, index, peer, Journal(keep)) for position, (index, peer) in enumerate(peers)]
-    copied = [actor.node for actor in schedule.actors if actor.kind == COPIED]
+    copied = copies(schedule)
+    nodes = [*range(schedule.nodes), *copied]
+    nodes += range(len(nodes), len(nodes) + schedule.observers)
+    hosts: list[Host] = []
+    for position, node in enumerate(nodes):
+        host = Host(position, committee.seat(node, 0), peer_of(node, schedule.nodes, len(copied)), Journal(keep))
+        host.node, host.keys = node, committee.keys_of(node)
+        hosts.append(host)
     for position, node in enumerate(copied):
         hosts[schedule.nodes + position].honest = False
         hosts[node].honest = False
@@ -153,6 +166,12 @@ def run_world(world: World) -> None:
     for host in world.hosts:
         if host.player is not None:
             host.player.attach(world, host)
+    if any(isinstance(fault, Timed) and fault.on is not None for fault in schedule.faults):
+        triggers = Triggers(world)
+        world.watchers.append(triggers)
+        for fault in schedule.faults:
+            if isinstance(fault, Timed) and fault.on is not None:
+                triggers.add(fault.on, partial(_begin, world, fault))
     for fault in schedule.faults:
         _plan(world, fault)
     for submit in schedule.workload:
@@ -169,15 +188,19 @@ def _plan(world: World, fault: Fault) -> None:
     match fault:
         case Drop():
             kinds = [kind.name for kind in world.definition.votes if kind.blocks]
-            network.drops.setdefault(fault.view, []).append(DropRule(fault, kinds))
+            network.drops.setdefault(numbered(fault.epoch, fault.view), []).append(DropRule(fault, kinds))
             network.refresh()
         case ViewPartition():
-            network.view_groups[fault.view] = tuple(frozenset(group) for group in fault.groups)
+            network.view_groups[numbered(fault.epoch, fault.view)] = tuple(frozenset(group) for group in fault.groups)
             network.refresh()
-        case Crash() if fault.boundary and fault.at_ms is None and fault.at_view is None and fault.at_height is None:
+        case Crash() if fault.boundary and fault.on is None and not _is_dated(fault):
             _arm(world, fault)
         case _:
             _when(world, fault, partial(_begin, world, fault))
+
+
+def _is_dated(fault: Timed) -> bool:
+    return any(start is not None for start in (fault.at_ms, fault.at_view, fault.at_height))
 
 
 def _when(world: World, fault: Timed, action: Callable[[], None]) -> None:
@@ -284,15 +307,17 @@ def run_schedule(
     watchers: Sequence[Watcher] = (),
     keep: Keep | None = None,
     link_model: LinkModel | None = None,
+    make_replica: ReplicaFactory = Replica,
 ) -> Result:
     """Run one explicit schedule. ``definition`` replaces the protocol that it names, ``oracles`` judge beside ours,
     ``recorder`` sees every message and ``watchers`` everything else, ``keep`` drops records (what a mutant
-    forgets), ``link_model`` replaces the schedule's links. Raises :class:`BadSchedule`."""
+    forgets), ``link_model`` replaces the schedule's links, ``make_replica`` makes broken replicas. Raises
+    :class:`BadSchedule`."""
     where = schedule.name or "schedule"
     check(schedule, where)
     chosen = protocol_of(schedule, where) if definition is None else definition
     check_names(schedule, where, chosen, actors)
-    world = build(schedule, chosen, actors=actors, keep=keep, link_model=link_model)
+    world = build(schedule, chosen, actors=actors, keep=keep, link_model=link_model, make_replica=make_replica)
     judge = Judge(world, (*oracles_named(schedule.oracles), *oracles))
     world.watchers += (judge, *watchers)
     world.recorder = recorder
@@ -303,8 +328,10 @@ def run_schedule(
         schedule=schedule,
         violations=tuple(world.violations),
         logs=tuple(tuple(block_id.hex() for block_id in host.ledger) for host in world.hosts),
-        views=tuple(host.view for host in world.hosts),
+        views=tuple(split(host.view)[1] for host in world.hosts),
+        epochs=tuple(host.journal.epoch for host in world.hosts) if schedule.epochs else (),
         commits=max((host.height for host in honest), default=0),
+        final=max((host.final for host in honest), default=0),
         virtual_ns=world.now,
         events=world.events,
         deliveries=world.deliveries,

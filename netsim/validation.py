@@ -20,13 +20,16 @@ from netsim.schedule import (
     PAYLOAD_BYTES_MAX,
     Announce,
     BadSchedule,
+    Begins,
     CastVote,
     Clock,
     Clog,
+    Commits,
     Crash,
     Cut,
     Disk,
     Drop,
+    Enters,
     GiveUp,
     Heal,
     Hold,
@@ -38,6 +41,7 @@ from netsim.schedule import (
     Propose,
     Prune,
     Schedule,
+    Sends,
     Submit,
     Timed,
     Uniform,
@@ -66,6 +70,10 @@ _POSITIONS: Final[dict[type[Part], tuple[str, ...]]] = {
     Heal: (),
     Submit: ("to",),
     Liveness: ("core",),
+    Commits: ("node",),
+    Enters: ("node",),
+    Begins: ("node",),
+    Sends: ("node",),
 }
 """The fields of each part that hold positions."""
 _AT: Final = re.compile(r"(?s)(?P<reason>.*?)(?: - at `(?:key in )?\$(?P<path>.*)`)?")
@@ -74,7 +82,24 @@ _FIELD: Final = re.compile(r"Object (?P<what>contains unknown|missing required) 
 
 def positions(schedule: Schedule) -> int:
     """How many nodes there are, twins' second copies and observers included."""
-    return schedule.nodes + sum(actor.kind == "twin" for actor in schedule.actors) + schedule.observers
+    return schedule.nodes + len(copies(schedule)) + schedule.observers
+
+
+def copies(schedule: Schedule) -> tuple[int, ...]:
+    """The nodes that run twice, in the order of their second copies' positions."""
+    return tuple(actor.node for actor in schedule.actors if actor.kind == "twin")
+
+
+def joiners(schedule: Schedule) -> tuple[int, ...]:
+    """The observers that a later epoch makes validators."""
+    found = {member.node for epoch in schedule.epochs for member in epoch.validators if member.node >= schedule.nodes}
+    return tuple(sorted(found))
+
+
+def stakes_of(schedule: Schedule) -> list[dict[int, int]]:
+    """The stake of each validator, epoch by epoch."""
+    first = dict(enumerate(schedule.stakes or (1,) * schedule.nodes))
+    return [first, *({member.node: member.stake for member in epoch.validators} for epoch in schedule.epochs)]
 
 
 def faulty_nodes(schedule: Schedule) -> tuple[int, ...]:
@@ -83,15 +108,22 @@ def faulty_nodes(schedule: Schedule) -> tuple[int, ...]:
     found |= {
         fault.node
         for fault in schedule.faults
-        if isinstance(fault, Disk) and fault.fault in FAULTY_DISKS and fault.node < schedule.nodes
+        if isinstance(fault, Disk) and fault.fault in FAULTY_DISKS and _is_validator(schedule, fault.node)
     }
     return tuple(sorted(found))
 
 
+def _is_validator(schedule: Schedule, node: int) -> bool:
+    return node < schedule.nodes or node in joiners(schedule)
+
+
 def exceeds_bounds(schedule: Schedule) -> bool:
-    """Whether a third of the stake or more is faulty: what no protocol tolerates."""
-    stakes = schedule.stakes or (1,) * schedule.nodes
-    return 3 * sum(stakes[node] for node in faulty_nodes(schedule)) >= sum(stakes)
+    """Whether in some epoch a third of the stake or more is faulty: what no protocol tolerates."""
+    faulty = faulty_nodes(schedule)
+    if not schedule.epochs:
+        stakes = schedule.stakes or (1,) * schedule.nodes
+        return 3 * sum(stakes[node] for node in faulty) >= sum(stakes)
+    return any(3 * sum(epoch.get(node, 0) for node in faulty) >= sum(epoch.values()) for epoch in stakes_of(schedule))
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -152,6 +184,7 @@ def check(schedule: Schedule, where: str, root: str = "$") -> None:
 def _problems(schedule: Schedule) -> Iterator[Problem]:
     return chain(
         _bad_committee(schedule),
+        _bad_epochs(schedule),
         _bad_positions(schedule),
         _bad_links(schedule),
         _bad_actors(schedule),
@@ -171,11 +204,50 @@ def _bad_committee(schedule: Schedule) -> Iterator[Problem]:
     for number, leader in enumerate(schedule.leaders):
         if leader >= schedule.nodes:
             yield f"leaders[{number}]", f"there is no validator {leader}"
+    joining = joiners(schedule)
     for number, actor in enumerate(schedule.actors):
-        if actor.node >= schedule.nodes:
+        if actor.node >= schedule.nodes and actor.node not in joining:
             yield f"actors[{number}].node", f"there is no validator {actor.node}"
     for name, nodes in (("actors", schedule.actors), ("clocks", schedule.clocks)):
         yield from _twice(name, "node", [part.node for part in nodes])
+
+
+def _bad_epochs(schedule: Schedule) -> Iterator[Problem]:
+    """Boundaries ascend; a set names each node once, no second copies, and no key that another set uses for another
+    time; whoever leads, belongs."""
+    last = 0
+    watching = range(positions(schedule) - schedule.observers, positions(schedule))
+    for number, epoch in enumerate(schedule.epochs):
+        path = f"epochs[{number}]"
+        if epoch.height <= last:
+            yield f"{path}.height", f"{epoch.height} is not above {last}, where the epoch before begins"
+        last = epoch.height
+        members = [member.node for member in epoch.validators]
+        yield from _twice(f"{path}.validators", "node", members)
+        for at, node in enumerate(members):
+            if node >= schedule.nodes and node not in watching:
+                told = "is a twin's second copy" if node < watching.stop else "does not exist"
+                yield f"{path}.validators[{at}].node", f"node {node} {told}: validators and observers can be members"
+        for at, node in enumerate(epoch.leaders):
+            if node not in members:
+                yield f"{path}.leaders[{at}]", f"node {node} is no validator of that epoch"
+    yield from _bad_epoch_numbers(schedule)
+
+
+def _bad_epoch_numbers(schedule: Schedule) -> Iterator[Problem]:
+    """Nothing is to happen in an epoch that the schedule does not have."""
+    there = len(schedule.epochs)
+    named: list[tuple[str, int | None]] = [("stop.epoch", schedule.stop.epoch)]
+    for number, fault in enumerate(schedule.faults):
+        if isinstance(fault, Drop | ViewPartition):
+            named.append((f"faults[{number}].epoch", fault.epoch))
+        elif isinstance(fault.on, Enters | Begins | Sends):
+            named.append((f"faults[{number}].on.epoch", fault.on.epoch))
+    for number, actor in enumerate(schedule.actors):
+        named += [(f"actors[{number}].moves[{at}].epoch", move.epoch) for at, move in enumerate(actor.moves)]
+    for path, epoch in named:
+        if epoch is not None and epoch > there:
+            yield path, f"there is no epoch {epoch}: the last one is {there}"
 
 
 def _twice(name: str, key: str, values: Sequence[int]) -> Iterator[Problem]:
@@ -192,6 +264,8 @@ def _bad_positions(schedule: Schedule) -> Iterator[Problem]:
                         ("workload", schedule.workload)):  # fmt: skip
         for number, part in enumerate(parts):
             yield from _bad_positions_of(part, f"{name}[{number}]", count)
+            if isinstance(part, Timed) and part.on is not None:
+                yield from _bad_positions_of(part.on, f"{name}[{number}].on", count)
     for number, actor in enumerate(schedule.actors):
         for at, move in enumerate(actor.moves):
             yield from _bad_positions_of(move, f"actors[{number}].moves[{at}]", count)
@@ -210,6 +284,8 @@ def _bad_positions_of(part: Part, path: str, count: int) -> Iterator[Problem]:
 
 def _inside(value: Any, count: int) -> bool:
     """Whether all positions exist: nearly always, so without a path."""
+    if value is None:
+        return True
     if isinstance(value, int):
         return 0 <= value < count
     if not value or isinstance(value[0], int):
@@ -251,7 +327,9 @@ def _bad_actors(schedule: Schedule) -> Iterator[Problem]:
     if exceeds_bounds(schedule) and not schedule.beyond_bounds:
         nodes = ", ".join(str(node) for node in faulty_nodes(schedule))
         last = _last_faulty(schedule)
-        yield last, f"validators {nodes} are faulty, a third of the stake or more; beyond_bounds = true allows that"
+        where = " in some epoch" if schedule.epochs else ""
+        told = f"validators {nodes} are faulty, a third of the stake or more{where}; beyond_bounds = true allows that"
+        yield last, told
 
 
 def _last_faulty(schedule: Schedule) -> str:
@@ -267,9 +345,9 @@ def _bad_faults(schedule: Schedule) -> Iterator[Problem]:
     for number, fault in enumerate(schedule.faults):
         path = f"faults[{number}]"
         if isinstance(fault, Timed):
-            starts = sum(value is not None for value in (fault.at_ms, fault.at_view, fault.at_height))
+            starts = sum(value is not None for value in (fault.at_ms, fault.at_view, fault.at_height, fault.on))
             if starts != 1 and not (isinstance(fault, Crash) and fault.boundary and starts == 0):
-                yield path, "needs exactly one of at_ms, at_view, at_height"
+                yield path, "needs exactly one of at_ms, at_view, at_height, on"
         if isinstance(fault, Crash | Disk | Heal | Prune) and fault.for_ms is not None:
             yield f"{path}.for_ms", "this fault does not last for a time"
         if isinstance(fault, Partition):

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from struct import Struct
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -27,14 +27,18 @@ from consensus.engine import (
     CancelTimer,
     CheckPayload,
     Commit,
+    EndEpoch,
+    EpochReady,
+    EpochRecord,
     Event,
+    Finalize,
     LoadBlocks,
+    OfferLinks,
     PayloadBuilt,
     PayloadVerdict,
     PeerConnected,
     Received,
     Record,
-    Recovered,
     Reject,
     ReportEvidence,
     Send,
@@ -44,18 +48,37 @@ from consensus.engine import (
     Step,
     TimerFired,
 )
+from consensus.epochs import EpochInfo, epoch_after
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.replica import Replica
-from consensus.types import EMPTY_PAYLOAD_ROOT, BlockId, PeerId, ValidatorIndex, View
-from netsim.committee import Committee
-from netsim.journal import DiskFull, Journal
+from consensus.types import PeerId, View
+from consensus.validators import ValidatorSet
+from netsim.committee import Committee, ReplicaFactory
+from netsim.host import Host, Player, Recorder, Violation, Watcher
+from netsim.journal import DiskFull
 from netsim.network import MILLISECOND, LinkModel, Network
-from netsim.schedule import BadSchedule, Clock, Schedule
+from netsim.numbering import SPAN, Turns, numbered
+from netsim.payloads import (
+    NOT_THE_BODY,
+    body_of,
+    fault_in,
+    links_in,
+    named_after,
+    payload_in,
+    payload_root,
+    read_links,
+)
+from netsim.schedule import BadSchedule, Schedule
+
+__all__ = ("HANDOVER_NS", "Host", "Player", "Recorder", "Violation", "Watcher", "World")
 
 HASH_BATCH_BYTES: Final = 1 << 16
 REJECTS_KEPT: Final = 64
 EVENTS_MAX: Final = 20_000_000
 """More than any schedule needs: a run that gets here is a flood that feeds itself."""
+
+HANDOVER_NS: Final = MILLISECOND
+"""From the commit of a boundary to the answer of the payload source."""
 
 _packed: Final = Struct("<QQH").pack
 _encode_into: Final = msgspec.msgpack.Encoder().encode_into
@@ -63,92 +86,6 @@ _encode_into: Final = msgspec.msgpack.Encoder().encode_into
 
 class Crashed(Exception):
     """Raised at a crash boundary: the node dies here."""
-
-
-class Violation(msgspec.Struct, frozen=True, kw_only=True):
-    """An oracle fired."""
-
-    oracle: str
-    at_ns: int
-    node: int
-    text: str
-
-
-class Watcher(Protocol):
-    """What the world tells of while it runs. The judge is one, the recorder of reports another."""
-
-    def started(self, host: Host, recovered: Recovered) -> None: ...
-    def sent(self, host: Host, message: msgspec.Struct) -> None: ...
-    def stored(self, host: Host, records: Sequence[Record]) -> None: ...
-    def committed(self, host: Host, commit: Commit) -> None: ...
-    def entered(self, host: Host, view: View) -> None: ...
-    def fired(self, host: Host, name: str) -> None: ...
-    def accused(self, host: Host, evidence: ReportEvidence) -> None: ...
-    def broke(self, host: Host, event: Event, error: Exception) -> None: ...
-    def died(self, host: Host) -> None: ...
-
-
-class Recorder(Protocol):
-    """Sees every message and event, for reports and exports."""
-
-    def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None:
-        """Told right after the message was pushed on the world's heap, before anything else is."""
-        ...
-
-    def lost(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None: ...
-    def held(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None: ...
-    def arrived(self, now: int, sequence: int) -> None: ...
-    def handling(self, now: int, sequence: int, host: Host, event: Event) -> None: ...
-
-
-class Player(Protocol):
-    """Plays a host: rewrites what its core sends and hears, or acts from outside without a core."""
-
-    has_core: bool
-
-    def attach(self, world: World, host: Host) -> None: ...
-
-    def outgoing(
-        self, host: Host, targets: Sequence[Host], message: msgspec.Struct
-    ) -> Sequence[tuple[Host, msgspec.Struct, int]]:
-        """What is really sent: (to, message, extra delay in ns)."""
-        ...
-
-    def incoming(self, host: Host, event: Received) -> Received | None: ...
-
-
-class Host:
-    """One process: its replica dies with a crash, its journal and ledger do not. A twin shares another's identity."""
-
-    __slots__ = (
-        "armed", "building", "clock", "evidence", "height", "honest", "index", "journal", "ledger", "life", "others",
-        "peer", "player", "pool", "position", "rejects", "replica", "slow_ns", "timers", "timers_fired", "view",
-    )  # fmt: skip
-
-    def __init__(self, position: int, index: ValidatorIndex | None, peer: PeerId, journal: Journal) -> None:
-        self.position = position
-        self.index = index
-        self.peer = peer
-        self.journal = journal
-        self.ledger: list[BlockId] = []
-        self.height = 0
-        self.replica: Replica | None = None
-        self.life = 0
-        self.timers: dict[str, int] = {}
-        self.pool: list[bytes] = []
-        self.building: BuildPayload | None = None
-        self.rejects: list[Reject] = []
-        self.evidence: list[ReportEvidence] = []
-        self.timers_fired = 0
-        self.view: View = 0
-        """The highest turn (``ProtocolDefinition.turn``) of a view that it entered."""
-        self.honest = True
-        self.player: Player | None = None
-        self.others: tuple[Host, ...] = ()
-        self.clock: Clock | None = None
-        self.slow_ns = 0
-        self.armed: list[tuple[str, int, int | None]] = []
-        """Crash boundaries to come: (boundary, crossings left, restart after ns)."""
 
 
 class World:
@@ -161,12 +98,15 @@ class World:
         committee: Committee,
         hosts: Sequence[Host],
         link_model: LinkModel | None = None,
+        make_replica: ReplicaFactory = Replica,
     ) -> None:
         self.schedule = schedule
+        self._make_replica = make_replica
         self.definition = definition
         self.committee = committee
         self.hosts = tuple(hosts)
-        self.network = Network(schedule, link_model, definition.turn)
+        self.turns = Turns(definition, tuple(era.height for era in committee.eras[1:]))
+        self.network = Network(schedule, link_model, self.turns.of)
         self.now = 0
         self.events = 0
         self.deliveries = 0
@@ -180,11 +120,16 @@ class World:
         self.finished = False
         self.healed = False
         self.top_view: View = 0
+        self.views_begun = 0
+        """How many views some honest node was the first to enter or to pass."""
         self.top_height = 0
         self.on_view: dict[View, list[Callable[[], None]]] = {}
         self.on_height: dict[int, list[Callable[[], None]]] = {}
         self.entering: list[Callable[[View], None]] = []
-        """Called when the first node enters a view."""
+        """Called when the first node enters a view, by its number."""
+        self.beginning: list[Callable[[EpochInfo], None]] = []
+        """Called when the first honest node begins an epoch."""
+        self._begun = 0
         self._held: list[tuple[Host, Host, msgspec.Struct]] = []
         self._hash = hashlib.sha256(schedule.protocol.encode())
         self._trace = bytearray()
@@ -194,7 +139,11 @@ class World:
             Broadcast: self._broadcast, SetTimer: self._set_timer, Sign: self._sign, CheckPayload: self._check,
             Commit: self._commit, BuildPayload: self._build, Send: self._send, CancelTimer: self._cancel_timer,
             LoadBlocks: self._load, Reject: self._rejected, ReportEvidence: self._accused,
+            EndEpoch: self._end_epoch, Finalize: self._finalized, OfferLinks: self._offer,
         }  # fmt: skip
+        self._changes = len(committee.eras) > 1
+        self._finality = schedule.checkpoint_interval > 0
+        self._stop_view = numbered(schedule.stop.epoch, schedule.stop.view)
         self._by_peer: dict[PeerId, tuple[Host, ...]] = {}
         for host in hosts:
             self._by_peer[host.peer] = (*self._by_peer.get(host.peer, ()), host)
@@ -332,7 +281,7 @@ class World:
     def close(self) -> None:
         """Take apart what refers to itself: the memory of a run that is over goes with it, without a search for
         garbage."""
-        for table in (self.heap, self.watchers, self.listeners, self.entering, self._held):
+        for table in (self.heap, self.watchers, self.listeners, self.entering, self.beginning, self._held):
             table.clear()
         for actions in (self.on_view, self.on_height, self._performers):
             actions.clear()
@@ -348,7 +297,8 @@ class World:
         if host.replica is not None or host.journal.damaged:
             return
         if host.player is None or host.player.has_core:
-            host.replica = self.committee.replica(self.definition, host.index)
+            links = read_links if self._finality else None
+            host.replica = self.committee.replica(self.definition, host.node, self._make_replica, links)
             recovered = host.journal.recover(len(host.ledger))
             for watcher in self.watchers:
                 watcher.started(host, recovered)
@@ -381,6 +331,7 @@ class World:
         host.life += 1
         host.timers.clear()
         host.building = None
+        host.offered = ()
         host.journal.crashed()
         self._trace += _packed(self.now, host.life, host.position)
         if restart_ns is not None:
@@ -425,8 +376,12 @@ class World:
                     host.journal.append(records)
                     for watcher in self.watchers:
                         watcher.stored(host, records)
+                    if self._changes:
+                        self._begin(host)
                     if host.armed:
                         self._boundary(host, "after persist")
+                        if any(type(record) is EpochRecord for record in records):
+                            self._boundary(host, "after epoch")
                 for effect in effects:
                     answer = performers[type(effect)](host, effect)
                     if answer is None:
@@ -446,6 +401,15 @@ class World:
         except DiskFull:
             self.crash(host, None)
 
+    def _begin(self, host: Host) -> None:
+        """A node has stored something: perhaps the beginning of an epoch that nobody began before."""
+        if host.honest and host.journal.epoch > self._begun:
+            change = host.journal.epochs[-1]
+            self._begun = change.epoch
+            info = epoch_after(self.committee.spec, change.boundary, ValidatorSet(change.validators))
+            for begin in self.beginning:
+                begin(self.committee.with_leaders(self.definition, info))
+
     def _broadcast(self, host: Host, effect: Broadcast) -> None:
         if host.armed or host.player is not None:
             self.transmit(host, host.others, effect.message)
@@ -456,14 +420,21 @@ class World:
         self.transmit(host, self._by_peer.get(effect.peer, ()), effect.message)
 
     def _sign(self, host: Host, effect: Sign) -> Signed | None:
-        if host.index is None:
-            raise RuntimeError("an observer was asked to sign")
         if host.armed:
             self._boundary(host, "before sign")
         subject = effect.subject
         try:
-            signed = Signed(subject, self.committee.sign(host.index, subject))
-        except ValueError as error:  # no signer signs that: such a node stops
+            if self._changes or self._finality:
+                signing = None if host.replica is None else host.replica.signing(subject)
+                if signing is None:
+                    return None  # its epoch is over
+                key, domain = signing
+                signed = Signed(subject, host.keys[key].sign(domain.bytes_to_sign(subject)))
+            elif host.index is None:
+                raise RuntimeError("an observer was asked to sign")
+            else:
+                signed = Signed(subject, self.committee.sign(host.index, subject))
+        except (ValueError, RuntimeError) as error:  # no signer signs that: such a node stops
             self._broke(host, Signed(subject, b""), error)
             return None
         if host.armed:
@@ -479,6 +450,26 @@ class World:
     def _rejected(self, host: Host, effect: Reject) -> None:
         if len(host.rejects) < REJECTS_KEPT:
             host.rejects.append(effect)
+
+    def _offer(self, host: Host, effect: OfferLinks) -> None:
+        host.offered = effect.certificates
+
+    def _finalized(self, host: Host, effect: Finalize) -> None:
+        for watcher in self.watchers:
+            watcher.finalized(host, effect)
+        host.final = max(host.final, effect.checkpoint.height)
+
+    def _end_epoch(self, host: Host, effect: EndEpoch) -> None:
+        """The payload source names the next validators a moment after the boundary is in the ledger."""
+        if host.armed:
+            self._boundary(host, "before epoch")
+        host.building = None
+        named = effect.boundary.header.next_validators_hash
+        for era in self.committee.eras:
+            if era.validators.hash == named:
+                self.soon(host, EpochReady(boundary=effect.boundary.id, validators=era.validators), HANDOVER_NS)
+                return
+        self._broke(host, PeerConnected(host.peer), RuntimeError(f"nobody knows the validators {named.hex()}"))
 
     def _accused(self, host: Host, effect: ReportEvidence) -> None:
         host.evidence.append(effect)
@@ -498,7 +489,10 @@ class World:
         heappush(self.heap, (deadline if deadline > now else now, self.sequence, host, host.life, event))
         replica = host.replica
         if replica is not None and not name.startswith(TIMER_PREFIX):
-            turn = self.definition.turn(replica.status().view)
+            if self._changes:
+                turn = self.turns.of(replica.epoch.epoch, replica.status().view)
+            else:
+                turn = self.definition.turn(replica.status().view)
             if turn > host.view:
                 self._entered(host, turn)
 
@@ -507,22 +501,25 @@ class World:
         for watcher in self.watchers:
             watcher.entered(host, view)
         if host.honest and view > self.top_view:
-            for new in range(self.top_view + 1, view + 1):
+            first = max(self.top_view, view // SPAN * SPAN) + 1  # the views that are left of an epoch never begin
+            for new in range(first, view + 1):
                 for action in self.on_view.pop(new, ()):
                     self.at(self.now, action)
                 for entering in self.entering:
                     entering(new)
             self.top_view = view
+            self.views_begun += view + 1 - first
         self.check_finished()
 
     def check_finished(self) -> None:
         """Finished once every live honest node is beyond what the schedule stops at."""
-        stop = self.schedule.stop
-        if self.top_view <= stop.view or self.schedule.liveness is not None:
+        stop, view = self.schedule.stop, self._stop_view
+        if self.top_view <= view or self.schedule.liveness is not None:
             return
         for host in self.hosts:
-            judged = host.honest and host.index is not None and host.replica is not None
-            if judged and (host.view <= stop.view or host.height < stop.height):
+            seat = host.index if not stop.epoch else self.committee.seat(host.node, stop.epoch)
+            judged = host.honest and seat is not None and host.replica is not None
+            if judged and (host.view <= view or host.height < stop.height):
                 return
         self.finished = True
 
@@ -606,7 +603,7 @@ class World:
 
     def _build(self, host: Host, request: BuildPayload) -> None:
         host.building = request
-        if host.pool:
+        if host.pool or (self._changes and named_after(self.committee.sets, request.height, request.path) != b""):
             self._built(host, request)
             return
         life = host.life
@@ -621,8 +618,15 @@ class World:
         host.building = None
         body = b""
         if host.pool:
-            on_path = {bytes(body) for _, body in request.path}
+            on_path = {payload_in(body) for _, body in request.path}
             body = next((waiting for waiting in host.pool if waiting not in on_path), b"")
+        named = named_after(self.committee.sets, request.height, request.path) if self._changes else b""
+        if self._finality and host.offered and named is not None:
+            carried = {link.link for _, body in request.path for link in links_in(body)}
+            links = [link for link in host.offered if link.link not in carried and link.target.height < request.height]
+            body = body_of(body, links)
+        if named is None:
+            body = b""
         clock_ms = self.committee.spec.genesis_time_ms + max(self.date(host), 0) // MILLISECOND
         built = PayloadBuilt(
             view=request.view,
@@ -630,18 +634,22 @@ class World:
             payload_root=payload_root(body),
             body=body,
             timestamp_ms=max(request.parent_timestamp_ms + 1, clock_ms),
+            next_validators_hash=named or b"",
         )
         self.soon(host, built, 1000)
 
     def _check(self, host: Host, request: CheckPayload) -> PayloadVerdict | None:
         """A block from the future is held until it is not; a body must be the one that its header names."""
         header = request.block.header
-        valid = payload_root(request.body) == header.payload_root
+        reason = "" if payload_root(request.body) == header.payload_root else NOT_THE_BODY
+        if self._changes or self._finality:
+            check = None if host.replica is None else host.replica.check_link
+            reason = fault_in(request, named_after(self.committee.sets, header.height, request.path), check)
         verdict = PayloadVerdict(
             block_id=request.block.id,
             certified=request.certified,
-            valid=valid,
-            reason="" if valid else "the body is not the one that the header names",
+            valid=not reason,
+            reason=reason,
         )
         if not request.certified:
             early_ns = (header.timestamp_ms - self._lead_ms) * MILLISECOND - self.date(host)
@@ -663,7 +671,7 @@ class World:
         host.height = max(host.height, height)
         self._trace += block.id
         if host.pool and commit.body:
-            body = bytes(commit.body)
+            body = payload_in(commit.body)
             if body in host.pool:
                 host.pool.remove(body)
         if host.honest and height > self.top_height:
@@ -673,8 +681,3 @@ class World:
             self.top_height = height
         if self.schedule.stop.height:
             self.check_finished()
-
-
-def payload_root(body: bytes | memoryview) -> bytes:
-    """The payload root of the simulator's payloads."""
-    return hashlib.sha256(body).digest() if len(body) else EMPTY_PAYLOAD_ROOT

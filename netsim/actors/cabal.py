@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from consensus.epochs import EpochInfo
 from consensus.protocols.chained_types import OrderVote
 from consensus.protocols.order_votes import ORDER
 from consensus.types import (
@@ -21,9 +22,11 @@ from consensus.types import (
     Vote,
     VoteSubject,
     bitmap_of,
+    epoch_of,
     vote_of,
     vote_subject,
 )
+from netsim.numbering import SPAN, split
 from netsim.reading import certificates_in, header_in
 from netsim.world import Host, World
 
@@ -48,12 +51,14 @@ class Member(Protocol):
 
 
 class Cabal:
-    """What the puppets of one run know together. Turns number views one by one (``ProtocolDefinition.turn``)."""
+    """What the puppets of one run know together of one epoch. Turns number views one by one, from 1 in each epoch
+    (``ProtocolDefinition.turn``, less ``base``). ``members`` are indices of the epoch."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, epoch: EpochInfo) -> None:
         self.world = world
         self.definition = world.definition
-        self.epoch = world.committee.epoch
+        self.epoch = epoch
+        self.base = world.turns.base(epoch.epoch)
         self.scheme = world.committee.scheme
         self.kinds = {kind.name: kind for kind in world.definition.votes}
         self.members: list[int] = []
@@ -68,10 +73,12 @@ class Cabal:
         self.votes: dict[VoteSubject, dict[int, bytes]] = {}
         self.reached = 0
         world.listeners.append(self.hear)
-        world.entering.append(self.reach)
+        world.entering.append(self.entered)
 
     def hear(self, host: Host, message: msgspec.Struct) -> None:
         """Somebody sends something."""
+        if epoch_of(message) != self.epoch.epoch:
+            return
         if type(message) is Vote:
             self.hear_vote(host, message)
             return
@@ -82,7 +89,8 @@ class Cabal:
             self.hear_block(header, message)
 
     def hear_vote(self, host: Host, vote: Vote) -> None:
-        if host.index != vote.signer or (vote.kind, vote.view, vote.block_id) in self.quorums:
+        seat = host.index if not vote.epoch else self.world.committee.seat(host.node, vote.epoch)
+        if seat != vote.signer or (vote.kind, vote.view, vote.block_id) in self.quorums:
             return
         subject = vote_subject(vote)
         signatures = self.votes.setdefault(subject, {})
@@ -106,13 +114,13 @@ class Cabal:
         block_id = digest(header)
         statement = self.definition.statement(message)
         view = header.view if statement is None else statement.subject.slot.major
-        there = self.proposals.setdefault(self.definition.turn(view), [])
+        there = self.proposals.setdefault(self.turn(view), [])
         if any(seen.view == view and seen.block_id == block_id for seen in there):
             return
         self.headers[block_id] = header
         there.append(Seen(block_id, header, view, message))
         for puppet in self.puppets:
-            puppet.saw(self.definition.turn(view), len(there) - 1)
+            puppet.saw(self.turn(view), len(there) - 1)
 
     def learn(self, certificate: Certificate) -> None:
         """A certificate that it can show to whom it likes."""
@@ -124,8 +132,18 @@ class Cabal:
         if kind is not None and (kind.certifies or kind.commits) and certificate.height:
             self.grounds.setdefault(certificate.block_id, certificate)
             for puppet in self.puppets:
-                puppet.certified(self.definition.turn(certificate.view))
-        self.reach(self.definition.turn(certificate.view) + 1)
+                puppet.certified(self.turn(certificate.view))
+        self.reach(self.turn(certificate.view) + 1)
+
+    def turn(self, view: View) -> int:
+        """The turn of a view of this epoch."""
+        return self.world.turns.of(self.epoch.epoch, view) - self.epoch.epoch * SPAN
+
+    def entered(self, number: int) -> None:
+        """Somebody honest enters a view, numbered over all epochs."""
+        epoch, turn = split(number)
+        if epoch == self.epoch.epoch:
+            self.reach(turn)
 
     def reach(self, turn: int) -> None:
         """Turn ``turn`` can be entered by now: its moves begin."""
@@ -136,7 +154,7 @@ class Cabal:
 
     def ranked(self, below: int) -> list[Certificate]:
         """What can be stood on in turn ``below``, highest first."""
-        turn = self.definition.turn
+        turn = self.turn
         usable = [known for known in self.grounds.values() if turn(known.view) < below]
         return sorted(usable, key=lambda known: (-known.view, known.block_id))
 

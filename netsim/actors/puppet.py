@@ -7,12 +7,13 @@ All puppets of a run share what they know (:class:`~netsim.actors.cabal.Cabal`) 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 import msgspec
 
 from consensus.engine import Received
+from consensus.epochs import CLOSING_PAYLOAD_ROOT, EpochInfo
 from consensus.types import EMPTY_PAYLOAD_ROOT, BlockHeader, Vote
 from netsim.actors.cabal import Cabal
 from netsim.actors.crafts.craft import Craft
@@ -23,27 +24,23 @@ from netsim.world import Host, World
 
 
 class Puppet:
-    """One validator's moves."""
+    """One validator's moves, epoch by epoch."""
 
     has_core = False
 
     def __init__(self, spec: Actor) -> None:
-        self.moves: dict[int, list[Move]] = {}
+        self.moves: dict[int, dict[int, list[Move]]] = {}
         for move in spec.moves:
             begins = move.begins if isinstance(move, Propose) and move.begins is not None else move.view
-            self.moves.setdefault(begins, []).append(move)
+            self.moves.setdefault(move.epoch, {}).setdefault(begins, []).append(move)
 
     def attach(self, world: World, host: Host) -> None:
         self.world = world
         self.host = host
-        assert host.index is not None
-        self.index = host.index
         fellows = [other.player for other in world.hosts if isinstance(other.player, Puppet) and other is not host]
-        known = [fellow for fellow in fellows if hasattr(fellow, "cabal")]
-        self.cabal: Cabal = known[0].cabal if known else Cabal(world)
-        self.craft: Craft = known[0].craft if known else craft_of(self.cabal)
-        self.cabal.members.append(self.index)
-        self.cabal.puppets.append(self)
+        known = [fellow for fellow in fellows if hasattr(fellow, "ring")]
+        self.ring: Ring = known[0].ring if known else Ring(world)
+        self.ring.join(self)
 
     def outgoing(
         self, host: Host, targets: Sequence[Host], message: msgspec.Struct
@@ -52,6 +49,52 @@ class Puppet:
 
     def incoming(self, host: Host, event: Received) -> Received | None:
         return None
+
+
+class Ring:
+    """The puppets of one run, and what they know of each epoch."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.puppets: list[Puppet] = []
+        self.cabal = Cabal(world, world.committee.epoch)
+        self.craft = craft_of(self.cabal)
+        world.beginning.append(self.begin)
+
+    def join(self, puppet: Puppet) -> None:
+        """One more of them."""
+        self.puppets.append(puppet)
+        self.play(puppet)
+
+    def begin(self, epoch: EpochInfo) -> None:
+        """An epoch after the first begins."""
+        self.cabal = Cabal(self.world, epoch)
+        self.craft = craft_of(self.cabal)
+        for puppet in self.puppets:
+            self.play(puppet)
+
+    def play(self, puppet: Puppet) -> None:
+        """Let a puppet play its part in the epoch, if it has one."""
+        number = self.cabal.epoch.epoch
+        seat = self.world.committee.seat(puppet.host.node, number)
+        if seat is not None:
+            role = Role(self.world, puppet.host, seat, puppet.moves.get(number, {}), self.cabal, self.craft)
+            self.cabal.members.append(seat)
+            self.cabal.puppets.append(role)
+
+
+class Role:
+    """A puppet in one epoch, where its index is ``index``."""
+
+    def __init__(
+        self, world: World, host: Host, index: int, moves: Mapping[int, list[Move]], cabal: Cabal, craft: Craft
+    ) -> None:
+        self.world = world
+        self.host = host
+        self.index = index
+        self.moves = moves
+        self.cabal = cabal
+        self.craft = craft
 
     def enter(self, turn: int) -> None:
         """The turn's moves, but for votes, which wait for blocks."""
@@ -112,7 +155,7 @@ class Puppet:
 
     def proposal(self, move: Propose) -> msgspec.Struct | None:
         cabal, epoch, craft = self.cabal, self.cabal.epoch, self.craft
-        if epoch.leaders.leader(move.view) != self.index:
+        if epoch.leaders.leader(move.view + cabal.base) != self.index:
             return None
         ranked = cabal.ranked(move.view)
         justify = ranked[min(move.parent, len(ranked) - 1)]
@@ -127,9 +170,21 @@ class Puppet:
         assert view is not None
         parent = cabal.headers.get(justify.block_id)
         stamp = epoch.boundary_timestamp_ms if parent is None else parent.timestamp_ms
+        closing = self.is_closed(parent)
+        following = self.world.committee.sets.get(justify.height + 1)
         header = BlockHeader(
-            chain=epoch.chain, epoch=0, view=view, height=justify.height + 1, parent=justify.block_id, justify=justify,
-            entry_proof_hash=entry.named, payload_root=EMPTY_PAYLOAD_ROOT,
-            payload_size=0, next_validators_hash=b"", timestamp_ms=stamp + 1 + move.variant, proposer=self.index,
+            chain=epoch.chain, epoch=epoch.epoch, view=view, height=justify.height + 1, parent=justify.block_id,
+            justify=justify, entry_proof_hash=entry.named,
+            payload_root=CLOSING_PAYLOAD_ROOT if closing else EMPTY_PAYLOAD_ROOT, payload_size=0,
+            next_validators_hash=b"" if closing or following is None else following.hash,
+            timestamp_ms=stamp + 1 + move.variant, proposer=self.index,
         )  # fmt: skip
         return craft.proposal(self.index, view, header, entry)
+
+    def is_closed(self, header: BlockHeader | None) -> bool:
+        """Whether the epoch's boundary is that block or below it: what stands on it is empty."""
+        while header is not None:
+            if header.next_validators_hash:
+                return True
+            header = self.cabal.headers.get(header.parent)
+        return False

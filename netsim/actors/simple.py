@@ -10,8 +10,9 @@ import msgspec
 
 from consensus.codec import Malformed
 from consensus.engine import Received
-from consensus.types import AncestorsResponse, RangeResponse, VoteSubject, vote_of
+from consensus.types import AncestorsResponse, RangeResponse, VoteSubject, epoch_of, vote_of
 from netsim.network import MILLISECOND, nanoseconds
+from netsim.numbering import split
 from netsim.randomness import stream
 from netsim.schedule import Actor
 from netsim.world import Host, World
@@ -117,12 +118,13 @@ class Mutator:
         changed = self.wire.decode(self.wire.encode(self.change(message)))
         if isinstance(changed, Malformed):  # no decoder would let it through
             return message
-        if host.index is None or self.draws.random() < 0.5:
+        if self.draws.random() < 0.5:
             return changed
         statement = self.world.definition.statement(changed)
-        if statement is None or statement.signer != host.index or statement.subject.epoch != 0:
+        seat = None if statement is None else self.world.committee.seat(host.node, statement.subject.epoch)
+        if statement is None or seat is None or statement.signer != seat:
             return changed
-        return msgspec.structs.replace(changed, signature=self.world.committee.sign(host.index, statement.subject))
+        return msgspec.structs.replace(changed, signature=self.world.committee.sign(seat, statement.subject))
 
     def change(self, struct: msgspec.Struct) -> msgspec.Struct:
         """The struct with one field changed, inside of it or deep in one that it carries."""
@@ -156,13 +158,15 @@ class Impersonator:
         pass
 
     def attach(self, world: World, host: Host) -> None:
-        self.count = world.schedule.nodes
+        self.committee = world.committee
 
     def outgoing(self, host: Host, targets: Sequence[Host], message: msgspec.Struct) -> Rewritten:
         sent: list[tuple[Host, msgspec.Struct, int]] = [(target, message, 0) for target in targets]
         if hasattr(message, "signer"):
-            for signer in range(self.count):
-                if signer != host.index:
+            epoch = epoch_of(message)
+            seat = self.committee.seat(host.node, epoch)
+            for signer in range(len(self.committee.eras[epoch].nodes) if seat is not None else 0):
+                if signer != seat:
                     other = msgspec.structs.replace(message, signer=signer)
                     sent += [(target, other, 0) for target in targets]
         return sent
@@ -218,14 +222,17 @@ class Flooder:
 
     def flood(self) -> None:
         draw = self.draws
-        view = max(1, self.world.top_view + draw.choice((0, 1, 5, 15, 16, 17, 1000, 2**40)))
-        if self.host.index is None:
+        epoch, top = split(self.world.top_view)
+        view = max(1, top + draw.choice((0, 1, 5, 15, 16, 17, 1000, 2**40)))
+        seat = self.world.committee.seat(self.host.node, epoch)
+        if seat is None:
             return
         kinds = [kind.name for kind in self.world.definition.votes if kind.blocks]
         subject = VoteSubject(
-            kind=draw.choice(kinds), epoch=0, view=view, block_id=draw.randbytes(32), height=view, justify_view=view - 1
-        )
-        vote = vote_of(subject, self.host.index, self.world.committee.sign(self.host.index, subject))
+            kind=draw.choice(kinds), epoch=epoch, view=view, block_id=draw.randbytes(32), height=view,
+            justify_view=view - 1,
+        )  # fmt: skip
+        vote = vote_of(subject, seat, self.world.committee.sign(seat, subject))
         self.world.inject(self.host, self.host.others, vote)
 
     def outgoing(self, host: Host, targets: Sequence[Host], message: msgspec.Struct) -> Rewritten:
@@ -264,15 +271,16 @@ class Exaggerator:
         return event
 
     def exaggerate(self) -> None:
-        if not self.said or self.host.index is None:
+        if not self.said:
             return
         said = self.moved(self.draws.choice(tuple(self.said.values())), self.draws.choice(self.OFFSETS))
         changed = self.wire.decode(self.wire.encode(said))
         if isinstance(changed, Malformed):
             return
         statement = self.world.definition.statement(changed)
-        if statement is not None and statement.signer == self.host.index and statement.subject.epoch == 0:
-            signature = self.world.committee.sign(self.host.index, statement.subject)
+        seat = None if statement is None else self.world.committee.seat(self.host.node, statement.subject.epoch)
+        if statement is not None and seat is not None and statement.signer == seat:
+            signature = self.world.committee.sign(seat, statement.subject)
             changed = msgspec.structs.replace(changed, signature=signature)
         self.world.inject(self.host, self.host.others, changed)
 

@@ -15,10 +15,13 @@ from typing import Final
 import msgspec
 
 from consensus.engine import Commit, ReportEvidence
+from consensus.epochs import EpochInfo, epoch_after
 from consensus.evidence import Evidence
+from consensus.finality.types import FfgVote, LinkCertificate
 from consensus.forensics import Extraction, History, extract
 from consensus.types import NIL_BLOCK, BlockHeader, BlockId, Slot, Subject, VoteSubject
-from netsim.oracles.judge import Judge, SignedFact, members
+from consensus.validators import ValidatorSet
+from netsim.oracles.judge import Judge, Seats, SignedFact, members
 from netsim.world import Host
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -151,7 +154,8 @@ class Accountable:
 
     def attach(self, judge: Judge) -> None:
         self.judge = judge
-        self.words: dict[int, dict[Subject, None]] = {}
+        self.words: dict[tuple[int, int], dict[Subject, None]] = {}
+        """By epoch and signer."""
         self.offences = ("equivocation", *(offence.name for offence in judge.definition.offences))
         self.deep = {offence.name for offence in judge.definition.offences if offence.headers_needed}
         judge.on_accused.append(self.accused)
@@ -160,17 +164,18 @@ class Accountable:
 
     def tell(self, fact: SignedFact) -> None:
         if fact.host.honest:
-            self.words.setdefault(fact.signer, {})[fact.subject] = None
+            self.words.setdefault((fact.subject.epoch, fact.signer), {})[fact.subject] = None
 
     def end(self) -> None:
-        for signer, subjects in self.words.items():
+        for (epoch, signer), subjects in self.words.items():
             words = sorted(map(said, subjects), key=_SLOT)
             for offence in self.offences:
                 sweep = SWEEPS.get(offence)
                 found = None if sweep is None else sweep(words, self.lock_of(offence, words))
                 if found is not None:
-                    text = f"honest validator {signer} signed what convicts it of {offence}: {found[0]} and {found[1]}"
-                    self.judge.fire(self.id, None, text)
+                    where = f" of epoch {epoch}" if epoch else ""
+                    text = f"honest validator {signer}{where} signed what convicts it of {offence}: "
+                    self.judge.fire(self.id, None, f"{text}{found[0]} and {found[1]}")
 
     def lock_of(self, offence: str, words: Sequence[Said]) -> Lock:
         """What a vote locks: the view that it shows, or where headers are needed that of its parent's ground."""
@@ -188,12 +193,14 @@ class Accountable:
         def lock(block_id: BlockId) -> int | None:
             block = blocks.get(block_id)
             parent = None if block is None else blocks.get(block.parent)
-            return None if parent is None else parent.justify_view
+            if block is None or parent is None or parent.epoch != block.epoch:
+                return None  # the parent of an epoch's first block has views of the epoch before
+            return parent.justify_view
 
         return lock
 
     def accused(self, host: Host, evidence: ReportEvidence) -> None:
-        if not host.honest:
+        if not host.honest or isinstance(evidence.first, FfgVote | LinkCertificate):  # finality's are A3's
             return
         first, second = self.read(evidence.first), self.read(evidence.second)
         headers = {hashlib.sha256(_encode(header)).digest(): header for header in evidence.headers}
@@ -201,10 +208,11 @@ class Accountable:
             first is None
             or second is None
             or first[0] != second[0]
+            or first[1].subject.epoch != second[1].subject.epoch
             or not self.contradict(first[1], second[1], headers)
         ):
             self.judge.fire(self.id, host, f"node {host.position} reports evidence that proves nothing")
-        elif is_honest(self.judge, first[0]):
+        elif is_honest(self.judge, first[0], first[1].subject.epoch):
             self.judge.fire(self.id, host, f"node {host.position} accuses honest validator {first[0]}")
 
     def contradict(self, first: Said, second: Said, headers: dict[bytes, BlockHeader]) -> bool:
@@ -223,9 +231,9 @@ class Accountable:
         return statement.signer, said(statement.subject)
 
 
-def is_honest(judge: Judge, signer: int) -> bool:
+def is_honest(judge: Judge, signer: int, epoch: int = 0) -> bool:
     """Whether every process with that identity is honest."""
-    return all(host.honest for host in judge.world.hosts if host.index == signer)
+    return all(host.honest for host in judge.world.hosts if judge.seat(host, epoch) == signer)
 
 
 class Convicted:
@@ -240,13 +248,20 @@ class Convicted:
         self.chain: dict[int, tuple[BlockId, Host]] = {}
         self.split: tuple[int, Host, Host] | None = None
         self.extraction: Extraction | None = None
-        faulty = dict.fromkeys(host.index for host in judge.world.hosts if host.index is not None and not host.honest)
-        self.faulty = tuple(index for index in faulty if index is not None)
-        self.faulty_stake = sum(judge.stakes[index] for index in self.faulty)
-        self.quorum = next(stake for stake in range(judge.total + 1) if judge.is_quorum(stake))
-        if self.faulty_stake > judge.total - self.quorum:  # below that a split is S1's
+        epochs = range(len(judge.epochs))
+        if any(self.faulty_stake(epoch) > self.seats(epoch).total - self.seats(epoch).quorum for epoch in epochs):
+            # Below that a split is S1's.
             judge.on_committed.append(self.committed)
             judge.on_end.append(self.end)
+
+    def seats(self, epoch: int) -> Seats:
+        return self.judge.epochs[epoch]
+
+    def faulty_stake(self, epoch: int) -> int:
+        """What the faulty validators of an epoch hold."""
+        hosts = self.judge.world.hosts
+        faulty = {seat for host in hosts if not host.honest and (seat := self.judge.seat(host, epoch)) is not None}
+        return sum(self.seats(epoch).stakes[seat] for seat in faulty)
 
     def committed(self, host: Host, commit: Commit) -> None:
         height, block_id = commit.block.header.height, commit.block.id
@@ -265,30 +280,40 @@ class Convicted:
             return  # pruned: nothing to compare
         kept = [proof for host in world.hosts if host.honest for proof in host.journal.transcript]
         committee, definition = world.committee, judge.definition
-        engine = definition.engine(spec=committee.spec, epoch=committee.epoch, scheme=committee.scheme, me=None)
-        result = extract(
-            first, second, kept, epoch=committee.epoch, definition=definition, scheme=committee.scheme, engine=engine
-        )
+        info = self.info_of(first.headers[0].epoch, one)
+        if info is None or first.headers[0].epoch != second.headers[0].epoch:
+            return  # one of them skipped a boundary: S11's
+        engine = definition.engine(spec=committee.spec, epoch=info, scheme=committee.scheme, me=None)
+        result = extract(first, second, kept, epoch=info, definition=definition, scheme=committee.scheme, engine=engine)
         if not isinstance(result, Extraction):
             judge.fire(self.id, other, f"nothing is extracted from a split at height {height}: {result.reason}")
             return
         self.extraction = result
-        named = dict.fromkeys(signer for evidence in result.evidence for signer in self.convicted(evidence))
-        innocent = [signer for signer in (*result.guilty, *named) if is_honest(judge, signer)]
-        stake = sum(judge.stakes[signer] for signer in named)
-        expected = 2 * self.quorum - judge.total
+        seats = self.seats(info.epoch)
+        named = dict.fromkeys(signer for evidence in result.evidence for signer in self.convicted(evidence, info))
+        innocent = [signer for signer in (*result.guilty, *named) if is_honest(judge, signer, info.epoch)]
+        stake = sum(seats.stakes[signer] for signer in named)
+        expected = 2 * seats.quorum - seats.total
         if innocent:
             judge.fire("A1", other, f"the extractor names honest validators {innocent}")
         elif sorted(named) != list(result.guilty):
             judge.fire(self.id, other, f"the extractor says {result.guilty}, its evidence {sorted(named)}")
-        elif stake < expected and self.faulty_stake <= 2 * (judge.total - self.quorum):
+        elif stake < expected and self.faulty_stake(info.epoch) <= 2 * (seats.total - seats.quorum):
             text = f"a split at height {height} names stake {stake} of {list(named)}, less than {expected}"
             judge.fire(self.id, other, text)
 
-    def convicted(self, evidence: Evidence) -> list[int]:
+    def info_of(self, epoch: int, host: Host) -> EpochInfo | None:
+        """An epoch as a node began it."""
+        committee = self.judge.world.committee
+        if not epoch:
+            return committee.epoch
+        change = next((change for change in host.journal.epochs if change.epoch == epoch), None)
+        return None if change is None else epoch_after(committee.spec, change.boundary, ValidatorSet(change.validators))
+
+    def convicted(self, evidence: Evidence, info: EpochInfo) -> list[int]:
         """Who is guilty by that evidence, read without the code that made it; nobody where it does not hold."""
-        judge, epoch = self.judge, self.judge.world.committee.epoch
-        if (evidence.chain, evidence.epoch, evidence.protocol) != (epoch.chain, 0, judge.definition.name):
+        judge = self.judge
+        if (evidence.chain, evidence.epoch, evidence.protocol) != (info.chain, info.epoch, judge.definition.name):
             return []
         decoder: msgspec.msgpack.Decoder[Subject] = msgspec.msgpack.Decoder(subject_types(judge))
         words = []
@@ -322,7 +347,9 @@ def shown_lock(first: Said, headers: dict[bytes, BlockHeader]) -> Lock:
             return first.shown if block_id == first.block_id else None
         block = headers.get(block_id)
         parent = None if block is None else headers.get(block.parent)
-        return None if parent is None else parent.justify.view
+        if block is None or parent is None or parent.epoch != block.epoch:
+            return None
+        return parent.justify.view
 
     return lock
 

@@ -15,9 +15,11 @@ import msgspec
 from consensus.engine import Commit
 from consensus.types import EMPTY_PAYLOAD_ROOT, View
 from netsim.network import MILLISECOND, nanoseconds
+from netsim.numbering import name_of, split
 from netsim.oracles.judge import Judge
+from netsim.payloads import payload_in
 from netsim.schedule import Constant, Uniform
-from netsim.world import Host
+from netsim.world import HANDOVER_NS, Host
 
 FLOODERS: Final = ("flooder", "exaggerator")
 REPLICA_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -120,8 +122,10 @@ class ViewsInStep:
 
     def check(self, view: View) -> None:
         for host in self.core:
-            if host.replica is not None and host.view < view:
-                text = f"node {host.position} is in view {host.view} two delays after the first entered {view}"
+            watches = split(view)[0] and self.judge.seat(host, split(view)[0]) is None
+            if host.replica is not None and host.view < view and not watches:
+                where = f"node {host.position} is in {name_of(host.view)}"
+                text = f"{where} two delays after the first entered {name_of(view)}"
                 self.judge.fire(self.id, host, text)
                 return
 
@@ -165,9 +169,11 @@ class Progress:
         the slack; each view as long as its back-off allows, and half as long again for nodes out of step."""
         world = self.judge.world
         pacing = world.committee.spec.pacing
-        honest = [host.index for host in self.core if host.replica is not None]
-        view = min((host.view for host in self.core), default=1)
-        end = max(world.top_view, view) + VIEWS_AHEAD_MAX
+        epoch, top_view = split(world.top_view)
+        honest = [self.judge.seat(host, epoch) for host in self.core if host.replica is not None]
+        behind = [host.view for host in self.core if split(host.view)[0] < epoch]
+        view = 1 if behind else min((split(host.view)[1] for host in self.core), default=1)
+        end = max(top_view, view) + VIEWS_AHEAD_MAX
         base_ns = pacing.view_timeout_ms * MILLISECOND
         total_ns = self.liveness.timeouts * base_ns
         in_a_row, left = 0, 2
@@ -176,18 +182,27 @@ class Progress:
             exponent = max(0, min(pacing.exponent_max, view))
             grown = base_ns * pacing.growth_numerator**exponent // pacing.growth_denominator**exponent
             total_ns += 3 * grown // 2
-            in_a_row = in_a_row + 1 if world.committee.epoch.leaders.leader(max(view, 1)) in honest else 0
-            if in_a_row >= wanted and view > world.top_view:
+            in_a_row = in_a_row + 1 if self.leads(epoch, max(view, 1)) in honest else 0
+            if in_a_row >= wanted and view > top_view:
                 left -= 1
             view += 1
-        return total_ns
+        # A change of validators that is still to come may cost as much again, with other leaders.
+        return total_ns * (1 + len(world.committee.eras) - 1 - epoch) + len(behind) * self.liveness.timeouts * base_ns
+
+    def leads(self, epoch: int, view: View) -> int:
+        """The index of who leads a view, numbered from 1 in its epoch."""
+        world = self.judge.world
+        if not epoch:
+            return world.committee.epoch.leaders.leader(view)
+        era = world.committee.eras[epoch]
+        return era.leaders[view - 1] if view <= len(era.leaders) else (view - 1) % len(era.nodes)
 
     def finish(self) -> None:
         self.judge.world.finished = True
 
     def committed(self, host: Host, commit: Commit) -> None:
         if commit.body:
-            left = self.waiting.get(bytes(commit.body))
+            left = self.waiting.get(payload_in(commit.body))
             if left is not None:
                 left.pop(host.position, None)
         # The ledger grows after the oracles were told.
@@ -266,9 +281,10 @@ class Responsive:
         match world.schedule.link.latency:
             case Constant(ms=ms) | Uniform(high_ms=ms):
                 slack_ns = (world.schedule.times.idle_interval_ms + 1) * MILLISECOND
-                limit_ns = world.top_view * (2 * nanoseconds(ms) + slack_ns)
+                limit_ns = world.views_begun * (2 * nanoseconds(ms) + slack_ns)
+                limit_ns += len(world.committee.eras[1:]) * (HANDOVER_NS + 2 * nanoseconds(ms))
                 if world.now > limit_ns:
-                    text = f"{world.top_view} views took {world.now} ns, more than {limit_ns}"
+                    text = f"{world.views_begun} views took {world.now} ns, more than {limit_ns}"
                     self.judge.fire(self.id, None, text)
             case _:
                 pass  # no longest delay to compare with
@@ -293,13 +309,14 @@ class Bounded:
 
 
 def core_of(judge: Judge) -> tuple[Host, ...]:
-    """The nodes whose progress is judged: those named, or all honest validators."""
+    """The nodes whose progress is judged: those named, or all honest validators (of the last epoch)."""
     schedule = judge.world.schedule
     named = schedule.liveness.core if schedule.liveness is not None else ()
     hosts = judge.world.hosts
     if named:
         return tuple(hosts[position] for position in named)
-    return tuple(host for host in hosts if host.honest and host.index is not None)
+    last = len(schedule.epochs)
+    return tuple(host for host in hosts if host.honest and judge.seat(host, last) is not None)
 
 
 def size_of(root: object, without: tuple[object, ...]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from netsim.oracles.accountability import Accountable, Convicted
+from netsim.oracles.epochs import Boundaries, NoLongPause
 from netsim.oracles.judge import Oracle
 from netsim.oracles.others import (
     Bounded,
@@ -35,9 +36,9 @@ from netsim.oracles.safety import (
 OracleFactory = Callable[[], Oracle]
 ORACLES: Final[tuple[OracleFactory, ...]] = (
     Agreement, AppendOnly, OneSubjectPerSlot, DurableFirst, Monotone, OneCertificatePerView, CertificatesVerify,
-    CertifiedExtendsCommitted, FinalizedOrGivenUp, NoOrderAfterTimeout, NoExceptions, Retrievable, ViewsInStep,
-    Progress, NoTimer, Responsive, Accountable, Convicted,
-    OneStream, Bounded, Milestones, NoFalseBlame,
+    CertifiedExtendsCommitted, FinalizedOrGivenUp, NoOrderAfterTimeout, Boundaries, NoExceptions, Retrievable,
+    ViewsInStep, Progress, NoTimer, Responsive, NoLongPause, Accountable, Convicted, OneStream, Bounded, Milestones,
+    NoFalseBlame,
 )  # fmt: skip
 ALSO: Final = {"L3": "L2", "X1": "S12"}
 """What an oracle reports beside its own id."""

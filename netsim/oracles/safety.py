@@ -7,9 +7,21 @@ from typing import Final, cast
 
 import msgspec
 
-from consensus.engine import BlockRecord, Commit, Event, PeerConnected, Record, Recovered, SafetyRecord, TimerFired
+from consensus.engine import (
+    BlockRecord,
+    Commit,
+    EpochRecord,
+    Event,
+    PeerConnected,
+    Record,
+    Recovered,
+    SafetyRecord,
+    TimerFired,
+)
+from consensus.finality.types import FFG
 from consensus.protocols.chained_types import TimeoutCertificate, TimeoutSubject
 from consensus.types import NIL_BLOCK, BlockId, Certificate, Slot, Subject, View
+from netsim.numbering import name_of, numbered
 from netsim.oracles.judge import CertifiedFact, Judge, SignedFact
 from netsim.world import Host
 
@@ -82,16 +94,18 @@ class OneSubjectPerSlot:
 
     def attach(self, judge: Judge) -> None:
         self.judge = judge
-        self.signed: dict[tuple[int, str, int], bytes] = {}
+        self.signed: dict[tuple[int, str, int], bytes] = {}  # by node: its index may change with the epoch
         judge.on_signed.append(self.tell)
 
     def tell(self, fact: SignedFact) -> None:
         host = fact.host
         if (
             host.honest
-            and self.signed.setdefault((fact.signer, fact.kind, fact.view), fact.signature) != fact.signature
+            and self.signed.setdefault((host.position, fact.kind, fact.view), fact.signature) != fact.signature
         ):
-            self.judge.fire(self.id, host, f"validator {fact.signer} signs a second {fact.kind} in view {fact.view}")
+            self.judge.fire(
+                self.id, host, f"validator {fact.signer} signs a second {fact.kind} in {name_of(fact.view)}"
+            )
 
 
 class DurableFirst:
@@ -129,15 +143,16 @@ class DurableFirst:
         if not host.honest:
             return
         if _encode(cast("msgspec.Struct", fact.subject)) not in self.subjects[host.position]:
-            self.judge.fire(self.id, host, f"the {fact.kind} of view {fact.view} was sent before it was stored")
+            self.judge.fire(self.id, host, f"the {fact.kind} of {name_of(fact.view)} was sent before it was stored")
         block_id = getattr(fact.subject, "block_id", NIL_BLOCK)
         if block_id != NIL_BLOCK and block_id not in self.blocks[host.position]:
-            self.judge.fire(self.id, host, f"the block that the {fact.kind} of view {fact.view} names is not stored")
+            text = f"the block that the {fact.kind} of {name_of(fact.view)} names is not stored"
+            self.judge.fire(self.id, host, text)
 
 
 class Monotone:
-    """S5: what an honest node stores never falls, over all restarts: the slot of each kind that it signed, and in the
-    HotStuff family the voted view, the lock and the highest certificate."""
+    """S5: what an honest node stores in an epoch never falls, over all restarts: the slot of each kind that it signed,
+    and in the HotStuff family the voted view, the lock and the highest certificate."""
 
     id = "S5"
     NAMES: Final = ("voted view", "lock", "highest certificate")
@@ -155,8 +170,8 @@ class Monotone:
     def stored_slots(self, host: Host, records: Sequence[Record]) -> None:
         """The slots alone: what else the state holds is the protocol's own."""
         for record in records:
-            if isinstance(record, SafetyRecord) and host.honest:
-                slot = cast("Subject", self.subjects.decode(record.subject)).slot
+            if isinstance(record, SafetyRecord) and host.honest and record.kind != FFG:  # whose record is A3's
+                slot = cast("Subject", self.subjects.decode(record.subject)).slot  # its epoch comes first
                 last = self.slots.setdefault((host.position, record.kind), slot)
                 if slot < last:
                     self.judge.fire(
@@ -168,7 +183,9 @@ class Monotone:
         if not host.honest:
             return
         for record in records:
-            if type(record) is not SafetyRecord:
+            if type(record) is EpochRecord:
+                self.last[host.position] = (0, 0, 0)
+            if type(record) is not SafetyRecord or record.kind == FFG:
                 continue
             state = _decode_state(record.state)
             views = voted, lock, high = state.voted_view, state.lock.view, state.high_qc.view
@@ -192,7 +209,7 @@ class OneCertificatePerView:
 
     def certified(self, fact: CertifiedFact) -> None:
         if any(block_id != fact.block_id for block_id, _ in self.judge.certified[fact.view]):
-            self.judge.fire(self.id, None, f"two blocks are certified in view {fact.view}")
+            self.judge.fire(self.id, None, f"two blocks are certified in {name_of(fact.view)}")
 
 
 class CertificatesVerify:
@@ -236,6 +253,7 @@ class CertifiedExtendsCommitted:
         committed = header.view
         if not commit.proof.headers:  # by a quorum of its own, perhaps in a later view than it was made in
             committed = max(committed, commit.proof.certificate.view)
+        committed = numbered(header.epoch, committed)
         self.heads[header.height] = (committed, block_id)
         self.top = max(self.top, header.height)
         for view in sorted(view for view in self.judge.certified if view > committed):
@@ -252,7 +270,7 @@ class CertifiedExtendsCommitted:
 
     def check(self, fact: CertifiedFact, view: int, block_id: BlockId, height: int) -> None:
         if self.judge.extends(fact.block_id, block_id, height) is False:
-            text = f"the certificate of view {fact.view} does not extend the block committed in view {view}"
+            text = f"the certificate of {name_of(fact.view)} does not extend the block committed in {name_of(view)}"
             self.judge.fire(self.id, None, text)
 
 
@@ -279,7 +297,7 @@ class FinalizedOrGivenUp:
 
     def check(self, view: View) -> None:
         if view in self.finalized and view in self.judge.given_up:
-            self.judge.fire(self.id, None, f"view {view} is finalized and given up")
+            self.judge.fire(self.id, None, f"{name_of(view)} is finalized and given up")
 
 
 class NoOrderAfterTimeout:
@@ -299,12 +317,14 @@ class NoOrderAfterTimeout:
         host = fact.host
         if not host.honest:
             return
+        node = host.position
         if type(fact.subject) is TimeoutSubject:
-            self.given_up[fact.signer] = max(self.given_up.get(fact.signer, 0), fact.view)
+            self.given_up[node] = max(self.given_up.get(node, 0), fact.view)
         elif fact.kind == self.ORDER:
-            before = self.ordered.setdefault(fact.signer, {})
-            if fact.signature not in before and fact.view <= self.given_up.get(fact.signer, 0):
-                text = f"validator {fact.signer} orders view {fact.view} after it gave up {self.given_up[fact.signer]}"
+            before = self.ordered.setdefault(node, {})
+            last = self.given_up.get(node, 0)
+            if fact.signature not in before and fact.view <= last:
+                text = f"validator {fact.signer} orders {name_of(fact.view)} after it gave up {name_of(last)}"
                 self.judge.fire(self.id, host, text)
             before[fact.signature] = None
 

@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from consensus.engine import Commit, Event, Record, Recovered, ReportEvidence, TimerFired
+from consensus.engine import Commit, Event, Finalize, Record, Recovered, ReportEvidence, TimerFired
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.types import View
 from netsim.actors.registry import COPIED
@@ -335,6 +335,9 @@ class Tape:
             self._top_view = max(self._top_view, view)
 
     def fired(self, host: Host, name: str) -> None:
+        pass
+
+    def finalized(self, host: Host, effect: Finalize) -> None:
         pass
 
     def accused(self, host: Host, evidence: ReportEvidence) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from consensus.codec import digest
-from consensus.engine import Commit, Event, Record, Recovered, ReportEvidence, SafetyRecord
+from consensus.engine import Commit, Event, Finalize, Record, Recovered, ReportEvidence, SafetyRecord
 from consensus.types import BlockId, View
 from netsim.oracles.judge import Judge
 from netsim.reading import header_in
@@ -87,6 +87,9 @@ class Notes:
         pass
 
     def fired(self, host: Host, name: str) -> None:
+        pass
+
+    def finalized(self, host: Host, effect: Finalize) -> None:
         pass
 
     def accused(self, host: Host, evidence: ReportEvidence) -> None:

@@ -319,14 +319,14 @@ def one_word(change: dict[str, int], judge: Judge, oracle: Accountable) -> None:
     """One more of validator 0's votes, ten views later; or a timeout there."""
     from consensus.protocols.chained_types import TimeoutSubject
 
-    votes = [subject for subject in oracle.words[0] if subject.kind == VOTE]
+    votes = [subject for subject in oracle.words[0, 0] if subject.kind == VOTE]
     last = max(votes, key=lambda subject: subject.slot)
     view = last.slot.major + 10
     if "high_qc_view" in change:
-        oracle.words[0][TimeoutSubject(epoch=0, view=view, **change)] = None
+        oracle.words[0, 0][TimeoutSubject(epoch=0, view=view, **change)] = None
     else:
         assert isinstance(last, msgspec.Struct)
-        oracle.words[0][msgspec.structs.replace(last, view=view, **change)] = None
+        oracle.words[0, 0][msgspec.structs.replace(last, view=view, **change)] = None
 
 
 def blind(definition: ProtocolDefinition, *names: str) -> ProtocolDefinition:

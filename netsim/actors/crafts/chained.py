@@ -27,6 +27,7 @@ class ChainedCraft:
     """Collects timeouts, and makes certificates of them as a move asks for."""
 
     def __init__(self, cabal: Cabal) -> None:
+        self.epoch = cabal.epoch.epoch
         self.cabal = cabal
         self.sign = cabal.world.committee.sign
         self.timeouts: dict[View, dict[int, Timeout]] = {}
@@ -62,10 +63,10 @@ class ChainedCraft:
         return None if proof is None else Entry(proof, digest(proof))
 
     def proposal(self, member: int, view: View, header: BlockHeader, entry: Entry) -> msgspec.Struct:
-        subject = ProposalSubject(epoch=0, view=view, block_id=digest(header))
+        subject = ProposalSubject(epoch=self.epoch, view=view, block_id=digest(header))
         proof = entry.proof if isinstance(entry.proof, TimeoutCertificate) else None
         signature = self.sign(member, subject)
-        return Proposal(epoch=0, header=header, body=memoryview(b""), entry_proof=proof, signature=signature)
+        return Proposal(epoch=self.epoch, header=header, body=memoryview(b""), entry_proof=proof, signature=signature)
 
     def vote(self, kind: str, seen: Seen) -> VoteSubject:
         return vote_for(kind, seen)
@@ -76,13 +77,15 @@ class ChainedCraft:
         return (self.timeout(member, view, chosen, proof),)
 
     def announce(self, member: int, move: Announce, chosen: Certificate) -> Sequence[msgspec.Struct]:
-        return (Certificates(epoch=0, high_qc=chosen, high_tc=None),)
+        return (Certificates(epoch=self.epoch, high_qc=chosen, high_tc=None),)
 
     def timeout(self, member: int, view: View, high_qc: Certificate, proof: TimeoutCertificate | None) -> Timeout:
         """A puppet's timeout of ``view``, with the certificate that it likes."""
         signed = high_qc.view if self.signs_certificate_view is not False else None
-        signature = self.sign(member, TimeoutSubject(epoch=0, view=view, high_qc_view=signed))
-        return Timeout(epoch=0, view=view, high_qc=high_qc, entry_proof=proof, signer=member, signature=signature)
+        signature = self.sign(member, TimeoutSubject(epoch=self.epoch, view=view, high_qc_view=signed))
+        return Timeout(
+            epoch=self.epoch, view=view, high_qc=high_qc, entry_proof=proof, signer=member, signature=signature
+        )
 
     def proof(self, view: View, style: str, justify: Certificate) -> TimeoutCertificate | None:
         """A timeout certificate of ``view`` from a quorum that it chooses; else one that it saw."""
@@ -123,4 +126,4 @@ class ChainedCraft:
             made.append(group)
         highest = max((timeout.high_qc for timeout in quorum), key=lambda certificate: certificate.view)
         shown = highest if pretended is None or pretended.view >= view else pretended
-        return TimeoutCertificate(epoch=0, view=view, high_qc=shown, groups=tuple(made))
+        return TimeoutCertificate(epoch=self.epoch, view=view, high_qc=shown, groups=tuple(made))

@@ -48,7 +48,7 @@ def vote_for(kind: str, seen: Seen) -> VoteSubject:
     """A vote for a block in its own view."""
     header = seen.header
     return VoteSubject(
-        kind=kind, epoch=0, view=seen.view, block_id=seen.block_id, height=header.height,
+        kind=kind, epoch=header.epoch, view=seen.view, block_id=seen.block_id, height=header.height,
         justify_view=header.justify.view,
     )  # fmt: skip
 
@@ -58,7 +58,9 @@ def nil_votes(cabal: Cabal, member: int, view: View) -> list[msgspec.Struct]:
     return [
         cabal.vote(
             member,
-            VoteSubject(kind=kind.name, epoch=0, view=view, block_id=NIL_BLOCK, height=0, justify_view=0),
+            VoteSubject(
+                kind=kind.name, epoch=cabal.epoch.epoch, view=view, block_id=NIL_BLOCK, height=0, justify_view=0
+            ),
         )
         for kind in cabal.definition.votes
         if kind.nil

@@ -19,6 +19,7 @@ class SimplexCraft:
     a block of the view before that has no quorum, with signatures that it never had; ``none`` shows nothing."""
 
     def __init__(self, cabal: Cabal) -> None:
+        self.epoch = cabal.epoch.epoch
         self.cabal = cabal
         self.sign = cabal.world.committee.sign
 
@@ -44,7 +45,7 @@ class SimplexCraft:
         for block_id, header, _, _ in self.cabal.proposals.get(view, ()):
             if block_id not in self.cabal.grounds:
                 return Certificate(
-                    kind=NOTARIZE, epoch=0, view=header.view, block_id=block_id, height=header.height,
+                    kind=NOTARIZE, epoch=self.epoch, view=header.view, block_id=block_id, height=header.height,
                     justify_view=header.justify.view, signers=b"\x07", signature=bytes(32),
                 )  # fmt: skip
         return None
@@ -56,9 +57,9 @@ class SimplexCraft:
             stamp = self.cabal.headers[proof.block_id].timestamp_ms
             header = msgspec.structs.replace(header, timestamp_ms=max(header.timestamp_ms, stamp + 1))
             proof = None
-        subject = ProposalSubject(epoch=0, view=view, block_id=digest(header))
+        subject = ProposalSubject(epoch=self.epoch, view=view, block_id=digest(header))
         signature = self.sign(member, subject)
-        return Proposal(epoch=0, header=header, body=memoryview(b""), entry_proof=proof, signature=signature)
+        return Proposal(epoch=self.epoch, header=header, body=memoryview(b""), entry_proof=proof, signature=signature)
 
     def vote(self, kind: str, seen: Seen) -> VoteSubject:
         return vote_for(kind, seen)
@@ -69,4 +70,4 @@ class SimplexCraft:
     def announce(self, member: int, move: Announce, chosen: Certificate) -> Sequence[msgspec.Struct]:
         nullification = self.nullification(move.view)
         shown = [certificate for certificate in (chosen, nullification) if certificate is not None and certificate.view]
-        return (Certificates(epoch=0, certificates=tuple(shown)),) if shown else ()
+        return (Certificates(epoch=self.epoch, certificates=tuple(shown)),) if shown else ()

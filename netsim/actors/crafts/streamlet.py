@@ -17,6 +17,7 @@ class StreamletCraft:
     """Blocks on any certificate, clocks that lie, certificates shown when it hurts."""
 
     def __init__(self, cabal: Cabal) -> None:
+        self.epoch = cabal.epoch.epoch
         self.sign = cabal.world.committee.sign
 
     def view(self, turn: int, justify: Certificate) -> View | None:
@@ -26,14 +27,14 @@ class StreamletCraft:
         return Entry(None, b"")
 
     def proposal(self, member: int, view: View, header: BlockHeader, entry: Entry) -> msgspec.Struct:
-        subject = ProposalSubject(epoch=0, view=view, block_id=digest(header))
-        return Proposal(epoch=0, header=header, body=memoryview(b""), signature=self.sign(member, subject))
+        subject = ProposalSubject(epoch=self.epoch, view=view, block_id=digest(header))
+        return Proposal(epoch=self.epoch, header=header, body=memoryview(b""), signature=self.sign(member, subject))
 
     def vote(self, kind: str, seen: Seen) -> VoteSubject:
         return vote_for(kind, seen)
 
     def give_up(self, member: int, move: GiveUp, chosen: Certificate) -> Sequence[msgspec.Struct]:
-        return (Clock(epoch=0, view=move.view + 1),)
+        return (Clock(epoch=self.epoch, view=move.view + 1),)
 
     def announce(self, member: int, move: Announce, chosen: Certificate) -> Sequence[msgspec.Struct]:
-        return (Certificates(epoch=0, longest=chosen),)
+        return (Certificates(epoch=self.epoch, longest=chosen),)

@@ -25,10 +25,11 @@ class TendermintCraft:
     """A turn is a height and a round; the certificate that a block stands on says the height."""
 
     def __init__(self, cabal: Cabal) -> None:
+        self.epoch = cabal.epoch.epoch
         self.cabal = cabal
 
     def view(self, turn: int, justify: Certificate) -> View | None:
-        height = justify.height + 1
+        height, turn = justify.height + 1, turn + self.cabal.base
         return view_at(height, turn - height) if turn >= height else None
 
     def entry(self, view: View, style: str, justify: Certificate) -> Entry | None:
@@ -56,7 +57,7 @@ class TendermintCraft:
         for block_id, header in self.cabal.headers.items():
             if height_of(header.view) == height_of(view) and header.view < view:
                 return Certificate(
-                    kind=PREVOTE, epoch=0, view=view - 1, block_id=block_id, height=header.height,
+                    kind=PREVOTE, epoch=self.epoch, view=view - 1, block_id=block_id, height=header.height,
                     justify_view=header.justify.view, signers=b"\x07", signature=bytes(32),
                 )  # fmt: skip
         return None
@@ -65,9 +66,9 @@ class TendermintCraft:
         polka = entry.proof if isinstance(entry.proof, Certificate) else None
         if polka is not None:
             header = self.cabal.headers[polka.block_id]
-        subject = ProposalSubject(epoch=0, view=view, block_id=digest(header))
+        subject = ProposalSubject(epoch=self.epoch, view=view, block_id=digest(header))
         return Proposal(
-            epoch=0,
+            epoch=self.epoch,
             view=view,
             header=header,
             body=memoryview(b""),
@@ -86,9 +87,11 @@ class TendermintCraft:
 
     def give_up(self, member: int, move: GiveUp, chosen: Certificate) -> Sequence[msgspec.Struct]:
         view = self.view(move.view, chosen)
-        return () if view is None or turn_of(view) != move.view else nil_votes(self.cabal, member, view)
+        return (
+            () if view is None or turn_of(view) != move.view + self.cabal.base else nil_votes(self.cabal, member, view)
+        )
 
     def announce(self, member: int, move: Announce, chosen: Certificate) -> Sequence[msgspec.Struct]:
         view = self.view(move.view, chosen)
         polkas = [] if view is None else self.polkas(view)
-        return (Standing(epoch=0, commit=chosen, polka=polkas[-1] if polkas else None, votes=()),)
+        return (Standing(epoch=self.epoch, commit=chosen, polka=polkas[-1] if polkas else None, votes=()),)
