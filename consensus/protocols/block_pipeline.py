@@ -149,7 +149,8 @@ class BlockPipeline:
 
     def all_checked(self, path: Sequence[Entry], *, full_check_of_last: bool) -> bool:
         """True when every body of ``path`` was checked; asks for the checks that are missing. All but the last block
-        are certified by their children, the last one too unless it needs the full check that comes before a vote."""
+        are certified by their children, the last one too unless it needs the full check that comes before a vote. That
+        one waits for the others: a false body that some peer gave of an ancestor must not speak against it."""
         ready = True
         for position, entry in enumerate(path):
             if entry.checked:
@@ -157,8 +158,10 @@ class BlockPipeline:
             if entry.block.header.payload_root == CLOSING_PAYLOAD_ROOT and not entry.body:
                 entry.checked = True  # its place was judged with its header; another body than none is found out below
                 continue
-            ready = False
             full = full_check_of_last and position == len(path) - 1
+            if full and not ready:
+                break
+            ready = False
             if entry.check_pending if full else entry.certified_check_pending:
                 continue
             if full:

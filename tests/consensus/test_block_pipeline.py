@@ -356,6 +356,21 @@ def test_a_certified_body_that_does_not_match_is_fetched_again(protocol: str) ->
 
 
 @every_protocol
+def test_a_false_body_of_an_ancestor_does_not_speak_against_the_next_leader(protocol: str) -> None:
+    """The leader of view 1 sent this replica another body than the others, so that a judge who is shown it with the
+    next block would refuse that one. It is judged when the true body is here, and then voted for."""
+    chain, alone = setting(protocol)
+    b1, b2 = row(chain, 2)
+    alone.judge = lambda check: b"evil 1" not in {bytes(check.body), *(bytes(body) for _, body in check.path)}
+    alone.hear(chain.proposal(b1, body=b"evil 1"))
+    happened = alone.hear(chain.proposal(b2))
+    assert not happened.signed
+    assert {reject.peer for reject in happened.of(Reject)} == {alone.committee.peer(0)}
+    happened = alone.feed(BlocksFetched(peer=GIVER, blocks=((b1, chain.body(b1)),), proof=None))
+    assert chain.vote_subject(b2) in happened.signed
+
+
+@every_protocol
 def test_whoever_gave_the_body_is_named_and_not_who_gave_it_again(protocol: str) -> None:
     """The leader's false body is here already when block sync brings the true one: the first stays until it is judged,
     and it is the leader's."""

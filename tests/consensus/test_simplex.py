@@ -163,7 +163,6 @@ def test_a_vote_waits_for_the_payload_and_for_the_ancestors() -> None:
     assert not proposed(chain, alone, b2).signed
     alone.judge = lambda check: None
     assert not proposed(chain, alone, b1).signed
-    alone.judge = lambda check: True
     assert not alone.feed(PayloadVerdict(block_id=b1.id, certified=False, valid=True)).signed[1:]
     happened = alone.feed(PayloadVerdict(block_id=b2.id, certified=False, valid=True))
     assert chain.subject(NOTARIZE, b2) in happened.signed
