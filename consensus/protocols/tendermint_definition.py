@@ -40,6 +40,7 @@ def _forgets_lock(first: Subject, second: Subject, headers: Sequence[BlockHeader
         and NIL_BLOCK not in (first.block_id, second.block_id)
         and first.block_id != second.block_id
         and height_of(first.view) == height_of(second.view)
+        and first.height == second.height  # a vote whose height is not its view's is nobody's vote
         and first.view < second.view
         and second.justify_view < first.view
     )
