@@ -175,6 +175,14 @@ class Folded(NamedTuple):
     outcomes: tuple[ChangeOutcome, ...]
 
 
+class Opinion(NamedTuple):
+    """What would become of a change. ``is_forged``: whoever has to did not sign it, which no chain and no height will
+    ever change."""
+
+    outcome: ChangeOutcome
+    is_forged: bool
+
+
 class Registry:
     """See the module. Immutable; equal when the states are."""
 
@@ -255,12 +263,16 @@ class Registry:
             if len(outcomes) >= CHANGES_PER_BLOCK_MAX:
                 outcomes.append(ChangeIgnored(reason=f"more than {CHANGES_PER_BLOCK_MAX} changes in one block"))
                 continue
-            registry, outcome = registry._judged(height, transaction)
-            outcomes.append(outcome)
+            registry, opinion = registry._judged(height, transaction)
+            outcomes.append(opinion.outcome)
         return Folded(registry, tuple(outcomes))
 
     def judge(self, height: Height, transaction: bytes) -> ChangeOutcome:
         """What would become of a transaction as the first of a block at ``height``, on this registry's block."""
+        return self.opinion(height, transaction).outcome
+
+    def opinion(self, height: Height, transaction: bytes) -> Opinion:
+        """As :meth:`judge`, and whether the transaction is worth asking about again."""
         return self._after_boundary(height)._judged(height, transaction)[1]
 
     def _after_boundary(self, height: Height) -> Registry:
@@ -277,21 +289,21 @@ class Registry:
     def _with(self, **changes: object) -> Registry:
         return Registry(self.rules, replace(self.state, **changes))
 
-    def _judged(self, height: Height, data: bytes) -> tuple[Registry, ChangeOutcome]:
+    def _judged(self, height: Height, data: bytes) -> tuple[Registry, Opinion]:
         if len(data) > TRANSACTION_SIZE_MAX:
-            return self, ChangeIgnored(reason=f"{len(data)} bytes exceed {TRANSACTION_SIZE_MAX}")
+            return self._ignoring(f"{len(data)} bytes exceed {TRANSACTION_SIZE_MAX}")
         transaction = system_transactions.decode(data)
         if isinstance(transaction, Malformed):
             # Not the decoder's words: they differ between its versions, and nodes answer alike.
-            return self, ChangeIgnored(reason="not a system transaction in canonical form")
+            return self._ignoring("not a system transaction in canonical form")
         change = transaction.change
         own = isinstance(transaction.approval, ByValidator)
         memory = self._remembering(height, change, own=own)
         if isinstance(memory, str):
-            return self, ChangeIgnored(reason=memory)
+            return self._ignoring(memory)
         changed = self._changed(height, change)
         if isinstance(changed, str):
-            return self, ChangeIgnored(reason=changed)
+            return self._ignoring(changed)
         rules, reconfiguration = self.rules, self.rules.reconfiguration
         fault = approval_fault(
             transaction,
@@ -301,12 +313,15 @@ class Registry:
             governors_needed=reconfiguration.governors_needed,
         ) or _possession_fault(change, rules.scheme)
         if fault:
-            return self, ChangeIgnored(reason=fault)
+            return self._ignoring(fault, is_forged=True)
         members, due_at = changed
         return (
             self._with(members=members, remembered=memory),
-            ChangeAccepted(effective_at=rules.boundary_from(due_at)),
+            Opinion(ChangeAccepted(effective_at=rules.boundary_from(due_at)), is_forged=False),
         )
+
+    def _ignoring(self, reason: str, *, is_forged: bool = False) -> tuple[Registry, Opinion]:
+        return self, Opinion(ChangeIgnored(reason=reason), is_forged)
 
     def _remembering(self, height: Height, change: Change, *, own: bool) -> tuple[Remembered, ...] | str:
         """What is remembered once ``change`` is accepted, or why it cannot be."""

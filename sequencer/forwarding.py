@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from consensus.codec import Canonical, Malformed, encode
 from consensus.types import Height, Integer, PeerId
-from sequencer.mempool import ForwardedTransaction, Mempool, Pending, Submission
+from sequencer.mempool import ChangeRefused, ForwardedTransaction, Mempool, Pending, Submission
 from sequencer.transactions import RollupId
 from sequencer.window import CommittedWindow
 
@@ -106,9 +106,12 @@ class Forwarder:
         by_rollup: dict[int, list[tuple[Height, bytes]]] = {}
         for transaction in forward.transactions:
             by_rollup.setdefault(transaction.rollup_id, []).append((transaction.valid_until, transaction.data))
+        fault: str | None = None
         for rollup_id, transactions in by_rollup.items():
-            self._mempool.add_batch(rollup_id, transactions, local=False)
-        return None
+            for answer in self._mempool.add_batch(rollup_id, transactions, local=False):
+                if isinstance(answer, ChangeRefused) and answer.is_forged:
+                    fault = f"forwarded transactions: {answer.reason}"  # who passes a change on has judged it
+        return fault
 
     async def run(self) -> None:
         """Pass on what could not be passed on when it was submitted."""

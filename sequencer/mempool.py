@@ -104,13 +104,15 @@ class ExpiryTooFar(msgspec.Struct, frozen=True, gc=False, tag="expiry_too_far"):
 
 
 class ChangeRefused(msgspec.Struct, frozen=True, gc=False, tag="change_refused"):
-    """The change of the validators would have no effect now."""
+    """The change of the validators would have no effect now; one that ``is_forged`` never would, here or anywhere."""
 
     reason: str
+    is_forged: bool = False
 
 
 Refused: TypeAlias = TooLarge | Full | UnknownRollup | Expired | ExpiryTooFar | ChangeRefused
 Submission: TypeAlias = Pending | Ordered | Refused
+NOT_LOOKED_AT: Final = ChangeRefused("not looked at: it came together with a change that nobody signed")
 
 
 class SubmissionRefused(Exception):
@@ -194,7 +196,8 @@ class Mempool:
         self, rollup_id: int, transactions: Sequence[tuple[Height, bytes]], *, local: bool = True
     ) -> list[Submission]:
         """Take ``(valid_until, data)`` of one rollup, one answer each, in order. Submitting again is harmless and gives
-        the transaction's present state. ``local`` is False for what another validator forwarded."""
+        the transaction's present state. ``local`` is False for what another validator forwarded. Nothing after a change
+        that is forged is looked at."""
         queue = self._queues.get(rollup_id)
         if queue is None:
             return [UnknownRollup(rollup_id)] * len(transactions)
@@ -205,7 +208,13 @@ class Mempool:
             if not valid_until or next_height <= valid_until <= next_height + self._expiry_span
         }
         before = len(queue.entries)
-        answers = [self._admit(queue, prefixes.get(entry[0]), entry) for entry in transactions]
+        answers: list[Submission] = []
+        for entry in transactions:
+            answers.append(self._admit(queue, prefixes.get(entry[0]), entry))
+            if isinstance(answers[-1], ChangeRefused) and answers[-1].is_forged:
+                # One signature is checked for whoever made it up; the next ones would be no better.
+                answers += [NOT_LOOKED_AT] * (len(transactions) - len(answers))
+                break
         if len(queue.entries) > before:
             if local:
                 new = list(islice(reversed(queue.entries), len(queue.entries) - before))
@@ -230,29 +239,32 @@ class Mempool:
         if queue.bytes + size_bytes > limits.bytes_max or len(queue.entries) >= limits.entries_max:
             return Full(queue.rollup_id, len(queue.entries), queue.bytes)
         if queue.rollup_id == SYSTEM_ROLLUP:
-            fault = self._change_fault(transaction_id, data)
-            if fault:
-                return ChangeRefused(fault)
+            refused = self._judge_change(transaction_id, data)
+            if refused is not None:
+                return refused
         queue.entries[transaction_id] = entry
         queue.bytes += size_bytes
         if valid_until:
             self._expiring.setdefault(valid_until, {})[transaction_id] = queue.rollup_id
         return Pending(transaction_id)
 
-    def _change_fault(self, transaction_id: TransactionId, data: bytes) -> str:
-        """Why a change of the validators is not taken; empty when it is."""
+    def _judge_change(self, transaction_id: TransactionId, data: bytes) -> ChangeRefused | None:
+        """Why a change of the validators is not taken; None when it is."""
         if self._registries is None:
             raise ValueError("a queue for changes of validators that never change")
-        outcome = self._registries.latest.judge(self._window.height + 1, data)
-        if isinstance(outcome, ChangeIgnored):
-            return outcome.reason
         member = own_key(data)
-        if member:
+        if member:  # before its signatures are looked at, of which a member can make as many as it likes
             waiting = sum(1 for each in self._own_changes.values() if each == member)
             if waiting >= OWN_REMEMBERED_MAX:
-                return f"{waiting} changes that {member.hex()} signed wait already: wait until they are ordered"
+                return ChangeRefused(
+                    f"{waiting} changes that {member.hex()} signed wait already: wait until they are ordered"
+                )
+        outcome, is_forged = self._registries.latest.opinion(self._window.height + 1, data)
+        if isinstance(outcome, ChangeIgnored):
+            return ChangeRefused(outcome.reason, is_forged)
+        if member:
             self._own_changes[transaction_id] = member
-        return ""
+        return None
 
     def _unorderable(self, valid_until: Height) -> Submission:
         next_height = self._window.height + 1

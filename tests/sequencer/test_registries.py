@@ -10,21 +10,33 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
+from consensus import registry as registry_module
+from consensus.codec import encode
 from consensus.engine import BuildPayload, CheckPayload, Commit, EndEpoch, PayloadBuilt, PayloadVerdict, ReportEvidence
 from consensus.genesis import SYSTEM_ROLLUP
-from consensus.reconfiguration import ChangeAccepted, ChangeIgnored
+from consensus.reconfiguration import (
+    ByValidator,
+    Change,
+    ChangeAccepted,
+    ChangeIgnored,
+    RemoveValidator,
+    SystemTransaction,
+    approval_fault,
+)
 from consensus.registry import CHANGES_PER_BLOCK_MAX, OWN_REMEMBERED_MAX
 from consensus.types import Block, Height
 from consensus.validators import ValidatorSet
 from sequencer import mempool as mempool_module
 from sequencer import registries as registries_module
 from sequencer.body import EMPTY_PAYLOAD, Payload, PayloadCache, decode_payload
+from sequencer.forwarding import Forwarder
 from sequencer.ledger import Ledger
-from sequencer.mempool import ChangeRefused, Full, Mempool, Ordered, Pending, UnknownRollup
+from sequencer.mempool import NOT_LOOKED_AT, ChangeRefused, Full, Mempool, Ordered, Pending, UnknownRollup
 from sequencer.payload import InlinePayloadSource
 from sequencer.registries import Registries, next_validators_hash
 from sequencer.transactions import Position, transaction_id
@@ -426,9 +438,10 @@ async def test_what_would_have_no_effect_is_not_taken() -> None:
     unsigned = chain.governed(chain.addition("late"), 0)
     assert world.submit(b"nonsense", unsigned, chain.add("validator-0")) == [
         ChangeRefused("not a system transaction in canonical form"),
-        ChangeRefused("signed by 1 governors, of whom 2 are needed"),
-        ChangeRefused("the name validator-0 is taken"),
+        ChangeRefused("signed by 1 governors, of whom 2 are needed", is_forged=True),
+        NOT_LOOKED_AT,
     ]
+    assert world.submit(chain.add("validator-0")) == [ChangeRefused("the name validator-0 is taken")]
     assert world.mempool.pending(SYSTEM_ROLLUP) == (0, 0)
     change = chain.add("late")
     taken = world.submit(change)
@@ -464,6 +477,55 @@ async def test_members_do_not_fill_the_queue_for_the_governors() -> None:
     ordered = payload({SYSTEM_ROLLUP: [(0, rotations[0])]})
     world.mempool.committed(1, ordered.sections)
     assert isinstance(world.submit(rotations[-1])[0], Pending)
+
+
+async def test_a_peer_makes_others_check_one_forged_change_and_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signature takes a millisecond to check, and a frame holds thousands of changes."""
+    checked: list[Change] = []
+
+    def count(transaction: SystemTransaction, *rest: Any, **named: Any) -> str:
+        checked.append(transaction.change)
+        return approval_fault(transaction, *rest, **named)
+
+    monkeypatch.setattr(registry_module, "approval_fault", count)
+    chain = governed()
+    world = World(chain)
+    forwarder = Forwarder(world.mempool, world.window, NoChannel(), observes=lambda: False)
+    signature = chain.key("stranger").sign(b"anything")
+
+    def frame(*changes: bytes) -> bytes:
+        return msgspec.msgpack.encode([[[SYSTEM_ROLLUP, 0, change] for change in changes]])
+
+    forged = [
+        encode(
+            SystemTransaction(
+                change=RemoveValidator(public_key=chain.first(0), expires_at=100 + number),
+                approval=ByValidator(signature=signature),
+            )
+        )
+        for number in range(50)
+    ]
+    fault = forwarder.received(frame(*forged, chain.add("late")))
+    assert fault is not None
+    assert "the signature is not that of" in fault
+    assert len(checked) == 1
+    assert world.mempool.pending(SYSTEM_ROLLUP) == (0, 0)
+    # What has merely no effect any more is nobody's fault; a member's own changes are counted before they are checked.
+    assert forwarder.received(frame(chain.add("validator-0"), b"nonsense", chain.add("late"))) is None
+    checked.clear()
+    world.submit(*[chain.rotate(chain.first(1), f"r{number}") for number in range(50)])
+    assert len(checked) == OWN_REMEMBERED_MAX
+
+
+class NoChannel:
+    """Nobody is connected."""
+
+    def broadcast(self, data: bytes) -> None: ...
+
+    def send(self, peer: bytes, data: bytes) -> None: ...
+
+    def connected_validators(self) -> Sequence[bytes]:
+        return ()
 
 
 async def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
