@@ -60,6 +60,9 @@ QUEUE_MAX: Final = 4096
 dead task."""
 CHECKS_MAX: Final = 2 * ENTRIES_MAX
 """Bodies to be judged: of each block in the tree at most one full check and one of a certified body."""
+SIGNATURES_WAITING_MAX: Final = 512
+"""Decisions that wait for the signer. While it is away the others go on, and this node with them; of so many, the
+oldest help nobody any more and are not signed, as if the message had been lost. Each has its slot all the same."""
 LEDGER_QUEUE_MAX: Final = 512
 """Commits that the ledger has not taken: beyond, no event is handled until it has."""
 INBOX_MAX: Final = 64
@@ -107,7 +110,8 @@ class Driver:
         self._timer_heap: list[tuple[Nanoseconds, str]] = []
         self._sleep = trio.CancelScope()
         self._build_scope: trio.CancelScope | None = None
-        self._to_sign, self._signing = trio.open_memory_channel[Sign](QUEUE_MAX)
+        self._to_sign: deque[Sign] = deque(maxlen=SIGNATURES_WAITING_MAX)
+        self._sign_wanted = trio.Event()
         self._to_check, self._checking = trio.open_memory_channel[CheckPayload](CHECKS_MAX)
         self._wanted_build: BuildPayload | None = None
         self._build_wanted = trio.Event()
@@ -201,7 +205,8 @@ class Driver:
     def _effect(self, effect: Effect) -> None:
         match effect:
             case Sign():
-                self._to_sign.send_nowait(effect)
+                self._to_sign.append(effect)
+                self._sign_wanted.set()
             case Broadcast(message):
                 self._transport.broadcast(self._wire.encode(message), bulk=self._protocol.is_bulk(message))
             case Send(peer, message):
@@ -303,14 +308,20 @@ class Driver:
                 await self._frames_taken.wait()
 
     async def _sign(self) -> None:
-        async for request in self._signing:
-            if self._signer is None:
-                raise RuntimeError("an observer was asked to sign")
-            signing = self._replica.signing(request.subject)
-            if signing is None:
-                continue  # it waited here while its epoch ended
-            key, domain = signing
-            self._post(Signed(request.subject, await self._signer.sign(request.subject, key, domain)))
+        while True:
+            self._sign_wanted = trio.Event()
+            while self._to_sign:
+                await self._sign_next(self._to_sign.popleft())
+            await self._sign_wanted.wait()
+
+    async def _sign_next(self, request: Sign) -> None:
+        if self._signer is None:
+            raise RuntimeError("an observer was asked to sign")
+        signing = self._replica.signing(request.subject)
+        if signing is None:
+            return  # it waited here while its epoch ended
+        key, domain = signing
+        self._post(Signed(request.subject, await self._signer.sign(request.subject, key, domain)))
 
     async def _judge(self) -> None:
         await self._serve(self._checking, self._payloads.check)

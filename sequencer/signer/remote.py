@@ -1,7 +1,7 @@
 """The signer port of a node whose keys are held by a signing process.
 
 - **Away** (not started yet, killed, hung): requests wait, in order, and the node with them; it takes no part in
-  consensus until the process is back, and loses nothing. The log and :meth:`RemoteSigner.state` say so. Connections are
+  consensus until the process is back, and loses nothing but signatures that come too late to matter. The log and :meth:`RemoteSigner.state` say so. Connections are
   made anew with a growing, jittered delay, for ever; everything unanswered is then asked again, which gives the same
   answers.
 - **Refused**: :class:`SigningRefused`, which stops the node. Either its journal is older than what its key signed, or
@@ -55,7 +55,8 @@ HANDSHAKE_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 10.0
 """A process that answers nothing for so long, with requests waiting, is taken for hung and is connected to anew."""
 WAITING_MAX: Final = 4096
-"""Requests of a node whose signing process is away. A node that waits for a signature soon has nothing more to ask."""
+"""Requests of a node whose signing process is away. The driver asks for one signature after another, and forgets the
+oldest decisions that wait (``SIGNATURES_WAITING_MAX``)."""
 _EXPONENT_MAX: Final = 16
 _logger: Final = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from consensus.driver import TrioClock
+from consensus.driver import QUEUE_MAX, SIGNATURES_WAITING_MAX, TrioClock
 from consensus.engine import (
     NOTHING,
     BuildPayload,
@@ -157,6 +157,31 @@ async def test_what_waits_for_the_signer_while_its_epoch_ends_is_not_signed(auto
     await run(made, scripted)
     assert [event.subject for event in scripted.events if isinstance(event, Signed)] == [first, new]
     assert asked == [first, new]
+
+
+async def test_a_signer_that_is_away_for_long_stops_nothing(autojump_clock: MockClock) -> None:
+    """The others go on meanwhile, so there is always more to sign. When it is back the newest are signed, in order."""
+    made = cluster()
+    many = SIGNATURES_WAITING_MAX + QUEUE_MAX
+    subjects = [ProposalSubject(epoch=0, view=view, block_id=B1.id) for view in range(1, many + 1)]
+    scripted = Scripted(Step((), tuple(map(Sign, subjects))), lambda event: NOTHING)
+    asked: list[Subject] = []
+    back = trio.Event()
+
+    async def away(subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes:
+        asked.append(subject)
+        await back.wait()
+        return b"signature"
+
+    made.ports[0].sign = away  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, made, scripted)
+        await trio.sleep(1)
+        assert len(asked) <= 1
+        back.set()
+    assert asked[-SIGNATURES_WAITING_MAX:] == subjects[-SIGNATURES_WAITING_MAX:]
+    assert len(asked) <= SIGNATURES_WAITING_MAX + 1
+    assert [event.subject for event in scripted.events if isinstance(event, Signed)] == asked
 
 
 async def test_a_payload_that_the_old_epoch_wanted_is_never_answered(autojump_clock: MockClock) -> None:
