@@ -1,9 +1,9 @@
 """The signer port of a node whose keys are held by a signing process.
 
 - **Away** (not started yet, killed, hung): requests wait, in order, and the node with them; it takes no part in
-  consensus until the process is back, and loses nothing but signatures that come too late to matter. The log and :meth:`RemoteSigner.state` say so. Connections are
-  made anew with a growing, jittered delay, for ever; everything unanswered is then asked again, which gives the same
-  answers.
+  consensus until the process is back, and loses nothing but signatures that come too late to matter. The log and
+  :meth:`RemoteSigner.state` say so. Connections are made anew with a growing, jittered delay, for ever; everything
+  unanswered is then asked again, which gives the same answers.
 - **Refused**: :class:`SigningRefused`, which stops the node. Either its journal is older than what its key signed, or
   another node has the same key; going on would not help in either case.
 
