@@ -4,12 +4,14 @@ One file and one transaction, so that a proposal or a vote of finality, which EI
 is recorded in both forms or in none. The interchange commands (``sequencer signer import | export``) work on that same
 file; an interchange carries what EIP-3076 knows, and not this table.
 
-The file is held alone while the process runs, so what was loaded at the start stays true.
+The file is held alone while the process runs, so what was loaded at the start stays true. The lock is advisory, and a
+file beside it that somebody may delete; so every transaction also asks SQLite whether another connection wrote since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -80,6 +82,12 @@ class SigningStore:
         if create and path.exists():
             raise StorageError(f"{path}: exists already and is not made anew; it is the memory of what was signed.")
         self._store = SlashingStore(path, genesis_hash, exclusive=True)
+        try:
+            with self._store.transaction() as connection:
+                self._version = connection.pragma("data_version")
+        except BaseException:
+            self._store.close()
+            raise
 
     def load(self) -> Stored:
         """All of it."""
@@ -95,7 +103,7 @@ class SigningStore:
         """Record a signature that is about to be made. None when it is durable; EIP-3076's refusal, and nothing is
         recorded."""
         row = change.row
-        with self._store.transaction() as connection:
+        with self._transaction() as connection:
             refusal = _check_slashable(connection, row.pubkey, change.slashable)
             if refusal is not None:
                 return refusal
@@ -123,8 +131,19 @@ class SigningStore:
 
     def check(self, pubkey: bytes, slashable: SignedBlock | SignedAttestation) -> Refusal | None:
         """What EIP-3076 says of a repeat: an import may have forbidden it since."""
-        with self._store.transaction() as connection:
+        with self._transaction() as connection:
             return _check_slashable(connection, pubkey, slashable)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[apsw.Connection]:
+        """Of the store, when nobody else wrote since this one was opened: what was loaded is what the file holds."""
+        with self._store.transaction() as connection:
+            if connection.pragma("data_version") != self._version:
+                raise StorageError(
+                    f"{self._store.path}: another process wrote to it while this one held it, so its lock was bypassed."
+                    " Run one signing process on it, and leave its lock file alone."
+                )
+            yield connection
 
     def close(self) -> None:
         """Close the file. Nothing is lost without it."""

@@ -218,6 +218,28 @@ def test_the_memory_is_held_alone_and_never_made_in_passing(one: Chain, tmp_path
         SigningStore(one.path, bytes(32))
 
 
+def test_the_memory_is_held_alone_by_whatever_name(one: Chain, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "protection.db"
+    link.symlink_to(one.path)
+    with one.authority(), pytest.raises(InUseError):
+        SigningStore(link, one.members.spec.hash)
+
+
+def test_two_that_bypass_the_lock_do_not_sign_from_stale_memories(one: Chain) -> None:
+    """Somebody removed the lock file of a running process, and started another one."""
+    with one.authority() as first:
+        one.path.with_name(one.path.name + ".lock").unlink()
+        with one.authority() as second:
+            assert isinstance(ask(first, one, vote(5, justify=4)), bytes)
+            for _ in range(2):
+                with pytest.raises(StorageError, match="another process wrote"):
+                    second.sign(one.request(timeout(6, 3)))
+            assert isinstance(ask(first, one, timeout(6, 5)), bytes)
+    with one.authority() as authority:
+        assert ask(authority, one, timeout(7, 3)) is Rule.OFFENCE, "as what the second was asked"
+
+
 def test_the_memory_of_another_protocol_is_refused(one: Chain, tmp_path: Path) -> None:
     with one.authority() as authority:
         assert isinstance(ask(authority, one, vote(1, kind="order")), bytes)
