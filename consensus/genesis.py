@@ -30,6 +30,13 @@ SYSTEM_ROLLUP: Final = 2**64 - 1
 ``ChainSpec.rollups``; ordered only by a chain with a ``reconfiguration``."""
 
 
+UNFINISHED_EPOCHS_MAX: Final = 16
+"""Epochs whose validators finality may need at once: those since the last hand-over. Beyond, it never goes on."""
+HANDOVER_INTERVALS: Final = 4
+"""Checkpoint intervals within which a boundary is handed over while all is well: one up to the next checkpoint, one for
+the link that finalizes it, the rest for votes and certificates on their way."""
+
+
 class Pacing(msgspec.Struct, frozen=True, kw_only=True, array_like=True, forbid_unknown_fields=True):
     """How fast views go. The duration of a view is ``base * numerator**e // denominator**e`` with
     ``e = max(0, min(exponent_max, view - last_committed_view - depth))``; an idle leader waits ``idle_interval_ms``
@@ -124,6 +131,13 @@ def check_chain_spec(spec: ChainSpec, scheme: Scheme) -> ValidatorSet:
     if spec.reconfiguration is not None:
         _check_reconfiguration(spec.reconfiguration, validators)
     return validators
+
+
+def epoch_heights_least(checkpoint_interval: int) -> int:
+    """The least ``epoch_heights`` with which finality hands over to new sets faster than they can change. Below that,
+    one validator that rotates its key at every end of an epoch stops finality for good. Not demanded of a chain spec:
+    a chain may do without."""
+    return max(1, -(-HANDOVER_INTERVALS * checkpoint_interval // UNFINISHED_EPOCHS_MAX))
 
 
 def _check_reconfiguration(reconfiguration: Reconfiguration, validators: ValidatorSet) -> None:

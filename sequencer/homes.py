@@ -28,7 +28,14 @@ import msgspec
 from consensus.crypto.registry import scheme_named
 from consensus.crypto.scheme import SecretKey
 from consensus.election import ROUND_ROBIN
-from consensus.genesis import CHECKPOINT_INTERVAL_DEFAULT, GOVERNORS_MAX, ChainSpec, Pacing, Reconfiguration
+from consensus.genesis import (
+    CHECKPOINT_INTERVAL_DEFAULT,
+    GOVERNORS_MAX,
+    ChainSpec,
+    Pacing,
+    Reconfiguration,
+    epoch_heights_least,
+)
 from consensus.types import HASH_SIZE, Height, PeerId
 from consensus.validators import STAKE_MAX, Validator
 from sequencer.config import Address, RollupConfig, address_text
@@ -263,6 +270,13 @@ def _governors(directory: Path, plan: ChainPlan) -> dict[Path, SecretKey]:
         return {}
     if not 1 <= plan.governors <= GOVERNORS_MAX:
         raise HomeError(f"a chain whose validators change has 1 to {GOVERNORS_MAX} governors, not {plan.governors}")
+    least = epoch_heights_least(plan.checkpoint_interval)
+    if plan.reconfiguration.epoch_heights < least:
+        raise HomeError(
+            f"epochs of {plan.reconfiguration.epoch_heights} blocks with checkpoints {plan.checkpoint_interval} blocks "
+            "apart: one validator that rotates its key again and again would stop finality for good. Make epochs of at "
+            f"least {least} blocks, or set checkpoints closer together"
+        )
     return {directory / f"governor-{index}.json": generate_governor_key() for index in range(plan.governors)}
 
 

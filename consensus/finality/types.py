@@ -11,11 +11,12 @@ import msgspec
 from msgspec import Meta
 
 from consensus.codec import Canonical
+from consensus.genesis import UNFINISHED_EPOCHS_MAX
 from consensus.types import AggregateSignature, Bitmap, Epoch, Hash, Index, Integer, Signature, Slot
 
 FFG: Final = "ffg"
 """The signing kind of a vote."""
-EPOCHS_MAX: Final = 16
+EPOCHS_MAX: Final = UNFINISHED_EPOCHS_MAX
 """A link is signed by one validator set, or, around changes that are not handed over yet, by those of several
 epochs."""
 

@@ -13,7 +13,9 @@ from consensus.finality import rules
 from consensus.finality.certificates import LinkChecker
 from consensus.finality.proof import FinalityProof, verify_finality
 from consensus.finality.types import FfgVote, FfgVoteSubject, Link, LinkCertificate
+from consensus.genesis import epoch_heights_least
 from consensus.types import Block
+from tests.support import finality_epochs
 from tests.support.epoch_chain import EpochChain, epoch_chain
 from tests.support.finality_epochs import INTERVAL, EpochStory
 
@@ -253,6 +255,21 @@ def test_two_links_of_which_only_the_upper_one_crosses_the_boundary_prove_to_a_s
     for numbers in ((0, 1, 2), (4, 5, 6), (0, 1, 4, 5, 6)):
         assert isinstance(verify(certificate(4, 12, *numbers), between), Refusal)
     assert isinstance(verify(crossing, certificate(0, 8, 0, 1)), Refusal)
+
+
+@pytest.mark.parametrize(("epoch_heights", "final"), [(8, 480), (4, 32)])
+def test_a_validator_that_rotates_its_key_at_every_boundary(
+    epoch_heights: int, final: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finality goes on where epochs are as long as a new chain's must be, and never again where they are shorter: more
+    sets than are remembered come before the first has handed over."""
+    monkeypatch.setattr(finality_epochs, "INTERVAL", 32)
+    assert epoch_heights_least(32) == 8
+    rotated = range(10, 50)
+    lengths = (epoch_heights,) * (len(rotated) - 1) + (201,)
+    chain = epoch_chain([(0, 1, 2, number) for number in rotated], lengths=lengths, scheme="simulated")
+    story = EpochStory(chain, [(0,), (1,), (2,), tuple(rotated)]).play(sum(lengths))
+    assert {host.final for host in story.hosts} == {final}
 
 
 def _linked(step: Step) -> list[LinkCertificate]:

@@ -205,6 +205,15 @@ def test_a_validators_name_has_a_length(tmp_path: Path, name: str) -> None:
 # --- chains whose validators change --------------------------------------------------------------------------
 
 
+def test_epochs_are_not_too_short_for_finality_to_hand_over(tmp_path: Path) -> None:
+    """See ``test_finality_epochs.py`` for what happens to a chain that is made otherwise."""
+    plan = replace(PLAN, validators=1, observers=0, reconfiguration=Reconfiguration(epoch_heights=7))
+    with pytest.raises(HomeError, match=r"epochs of 7 blocks with checkpoints 32 blocks apart: .* at least 8 blocks"):
+        write_testnet(tmp_path, plan)
+    assert not list(tmp_path.iterdir())
+    write_testnet(tmp_path, replace(plan, checkpoint_interval=28))
+
+
 def test_a_chain_whose_validators_change_has_its_governors_keys_beside_its_homes(tmp_path: Path) -> None:
     reconfigured = Reconfiguration(epoch_heights=8, governors_needed=2)
     plan = replace(PLAN, validators=1, observers=0, reconfiguration=reconfigured, governors=3)
