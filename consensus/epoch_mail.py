@@ -57,6 +57,11 @@ class EpochMail:
         self._bytes = 0
         return kept
 
+    @property
+    def end(self) -> EpochEnd | None:
+        """What shows that the last epoch before ours is over."""
+        return self._end
+
     def ended(self, end: EpochEnd) -> None:
         """An epoch is over: this is what shows it."""
         self._end = end

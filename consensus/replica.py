@@ -8,7 +8,8 @@ An engine lives in one epoch::
 
     Commit(boundary)   it names the next validators: the engine is over, and is handed nothing more   -> EndEpoch
     EpochReady         EpochRecord, the old engine's timers cancelled, a new engine started on the boundary; then what
-                       came for it too early, in the order of arrival
+                       came for it too early, in the order of arrival. Who is not of the new set tells the others that
+                         the epoch is over, once per view timeout, until the new one commits a block
 
 Between the two there is no engine: peers are answered, and messages of the next epoch are kept. The new engine's first
 records stand behind the ``EpochRecord`` in one step, so a crash finds either the old epoch with all that was signed in
@@ -28,7 +29,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from consensus.block_sync import BlockSync
+from consensus.block_sync import TIMER_PREFIX, BlockSync
 from consensus.codec import digest
 from consensus.crypto.scheme import Scheme
 from consensus.engine import (
@@ -93,6 +94,7 @@ LinkReader: TypeAlias = Callable[[Block, bytes | memoryview], Sequence[LinkCerti
 WORKLIST_MAX: Final = 1000
 PARTING: Final = (Broadcast, Send, Reject, ReportEvidence)
 """What an engine still does once it is over: what it said belongs to others."""
+HANDOVER_TIMER: Final = f"{TIMER_PREFIX}handover"
 GRACE_DIVISOR: Final = 10
 PATIENCE_DIVISOR: Final = 2
 _LOOKED_AT: Final = frozenset((SetTimer, FetchBlocks, Commit))
@@ -135,6 +137,9 @@ class Replica:
             patience_ns=view_timeout_ns // PATIENCE_DIVISOR,
         )
         self._mail = EpochMail(self._out, view_timeout_ns)
+        self._view_timeout_ns = view_timeout_ns
+        self._leaves = False
+        """This node was of the epoch before, is not of this one, and has seen nothing committed in it."""
         self._timers: dict[str, None] = {}
         self._end: tuple[Block, CommitProof] | None = None
         self._live: Epoch | None = None
@@ -318,6 +323,9 @@ class Replica:
                 self._sync.loaded(event)
                 return
             case TimerFired(name):
+                if name == HANDOVER_TIMER:
+                    self._hand_over(now)
+                    return
                 if self._sync.timer_fired(name, now):
                     return
                 self._timers.pop(name, None)
@@ -378,6 +386,7 @@ class Replica:
         if self._end is None or self._end[0].id != ready.boundary:
             raise RuntimeError(f"no epoch ended with block {ready.boundary.hex()}")
         boundary, proof = self._end
+        left = self._me is not None
         header, validators = boundary.header, ready.validators
         if validators.hash != header.next_validators_hash:
             raise RuntimeError(
@@ -393,6 +402,20 @@ class Replica:
             if self._live == change.epoch:
                 self._merge(self._engine.handle(received, now), now)
         self._sync.go_on(now)
+        self._leaves = left and self._me is None
+        self._hand_over(now)
+
+    def _hand_over(self, now: Nanoseconds) -> None:
+        """Who is of the next epoch no more has nothing of its own to say in it. Nobody of those who follow may have
+        heard that it begins: they are told, again and again, until it commits something."""
+        if self._live is None or not self._leaves:
+            return
+        if self._engine.status().committed_height > self._epoch.genesis.height:
+            self._leaves = False
+            return
+        if self._mail.end is not None:
+            self._out.effects.append(Broadcast(self._mail.end))
+        self._out.effects.append(SetTimer(HANDOVER_TIMER, now + self._view_timeout_ns))
 
     # --- trust ---------------------------------------------------------------------------------------------------
 
