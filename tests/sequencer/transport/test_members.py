@@ -10,9 +10,12 @@ import pytest
 import trio
 import trio.testing
 
+from consensus.codec import encode
 from consensus.types import PeerId
 from sequencer.transport import PeerState, TlsIdentity, TlsTransport, open_transport
-from sequencer.transport.limits import Limits
+from sequencer.transport.framing import LINK, FrameReader, pack_frame
+from sequencer.transport.hello import Verdict
+from sequencer.transport.limits import LINK_FRAME_SIZE_MAX, Limits
 from sequencer.transport.tls import Parted
 from tests.sequencer.transport.common import (
     QUICK,
@@ -178,4 +181,21 @@ async def test_a_peer_that_is_removed_between_its_two_streams_gets_no_link() -> 
         with pytest.raises(Parted, match="is unknown here"):
             await leaver.greet(leaver.hello("bulk"))
         assert not transport._links
+        leaver.close()
+
+
+async def test_a_peer_that_is_removed_during_its_hellos_gets_no_link(caplog: pytest.LogCaptureFixture) -> None:
+    async with AsyncExitStack() as stack:
+        transport = await opened(stack, LOW, LOW, HIGH)
+        leaver = Stranger(HIGH, transport.port)
+        stream = await leaver.open()
+        reader = FrameReader(stream, lambda _: LINK_FRAME_SIZE_MAX, silence_timeout_s=60)
+        await stream.send_all(pack_frame(LINK, encode(leaver.hello("control"))))
+        for _ in range(2):  # the hello and a verdict that accepts
+            await reader.read()
+        change(transport, LOW)
+        await stream.send_all(pack_frame(LINK, encode(Verdict(refusal=""))))
+        await until(lambda: transport.state().refused == 1)
+        assert "is unknown here" in caplog.text
+        assert not transport._halves
         leaver.close()
