@@ -94,6 +94,8 @@ class BlockSync:
         self._patience_ns = patience_ns
         self._peers: dict[PeerId, None] = {}
         self._ahead: dict[PeerId, Epoch] = {}
+        self._had_nothing: dict[PeerId, None] = {}
+        """In this epoch, those who said that they are ahead and had nothing to show."""
         self._giver: PeerId | None = None
         self._questions: dict[bytes, _Question] = {}
         self._requests_made = 0
@@ -117,6 +119,7 @@ class BlockSync:
         self._committed_height = committed_height
         self._handed_over: Height = 0
         self._asks = True
+        self._had_nothing.clear()
         self._ahead = {peer: known for peer, known in self._ahead.items() if known > epoch}
 
     def end(self) -> None:
@@ -154,10 +157,11 @@ class BlockSync:
 
     def ahead(self, peer: PeerId, epoch: Epoch, now: Nanoseconds) -> None:
         """A peer's message is of a later epoch. When that is the next one, what ends ours is usually on its way."""
+        is_news = peer not in self._ahead and peer not in self._had_nothing
         if peer in self._peers and self._ahead.get(peer, self._epoch) < epoch:
             self._ahead[peer] = epoch
         if self._asks and self._ahead:
-            self._open_range(0, peer, now + self._grace_ns)
+            self._open_range(0, peer, now + self._grace_ns, anew=is_news)
             if epoch > self._epoch + 1:
                 self._ask_range(now)
 
@@ -167,10 +171,15 @@ class BlockSync:
             self._open_range(0, self._giver, now + self._patience_ns)
             self._ask_range(now)
 
-    def _open_range(self, until: Height, first: PeerId | None, deadline_ns: Nanoseconds) -> None:
+    def _open_range(self, until: Height, first: PeerId | None, deadline_ns: Nanoseconds, *, anew: bool = False) -> None:
+        """Begins ``anew`` a question that only those were asked so far who say that they are ahead: as long as they lie
+        and are silent, it waits longer and longer."""
         question = self._questions.get(RANGE_KEY)
         if question is None:
             question = self._open(RANGE_KEY, until, first)
+            self._set_timer(question, deadline_ns)
+        elif question.asked and question.until <= self._committed_height() and (anew or until > question.until):
+            question.asked, question.first = 0, first
             self._set_timer(question, deadline_ns)
         question.until = max(question.until, until)
 
@@ -254,7 +263,10 @@ class BlockSync:
 
     def _has_nothing(self, question: _Question, peer: PeerId, now: Nanoseconds) -> None:
         """A peer that was asked for a range gave none: it is not ahead, whatever it says."""
-        if self._ahead.pop(peer, None) is None or question.until > self._committed_height():
+        said_so = self._ahead.pop(peer, None) is not None
+        if said_so:
+            self._had_nothing[peer] = None
+        if not said_so or question.until > self._committed_height():
             self._pass_over(question, now)
         elif self._ahead:
             self._ask(question, now)

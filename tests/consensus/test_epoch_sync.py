@@ -102,6 +102,41 @@ def test_a_peer_that_only_says_so_is_passed_over() -> None:
     assert question(ahead(desk, A, 9)).peer == A
 
 
+def silenced(desk: Desk, liar: bytes) -> None:
+    """A peer that says it is far ahead and never answers, until nobody expects an answer soon."""
+    assert question(ahead(desk, liar, 9)).peer == liar
+    for _ in range(6):
+        desk.now += 100 * GRACE
+        assert question(desk.fire(None)).peer == liar
+
+
+def test_who_waits_for_a_liar_asks_at_once_for_what_a_certificate_shows() -> None:
+    desk = Desk(A, B)
+    silenced(desk, A)
+    assert question(desk.fetch(30, peer=B)).peer == B, "the one who named it"
+    assert not questions(desk.fetch(31, peer=B)), "once: an answer is on its way"
+
+
+def test_who_waits_for_a_liar_hears_of_another_who_is_ahead() -> None:
+    desk = Desk(A, B, C)
+    silenced(desk, A)
+    assert ahead(desk, B, 1) == (SetTimer("sync:", desk.now + GRACE),)
+    desk.now += GRACE
+    sent = question(desk.fire(None))
+    assert sent.peer == B
+    assert ahead(desk, B, 1) == (), "it is known by now"
+    # Who had nothing to show is asked again with all the others, and no sooner.
+    _, effects = desk.answer(sent)
+    assert question(effects).peer == A
+    assert ahead(desk, B, 1) == ()
+
+
+def test_who_waits_for_a_liar_asks_whoever_shows_that_the_epoch_is_over() -> None:
+    desk = Desk(A, B)
+    silenced(desk, A)
+    assert question(ahead(desk, B, 7)).peer == B
+
+
 @pytest.mark.parametrize("lie", ["chain", "proof", "pruned", "epoch"])
 def test_a_peer_that_is_ahead_and_lies_is_passed_over(lie: str) -> None:
     desk = Desk(A, B)
