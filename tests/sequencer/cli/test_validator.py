@@ -292,11 +292,11 @@ def test_a_new_key_is_made_beside_the_old_one_and_asked_for_when_it_is_held(chai
 
 
 def test_a_changed_stake_takes_effect_with_the_next_epoch(tmp_path: Path) -> None:
-    quick = Chain(tmp_path / "quick", "--epoch-heights", "4", "--delay-heights", "0")
+    quick = Chain(tmp_path / "quick", "--epoch-heights", "8", "--delay-heights", "0")
     try:
         asked = invoke("validator", "stake", quick.home, "validator-0", "9", *quick.signed_by(0), "--json")
         said = document(asked)
-        assert (said["in_effect"], said["epoch"], said["effective_at"] % 4) == (True, 1, 0)
+        assert (said["in_effect"], said["epoch"], said["effective_at"] % 8) == (True, 1, 0)
         assert "epoch 1 has begun: 1 validators" in words(asked)
         listed = quick.listed()
         assert (listed["epoch"], listed["epoch_began_after"]) == (1, said["effective_at"])
