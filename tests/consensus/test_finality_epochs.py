@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from consensus.codec import block_of
-from consensus.engine import Finalize, LinkRecord, OfferLinks, Received, Refusal, Sign, Step
+from consensus.engine import Finalize, LinkRecord, OfferLinks, Received, Refusal, Reject, Sign, Step
 from consensus.finality import rules
 from consensus.finality.certificates import LinkChecker
 from consensus.finality.proof import FinalityProof, verify_finality
@@ -255,6 +255,30 @@ def test_two_links_of_which_only_the_upper_one_crosses_the_boundary_prove_to_a_s
     for numbers in ((0, 1, 2), (4, 5, 6), (0, 1, 4, 5, 6)):
         assert isinstance(verify(certificate(4, 12, *numbers), between), Refusal)
     assert isinstance(verify(crossing, certificate(0, 8, 0, 1)), Refusal)
+
+
+def test_who_changed_its_tls_key_at_the_boundary_still_votes_for_the_old_set() -> None:
+    """Keys and peers are all new, and the operators are the same: the old keys' votes come from the new peers."""
+    chain = epoch_chain([(0, 1, 2, 3), (4, 5, 6, 7)], lengths=(6, 30), scheme="simulated")
+    story = EpochStory(chain, [(0, 4), (1, 5), (2, 6), (3, 7)]).play(13)
+    node = story.fresh((), 0)
+    for height in range(1, 9):
+        node.committed(_block(story, height), story.carried[height])
+        if height == 6:
+            node.enter(chain.eras[1].info)
+    link = Link(story.at(4), story.at(8))
+    found: list[LinkCertificate] = []
+    for old in (0, 1, 2):
+        vote, renewed = (_vote(story, epoch=int(key > 3), number=key, link=link) for key in (old, old + 4))
+        peer = story.peer(renewed)
+        assert vote.signer == renewed.signer
+        forged = msgspec.structs.replace(vote, signature=renewed.signature)
+        for sender, said in ((peer, forged), (b"s" * 32, vote)):
+            (rejected,) = node.handle(Received(sender, said)).effects
+            assert rejected == Reject(sender, "finality vote: the sender is not the signer")
+        for said in (vote, renewed):
+            found += _linked(node.handle(Received(peer, said)))
+    assert [[group.epoch for group in each.groups] for each in found] == [[0, 1]]
 
 
 @pytest.mark.parametrize(("epoch_heights", "final"), [(8, 480), (4, 32)])
