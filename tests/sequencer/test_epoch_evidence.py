@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+from trio.testing import MockClock
 from typer.testing import CliRunner
 
 from consensus.codec import digest
@@ -26,7 +27,7 @@ from sequencer.cli import app
 from sequencer.cli.console import NO
 from sequencer.epoch_changes import EpochChanges
 from sequencer.evidence_file import EvidenceOfLaterEpoch, decode_evidence_file, encode_evidence_file
-from sequencer.evidence_store import EvidenceExchange, EvidenceStore, Piece
+from sequencer.evidence_store import LOOK_INTERVAL_S, EvidenceExchange, EvidenceStore, Piece
 from sequencer.extraction import SplitOfHomes, extract_from_homes
 from sequencer.genesis import Genesis, genesis_of
 from sequencer.genesis_file import chain_spec_to_json
@@ -210,7 +211,7 @@ async def changes_of_chain() -> Sequence[EpochChange]:
     return full().chain.changes
 
 
-async def test_a_node_keeps_evidence_of_the_epochs_that_it_reached(tmp_path: Path) -> None:
+async def test_a_node_keeps_evidence_of_the_epochs_that_it_reached(tmp_path: Path, autojump_clock: MockClock) -> None:
     reached = [full().chain.change(1)]
 
     async def changes() -> Sequence[EpochChange]:
@@ -226,11 +227,34 @@ async def test_a_node_keeps_evidence_of_the_epochs_that_it_reached(tmp_path: Pat
     assert await exchange.received(ahead) is None  # its sender is ahead: neither blamed nor believed
     assert (len(store.pieces), len(channel.sent)) == (2, 2)
     reached.append(full().chain.change(2))
+    await trio.sleep(LOOK_INTERVAL_S)
     assert await exchange.received(ahead) is None
     assert [names(piece.guilt) for piece in store.pieces] == [["validator-2"], ["validator-0"], ["validator-4"]]
     again = EvidenceStore(tmp_path / "evidence", genesis(), changes)
     await again.load()
     assert sorted(piece.digest for piece in again.pieces) == sorted(piece.digest for piece in store.pieces)
+
+
+async def test_whoever_names_epochs_that_nobody_reached_costs_little(tmp_path: Path, autojump_clock: MockClock) -> None:
+    looked = 0
+
+    async def changes() -> Sequence[EpochChange]:
+        nonlocal looked
+        looked += 1
+        return full().chain.changes
+
+    store = EvidenceStore(tmp_path / "evidence", genesis(), changes)
+    await store.load()
+    exchange = EvidenceExchange(store, Channel(), store._genesis)
+    for number in range(50):
+        assert await exchange.received(encode_evidence(replace(double(2, 5, 0), epoch=2**40 + number))) is None
+    assert looked == 1
+    assert await exchange.received(encode_evidence(double(2, 5, 0))) is None
+    assert len(store.pieces) == 1, "what is known is judged all the same"
+    await trio.sleep(LOOK_INTERVAL_S)
+    for number in range(50):
+        assert await exchange.received(encode_evidence(replace(double(2, 5, 0), epoch=2**40 + number))) is None
+    assert looked == 2
 
 
 async def test_evidence_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
