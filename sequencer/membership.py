@@ -3,8 +3,9 @@
 The chain says it (``consensus/registry.py``), the configuration adds addresses, the transport follows after each block.
 
 *Leavers* are served as observers for ``epoch_heights`` more blocks: by then a block of the new epoch is committed, so
-the hand-over is durable with a quorum of those who came after, and whoever was a little behind has heard of it. After
-that the configuration decides: ``network.observers``.
+the hand-over is durable with a quorum of those who came after, and whoever was a little behind has heard of it. Where
+there are checkpoints they are served for four intervals at least, whatever epochs end meanwhile: finality needs their
+votes until it has handed over, or never goes on. After that the configuration decides: ``network.observers``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 
 from consensus.epochs import EpochChange
-from consensus.genesis import ChainSpec
+from consensus.genesis import HANDOVER_INTERVALS, UNFINISHED_EPOCHS_MAX, ChainSpec
 from consensus.registry import Member, Registry
 from consensus.types import Epoch, Height, PeerId
 from consensus.validators import Validator
@@ -71,7 +72,7 @@ class MemberTransport(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Left:
-    """The epoch before, and until which height those of it who left are served."""
+    """The set of an epoch that is over, and until which height those of it who left are served."""
 
     validators: tuple[Validator, ...]
     until: Height
@@ -106,7 +107,7 @@ class Membership:
         self._began_after: Height = 0
         self._validators = spec.validators
         self._own: tuple[Registry | None, Validator | None] | None = None
-        self._left: _Left | None = None
+        self._left: tuple[_Left, ...] = ()
         self._joining: frozenset[PeerId] = frozenset()
         self._told: tuple[object, ...] = ()
         self._warned: tuple[str, ...] = ()
@@ -140,12 +141,17 @@ class Membership:
         """Before anything else: take up where the chain stands. ``changes`` are all that are stored, ascending."""
         registry = self._registry()
         if registry is not None and registry.epoch:
-            before = next((change for change in changes if change.epoch == registry.epoch - 1), None)
+            before = self._spec.validators
+            for change in changes:
+                if change.epoch <= registry.epoch:
+                    self._leave(before, change.boundary.height)
+                    before = change.validators
             begun = next((change for change in changes if change.epoch == registry.epoch), None)
             # Without the last change, its boundary is the last block that was committed.
             self._began_after = self._height() if begun is None else begun.boundary.height
             self._epoch, self._validators = registry.epoch, registry.validators
-            self._leave(self._spec.validators if before is None else before.validators)
+            if begun is None:
+                self._leave(before, self._began_after)
         self.update()
 
     def update(self) -> None:
@@ -156,11 +162,9 @@ class Membership:
         if registry.epoch != self._epoch:
             before, self._validators = self._validators, registry.validators
             self._epoch, self._began_after = registry.epoch, self._height()
-            self._leave(before)
+            self._leave(before, self._began_after)
             logger.info(_news(self._epoch, self._began_after, before, self._validators))
-        left = self._left
-        if left is not None and self._height() > left.until:
-            left = self._left = None
+        left = self._left = tuple(each for each in self._left if self._height() <= each.until)
         told = (registry.members, left)
         if told != self._told:
             self._told = told
@@ -193,12 +197,14 @@ class Membership:
             pending=pending,
         )
 
-    def _leave(self, before: tuple[Validator, ...]) -> None:
+    def _leave(self, before: tuple[Validator, ...], boundary: Height) -> None:
         reconfiguration = self._spec.reconfiguration
         assert reconfiguration is not None, "an epoch ended on a chain whose validators never change"
-        self._left = _Left(validators=before, until=self._began_after + reconfiguration.epoch_heights)
+        served = max(reconfiguration.epoch_heights, HANDOVER_INTERVALS * self._spec.checkpoint_interval)
+        left = _Left(validators=before, until=boundary + served)
+        self._left = (*self._left, left)[-UNFINISHED_EPOCHS_MAX:]
 
-    def _tell(self, registry: Registry, left: _Left | None) -> None:
+    def _tell(self, registry: Registry, left: tuple[_Left, ...]) -> None:
         addresses = dict(self._configured)
         guests: set[PeerId] = set()
         self._joining = frozenset(member.validator.peer for member in registry.members if member.joins_at)
@@ -209,8 +215,7 @@ class Membership:
             address = self._address_of(member)
             if address is not None and member.validator.peer != self._own_peer:
                 addresses[member.validator.peer] = address
-        for validator in () if left is None else left.validators:
-            guests.add(validator.peer)
+        guests.update(validator.peer for each in left for validator in each.validators)
         present = {member.validator.peer for member in registry.members} | guests
         for validator in self._spec.validators:
             if validator.peer not in present:

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from consensus.epochs import EpochChange
+from consensus.genesis import CHECKPOINT_INTERVAL_DEFAULT
 from consensus.registry import Registry
 from consensus.types import CommitProof, Height, PeerId
 from sequencer.config import Address
@@ -17,6 +19,8 @@ from tests.sequencer.chains import block
 from tests.support.governed import Governed, governed
 
 EPOCH = 8
+SERVED = 4 * CHECKPOINT_INTERVAL_DEFAULT
+"""Blocks for which leavers are served."""
 FOUNDER_AT: Address = ("10.0.0.1", 26_600)
 OWN_AT: Address = ("10.0.0.0", 26_600)
 
@@ -103,7 +107,7 @@ def test_who_is_added_is_a_guest_at_once_and_a_validator_with_the_epoch() -> Non
     ]
 
 
-def test_who_left_is_served_for_another_epochs_length_and_its_address_is_forgotten() -> None:
+def test_who_left_is_served_until_finality_needs_it_no_more_and_its_address_is_forgotten() -> None:
     chain = Chain(governed())
     chain.membership.restore(())
     gone = chain.governed.spec.validators[1]
@@ -113,11 +117,29 @@ def test_who_left_is_served_for_another_epochs_length_and_its_address_is_forgott
     assert gone.peer not in chain.transport.validators
     assert gone.peer in chain.transport.guests
     assert gone.peer in chain.transport.addresses
+    # Another epoch ends meanwhile, and a restart comes in between.
+    chain.to(EPOCH + 1, chain.governed.remove(chain.governed.first(2)))
+    chain.to(EPOCH + SERVED)
+    assert gone.peer in chain.transport.guests
+    chain.to(EPOCH + SERVED + 1)
+    assert gone.peer not in chain.transport.guests
+    assert gone.peer not in chain.transport.addresses
+    assert chain.governed.spec.validators[2].peer in chain.transport.guests
+    chain.to(2 * EPOCH + SERVED + 1)
+    assert not chain.transport.guests
+
+
+def test_who_left_a_chain_without_checkpoints_is_served_for_another_epochs_length() -> None:
+    made = governed()
+    spec = msgspec.structs.replace(made.spec, checkpoint_interval=0)
+    chain = Chain(Governed(spec=spec, scheme=made.scheme, keys=made.keys))
+    chain.membership.restore(())
+    gone = spec.validators[1]
+    chain.to(1, chain.governed.remove(gone.public_key))
     chain.to(2 * EPOCH)
     assert gone.peer in chain.transport.guests
     chain.to(2 * EPOCH + 1)
     assert gone.peer not in chain.transport.guests
-    assert gone.peer not in chain.transport.addresses
 
 
 def test_a_next_tls_key_is_a_guest_before_it_is_the_validators() -> None:
@@ -148,8 +170,27 @@ def test_a_restart_takes_up_where_the_chain_stands(stored: int) -> None:
     assert gone.peer not in chain.transport.validators
     assert (again.view().epoch, again.view().began_after) == (1, EPOCH)
     chain.membership = again
-    chain.to(2 * EPOCH + 1)
+    chain.to(EPOCH + SERVED)
+    assert gone.peer in chain.transport.guests
+    chain.to(EPOCH + SERVED + 1)
     assert gone.peer not in chain.transport.guests
+
+
+def test_a_restart_knows_all_who_are_still_served() -> None:
+    chain = Chain(governed())
+    changes: list[EpochChange] = []
+    for number in (3, 2):
+        gone = chain.governed.spec.validators[number]
+        chain.to(chain.height + 1, chain.governed.remove(gone.public_key))
+        chain.to(EPOCH * (len(changes) + 1))
+        assert chain.registry is not None
+        header = msgspec.structs.replace(block(chain.height).header, epoch=len(changes))
+        proof = CommitProof(epoch=len(changes), headers=(), certificate=header.justify)
+        changes.append(EpochChange(boundary=header, validators=chain.registry.validators, proof=proof))
+    for stored in (1, 2):
+        chain.member().restore(changes[:stored])
+        guests = {validator.peer for validator in chain.governed.spec.validators[2:]}
+        assert chain.transport.guests == guests
 
 
 def test_a_chain_whose_validators_never_change_tells_nothing() -> None:
