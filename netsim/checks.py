@@ -61,13 +61,10 @@ def try_mutant(mutant: Mutant, budget: int) -> Caught:
     seeds = range(budget if scenario.swarm is not None else min(budget, SCRIPTED_SEEDS))
     for seed in seeds:
         schedule = expand(scenario, seed).replace(protocol=mutant.protocol)
-        result = run_schedule(schedule, definition=mutant.definition, keep=mutant.keep)
+        run = partial(run_schedule, definition=mutant.definition, keep=mutant.keep, make_replica=mutant.replica)
+        result = run(schedule)
         if not result.silent:
-            if scenario.swarm is not None:
-                run = partial(run_schedule, definition=mutant.definition, keep=mutant.keep)
-                shortest = shrink(schedule, run, runs_max=SHRINK_RUNS).result
-            else:
-                shortest = result
+            shortest = result if scenario.swarm is None else shrink(schedule, run, runs_max=SHRINK_RUNS).result
             return Caught(
                 id=mutant.id,
                 protocol=mutant.protocol,

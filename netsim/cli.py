@@ -104,8 +104,8 @@ def replay(
     """Run an explicit schedule again."""
     variant = Variant(file=protocol_file, mutant=mutant)
     schedule = read_schedule(file, variant)
-    definition, keep = variant.resolve(schedule.protocol)
-    show(run_schedule(schedule, definition=definition, keep=keep), json)
+    definition, keep, replica = variant.resolve(schedule.protocol)
+    show(run_schedule(schedule, definition=definition, keep=keep, make_replica=replica), json)
 
 
 def seeds_of(text: str) -> range:

@@ -32,8 +32,8 @@ def runner(variant: Variant) -> Run:
     """Runs schedules with the variant's protocol."""
 
     def run(schedule: Schedule) -> Result:
-        definition, keep = variant.resolve(schedule.protocol)
-        return run_schedule(schedule, definition=definition, keep=keep)
+        definition, keep, replica = variant.resolve(schedule.protocol)
+        return run_schedule(schedule, definition=definition, keep=keep, make_replica=replica)
 
     return run
 

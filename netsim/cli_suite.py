@@ -28,7 +28,7 @@ def suite_command(
     """Hold a protocol to the contract: the checks that ``protocol_suite`` gives to pytest."""
     if bool(protocol) == bool(protocol_file):
         raise BadSchedule("suite: name the protocol by either --protocol or --protocol-file")
-    definition, _ = Variant(name=protocol, file=protocol_file).resolve(protocol)
+    definition = Variant(name=protocol, file=protocol_file).resolve(protocol).definition
     origin = None
     if protocol_file:
         path, name = file_and_name(protocol_file)

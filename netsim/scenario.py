@@ -15,7 +15,9 @@ import msgspec
 from msgspec import Meta
 
 from netsim.randomness import stream
+from netsim.scenario_epochs import EpochDraws
 from netsim.schedule import (
+    EPOCHS_MAX,
     NAME_MAX,
     NODES_MAX,
     Actor,
@@ -48,7 +50,7 @@ from netsim.schedule import (
 )
 from netsim.validation import check, converted, faulty_nodes, from_json, read_bytes
 
-DRAWN: Final = ("nodes", "stakes", "leaders", "fault_free")
+DRAWN: Final = ("nodes", "stakes", "leaders", "epochs", "fault_free")
 """What a scenario does not set beside a swarm."""
 MALICE: Final = (0.2, 0.5, 1.0)
 """The chance that a puppet misbehaves in a view: one that mostly behaves lets others commit what it can then deny."""
@@ -67,7 +69,9 @@ class Swarm(Part, frozen=True, kw_only=True):
     ``hide`` that a view's votes reach one node alone, which does not tell; ``partition`` that a view begins under a
     partition, a cut or a hold; ``crash`` the mean number of crashes, ``restart_all`` the chance of killing all at once.
     ``heal_ms`` ends all trouble and asks for progress. ``faulty`` is how many misbehave, F without it; ``split`` is the
-    chance that the honest are parted for the whole run, each half with all of the faulty."""
+    chance that the honest are parted for the whole run, each half with all of the faulty. ``epochs`` is how often the
+    validators change, each epoch ``epoch_blocks`` long at most, with ``joiners`` that observe until they belong; there
+    is trouble at each change. ``checkpoint_interval`` is that of finality."""
 
     nodes: Annotated[tuple[Annotated[int, Meta(ge=1, le=NODES_MAX)], ...], Meta(min_length=1)] = (4,)
     protocols: tuple[Name, ...] = ()
@@ -87,6 +91,10 @@ class Swarm(Part, frozen=True, kw_only=True):
     restart_all: Probability = 0
     payloads: Annotated[int, Meta(ge=0, le=1000)] = 4
     heal_ms: Milliseconds | None = None
+    epochs: tuple[Annotated[int, Meta(ge=0, le=EPOCHS_MAX)], ...] = ()
+    epoch_blocks: Annotated[int, Meta(ge=1, le=1000)] = 6
+    joiners: tuple[Annotated[int, Meta(ge=0, le=NODES_MAX)], ...] = (0,)
+    checkpoint_interval: tuple[Annotated[int, Meta(ge=0, le=1000)], ...] = ()
 
 
 class Scenario(Part, frozen=True, kw_only=True):
@@ -212,7 +220,7 @@ class _Generator:
             *(actor.node for actor in base.actors if actor.kind == "twin"),
             *(node for node, kind in chosen if kind == "twin"),
         )
-        return base.replace(
+        drawn = base.replace(
             nodes=self.nodes,
             protocol=self.choice(swarm.protocols) if swarm.protocols else base.protocol,
             leaders=leaders,
@@ -223,6 +231,30 @@ class _Generator:
             stop=msgspec.structs.replace(base.stop, view=swarm.views),
             liveness=base.liveness if heal is None else Liveness(from_ms=heal + 1, timeouts=12, delay_ms=high),
         )
+        return self.with_epochs(drawn) if swarm.epochs or swarm.checkpoint_interval else drawn
+
+    def with_epochs(self, drawn: Schedule) -> Schedule:
+        """With changes of the validators, and finality."""
+        swarm, draws = self.swarm, stream(self.base.seed, "epochs")
+        if swarm.checkpoint_interval:
+            interval = swarm.checkpoint_interval[int(draws.random() * len(swarm.checkpoint_interval))]
+            drawn = drawn.replace(checkpoint_interval=interval)
+        if not swarm.epochs:
+            return drawn
+        changes = swarm.epochs[int(draws.random() * len(swarm.epochs))]
+        if not changes:
+            return drawn
+        return EpochDraws(
+            drawn,
+            draws,
+            changes=changes,
+            apart=swarm.epoch_blocks,
+            joining=swarm.joiners[int(draws.random() * len(swarm.joiners))] if swarm.joiners else 0,
+            kinds=swarm.actors,
+            views=swarm.views,
+            leader_bias=swarm.leader_bias,
+            moves=self.moves,
+        ).drawn()
 
     def payloads(self) -> list[Submit]:
         return [
@@ -233,6 +265,11 @@ class _Generator:
     def actor(self, node: int, kind: str, leaders: tuple[int, ...]) -> Actor:
         if kind != "puppet":
             return Actor(node=node, kind=kind)
+        return Actor(node=node, kind=kind, moves=self.moves(node, leaders, self.everybody))
+
+    def moves(self, node: int, leaders: tuple[int, ...], among: range) -> tuple[Move, ...]:
+        """What a puppet does in an epoch; ``among`` are those whom it may tell."""
+        self.everybody, self.nodes = among, len(among)
         moves: list[Move] = []
         malice = self.choice(MALICE)
         everybody = tuple(self.everybody)
@@ -245,7 +282,7 @@ class _Generator:
                 if leader == node:
                     moves.append(Propose(view=view, to=everybody))
                 moves += [CastVote(view=view, kind=kind, to=everybody) for kind in range(KINDS)]
-        return Actor(node=node, kind=kind, moves=tuple(moves))
+        return tuple(moves)
 
     def rank(self) -> int:
         draw = self.draws.random()

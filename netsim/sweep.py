@@ -16,13 +16,15 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.protocols.registry import protocol_named, protocol_names
+from consensus.replica import Replica
 from netsim.actors.registry import actor_kinds
+from netsim.committee import ReplicaFactory
 from netsim.mutants.registry import mutant_named
 from netsim.scenario import Scenario, expand
 from netsim.schedule import BadSchedule, Schedule
@@ -40,6 +42,14 @@ FINDINGS_MAX: Final = 100
 """Findings kept of one sweep: the seeds of the rest are found again by running it."""
 
 
+class Broken(NamedTuple):
+    """A protocol, what its journal forgets, and what makes its replicas."""
+
+    definition: ProtocolDefinition
+    keep: Keep | None = None
+    replica: ReplicaFactory = Replica
+
+
 class Variant(msgspec.Struct, frozen=True, kw_only=True):
     """What runs instead of the schedule's protocol: one of the registry by ``name``, that of a Python ``file``
     (:func:`file_and_name`), or one of our ``mutant``s. Travels to workers as text."""
@@ -48,22 +58,22 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
     file: str = ""
     mutant: str = ""
 
-    def resolve(self, schedule_protocol: str, where: str = "schedule") -> tuple[ProtocolDefinition, Keep | None]:
-        """The protocol, and what its journal forgets. Raises :class:`BadSchedule`."""
+    def resolve(self, schedule_protocol: str, where: str = "schedule") -> Broken:
+        """The protocol, and what is broken around it. Raises :class:`BadSchedule`."""
         if self.mutant:
             mutant = mutant_named(self.mutant)
-            return mutant.definition, mutant.keep
+            return Broken(mutant.definition, mutant.keep, mutant.replica)
         if self.file:
-            return protocol_from(self.file), None
+            return Broken(protocol_from(self.file))
         try:
-            return protocol_named(self.name or schedule_protocol), None
+            return Broken(protocol_named(self.name or schedule_protocol))
         except ValueError as error:
             where = "--protocol" if self.name else f"{where}: $.protocol"
             raise BadSchedule(f"{where}: {str(error).removeprefix('protocol: ')}") from None
 
     def check(self, scenario: Scenario, where: str) -> None:
         """Refuse names that nobody knows, before anything runs. Raises :class:`BadSchedule`."""
-        definition, _ = self.resolve(scenario.base.protocol, where)
+        definition = self.resolve(scenario.base.protocol, where).definition
         check_names(scenario.base, where, definition)
         if scenario.swarm is None:
             return
@@ -130,8 +140,8 @@ def run_seed(scenario: Scenario, variant: Variant, seed: int) -> Result:
     schedule = expand(scenario, seed)
     if variant.name:
         schedule = schedule.replace(protocol=variant.name)
-    definition, keep = variant.resolve(schedule.protocol)
-    return run_schedule(schedule, definition=definition, keep=keep)
+    definition, keep, replica = variant.resolve(schedule.protocol)
+    return run_schedule(schedule, definition=definition, keep=keep, make_replica=replica)
 
 
 def run_batch(scenario: bytes, variant: Variant, first: int, count: int, stop_at_first: bool = False) -> Batch:

@@ -204,9 +204,9 @@ def _bad_committee(schedule: Schedule) -> Iterator[Problem]:
     for number, leader in enumerate(schedule.leaders):
         if leader >= schedule.nodes:
             yield f"leaders[{number}]", f"there is no validator {leader}"
-    joining = joiners(schedule)
+    watching = range(positions(schedule) - schedule.observers, positions(schedule))
     for number, actor in enumerate(schedule.actors):
-        if actor.node >= schedule.nodes and actor.node not in joining:
+        if actor.node >= schedule.nodes and not (schedule.epochs and actor.node in watching):
             yield f"actors[{number}].node", f"there is no validator {actor.node}"
     for name, nodes in (("actors", schedule.actors), ("clocks", schedule.clocks)):
         yield from _twice(name, "node", [part.node for part in nodes])

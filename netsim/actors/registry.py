@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from netsim.actors.puppet import Puppet
+from netsim.actors.reconfigurer import Reconfigurer
 from netsim.actors.simple import (
     FLOOD_MESSAGES_MAX,
     Exaggerator,
@@ -33,12 +34,14 @@ ACTORS: Final[Mapping[str, ActorFactory]] = {
     "flooder": Flooder,
     "exaggerator": Exaggerator,
     "puppet": Puppet,
+    "reconfigurer": Reconfigurer,
 }
 
 OPTIONS: Final[Mapping[str, Mapping[str, tuple[float, float]]]] = {
     "slow": {"delay_ms": (0, 1e6)},
     "outdated": {"from_ms": (0, 1e9), "every_ms": (1, 1e9)},
     "mutator": {"rate": (0, 1)},
+    "reconfigurer": {"rate": (0, 1)},
     "flooder": {"count": (0, FLOOD_MESSAGES_MAX), "over_ms": (0, 1e6)},
     "exaggerator": {"count": (0, FLOOD_MESSAGES_MAX), "over_ms": (0, 1e6)},
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from consensus.protocols.definition import ProtocolDefinition
+from consensus.replica import Replica
+from netsim.committee import ReplicaFactory
 from netsim.simulation import Keep
 
 
@@ -17,6 +19,7 @@ class Mutant:
     definition: ProtocolDefinition
     scenario: str = "swarm"
     keep: Keep | None = None
+    replica: ReplicaFactory = Replica
 
     @property
     def protocol(self) -> str:

@@ -12,7 +12,7 @@ from consensus.protocols.chained import ChainedEngine
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
 from consensus.protocols.registry import HOTSTUFF, JOLTEON
-from netsim.mutants import engines, fast_hotstuff, fast_path, hotstuff2, simplex, streamlet, tendermint
+from netsim.mutants import engines, epochs, fast_hotstuff, fast_path, hotstuff2, simplex, streamlet, tendermint
 from netsim.mutants.engines import broken
 from netsim.mutants.mutant import Mutant
 from netsim.schedule import BadSchedule
@@ -99,6 +99,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *_both("R1", "a restart loses the last proposal", engines.ForgetsProposal, scenario=CRASHES),
     *_both("R2", "a restart loses the last timeout", engines.ForgetsTimeout, scenario=CRASHES),
     *_both("R3", "a restart loses the highest certificates", engines.ForgetsHighCertificate, scenario=CRASHES),
+    *epochs.BROKEN,
     *hotstuff2.BROKEN,
     *simplex.BROKEN,
     *streamlet.BROKEN,

@@ -131,8 +131,8 @@ class ViewsInStep:
 
 
 class Progress:
-    """L2 and L3: after the trouble every node of the core commits something new in time, and each payload that all of
-    the core were given commits in time."""
+    """L2 and L3: after the trouble every node of the core commits something new in time, of the last epoch too, and
+    each payload that all of the core were given commits in time."""
 
     id = "L2"
 
@@ -157,8 +157,10 @@ class Progress:
 
     def begin(self) -> None:
         world = self.judge.world
-        self.goal = world.top_height + 1
-        limit_ns = self.limit_ns()
+        last = world.committee.eras[-1].height
+        self.goal = max(world.top_height, last) + 1
+        base_ns = world.committee.spec.pacing.view_timeout_ms * MILLISECOND
+        limit_ns = self.limit_ns() + 3 * base_ns * (self.goal - world.top_height - 1)
         world.at(world.now + limit_ns, self.check)
         payload_ns = limit_ns + nanoseconds(self.liveness.payload_ms)
         world.at(world.now + payload_ns, self.check_payloads)

@@ -7,6 +7,7 @@ from typing import Final
 
 from netsim.oracles.accountability import Accountable, Convicted
 from netsim.oracles.epochs import Boundaries, NoLongPause
+from netsim.oracles.finality import FinalityHolds
 from netsim.oracles.judge import Oracle
 from netsim.oracles.others import (
     Bounded,
@@ -37,8 +38,8 @@ OracleFactory = Callable[[], Oracle]
 ORACLES: Final[tuple[OracleFactory, ...]] = (
     Agreement, AppendOnly, OneSubjectPerSlot, DurableFirst, Monotone, OneCertificatePerView, CertificatesVerify,
     CertifiedExtendsCommitted, FinalizedOrGivenUp, NoOrderAfterTimeout, Boundaries, NoExceptions, Retrievable,
-    ViewsInStep, Progress, NoTimer, Responsive, NoLongPause, Accountable, Convicted, OneStream, Bounded, Milestones,
-    NoFalseBlame,
+    ViewsInStep, Progress, NoTimer, Responsive, NoLongPause, Accountable, Convicted, FinalityHolds, OneStream, Bounded,
+    Milestones, NoFalseBlame,
 )  # fmt: skip
 ALSO: Final = {"L3": "L2", "X1": "S12"}
 """What an oracle reports beside its own id."""

@@ -47,16 +47,16 @@ def schedule_of(file: str, seed: int | None, variant: Variant) -> Schedule:
 
 def run_recorded(schedule: Schedule, variant: Variant) -> Recorded:
     """Run it with everything written down."""
-    definition, keep = variant.resolve(schedule.protocol)
-    return record(schedule, definition=definition, keep=keep)
+    definition, keep, replica = variant.resolve(schedule.protocol)
+    return record(schedule, definition=definition, keep=keep, make_replica=replica)
 
 
 def shortest(recorded: Recorded, variant: Variant) -> tuple[Recorded, Shortened]:
     """The shortest run found in which the same oracle fires."""
 
     def run(schedule: Schedule) -> Result:
-        definition, keep = variant.resolve(schedule.protocol)
-        return run_schedule(schedule, definition=definition, keep=keep)
+        definition, keep, replica = variant.resolve(schedule.protocol)
+        return run_schedule(schedule, definition=definition, keep=keep, make_replica=replica)
 
     shrunk = shrink(recorded.result.schedule, run, runs_max=SHRINKING_RUNS_MAX)
     shortened = Shortened(before=shrunk.size_before, after=shrunk.size_after, runs=shrunk.runs)

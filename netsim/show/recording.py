@@ -15,8 +15,10 @@ import msgspec
 
 from consensus.engine import Commit, Event, Finalize, Record, Recovered, ReportEvidence, TimerFired
 from consensus.protocols.definition import ProtocolDefinition
+from consensus.replica import Replica
 from consensus.types import View
 from netsim.actors.registry import COPIED
+from netsim.committee import ReplicaFactory
 from netsim.oracles.judge import CertifiedFact, Judge
 from netsim.reading import view_of
 from netsim.schedule import Drop, Schedule, ViewPartition
@@ -388,8 +390,16 @@ def _nodes(schedule: Schedule, hosts: Sequence[Host]) -> tuple[Node, ...]:
     return tuple(Node(position=host.position, role=roles.get(host.position, ""), honest=host.honest) for host in hosts)
 
 
-def record(schedule: Schedule, *, definition: ProtocolDefinition | None = None, keep: Keep | None = None) -> Recorded:
+def record(
+    schedule: Schedule,
+    *,
+    definition: ProtocolDefinition | None = None,
+    keep: Keep | None = None,
+    make_replica: ReplicaFactory = Replica,
+) -> Recorded:
     """Run a schedule and write down what happens. Arguments and errors are those of :func:`run_schedule`."""
     tape = Tape()
-    result = run_schedule(schedule, definition=definition, keep=keep, recorder=tape, oracles=(tape,))
+    result = run_schedule(
+        schedule, definition=definition, keep=keep, make_replica=make_replica, recorder=tape, oracles=(tape,)
+    )
     return tape.cut(result)

@@ -45,7 +45,8 @@ def test_a_mutant_is_caught_where_it_was_found(mutant: Mutant) -> None:
     row = FOUND[mutant.name]
     scenario = load(scenario_path(mutant.scenario))
     schedule = expand(scenario, row["seed"]).replace(protocol=mutant.protocol)
-    assert run_schedule(schedule, definition=mutant.definition, keep=mutant.keep).verdict == row["oracle"]
+    result = run_schedule(schedule, definition=mutant.definition, keep=mutant.keep, make_replica=mutant.replica)
+    assert result.verdict == row["oracle"]
     if mutant.protocol in protocol_names() and mutant.id != "D5":
         assert run_schedule(schedule).silent, "what is caught is the mutation"
 

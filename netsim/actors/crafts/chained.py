@@ -15,7 +15,7 @@ from consensus.protocols.chained_types import (
     TimeoutGroup,
     TimeoutSubject,
 )
-from consensus.types import BlockHeader, Certificate, ProposalSubject, View, VoteSubject, bitmap_of
+from consensus.types import BlockHeader, Certificate, ProposalSubject, View, VoteSubject, bitmap_of, epoch_of
 from netsim.actors.cabal import Cabal, Seen, digest
 from netsim.actors.crafts.craft import Entry, vote_for
 from netsim.reading import parts
@@ -37,6 +37,8 @@ class ChainedCraft:
 
     def hear(self, host: Host, message: msgspec.Struct) -> None:
         """Somebody sends something: timeouts and their certificates are kept."""
+        if epoch_of(message) != self.epoch:
+            return
         if isinstance(message, Timeout):
             self.timeouts.setdefault(message.view, {}).setdefault(message.signer, message)
             if self.signs_certificate_view is None:
