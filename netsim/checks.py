@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from netsim.histories.mutants import FinalityMutant
 from netsim.mutants.mutant import Mutant
 from netsim.mutants.registry import mutant_named
 from netsim.scenario import expand, load
@@ -57,6 +58,8 @@ def scenario_path(name: str) -> Path:
 
 def try_mutant(mutant: Mutant, budget: int) -> Caught:
     """Run the mutant's scenario with seeds from 0 on until an oracle fires."""
+    if mutant.rule is not None:
+        return _try_rule(mutant, mutant.rule, budget)
     scenario = load(scenario_path(mutant.scenario))
     seeds = range(budget if scenario.swarm is not None else min(budget, SCRIPTED_SEEDS))
     for seed in seeds:
@@ -77,6 +80,15 @@ def try_mutant(mutant: Mutant, budget: int) -> Caught:
     return Caught(
         id=mutant.id, protocol=mutant.protocol, caught=False, oracle=None, schedules=len(seeds), seed=None,
         minimal_views=None,
+    )  # fmt: skip
+
+
+def _try_rule(mutant: Mutant, rule: FinalityMutant, budget: int) -> Caught:
+    """Play random histories until one is wrong."""
+    found = next((seed for seed in range(budget) if rule.complaint(seed)), None)
+    return Caught(
+        id=mutant.id, protocol=mutant.protocol, caught=found is not None, oracle=None if found is None else "A3",
+        schedules=budget if found is None else found + 1, seed=found, minimal_views=None,
     )  # fmt: skip
 
 

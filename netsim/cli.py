@@ -20,7 +20,7 @@ from netsim import cli_findings, cli_suite
 from netsim.actors.registry import actor_kinds
 from netsim.checks import Caught, check_determinism, scenario_paths, try_mutants
 from netsim.cli_files import folder, read, read_schedule, write
-from netsim.mutants.registry import CONTROLS, MUTANTS, NOT_BUILT
+from netsim.mutants.registry import CONTROLS, MUTANTS
 from netsim.oracles.registry import ORACLE_IDS
 from netsim.scenario import load
 from netsim.schedule import BadSchedule
@@ -199,16 +199,14 @@ def mutants(
         task = progress.add_task("", total=len(chosen), last="")
         for caught in try_mutants(chosen, budget, workers):
             found.append(caught)
-            word = f"{caught.oracle} after {caught.schedules}, seed {caught.seed}, {caught.minimal_views} views"
+            views = "" if caught.minimal_views is None else f", {caught.minimal_views} views"
+            word = f"{caught.oracle} after {caught.schedules}, seed {caught.seed}{views}"
             text = f"{caught.id:4} {caught.protocol:13} {word if caught.caught else 'NOT CAUGHT'}"
             progress.update(task, advance=1, last=f"{sum(not one.caught for one in found)} not caught")
             if not json:
                 typer.echo(text)
     if json:
         say(found)
-    else:
-        for identity, needs in NOT_BUILT:
-            typer.echo(f"{identity}: waits for {needs}")
     raise typer.Exit(0 if all(caught.caught for caught in found) else 1)
 
 
@@ -235,9 +233,8 @@ def list_all() -> None:
     for oracle in ORACLE_IDS:
         typer.echo(f"oracle {oracle}")
     for mutant in MUTANTS:
-        typer.echo(f"mutant {mutant.name:14} {mutant.change} ({mutant.scenario})")
-    for identity, needs in NOT_BUILT:
-        typer.echo(f"mutant {identity}: waits for {needs}")
+        where = mutant.scenario if mutant.rule is None else "histories of votes"
+        typer.echo(f"mutant {mutant.name:14} {mutant.change} ({where})")
     for identity, scenario in CONTROLS:
         typer.echo(f"control {identity}: {scenario}")
 

@@ -62,6 +62,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
         """The protocol, and what is broken around it. Raises :class:`BadSchedule`."""
         if self.mutant:
             mutant = mutant_named(self.mutant)
+            if mutant.rule is not None:
+                raise BadSchedule(f"mutant {self.mutant!r} is caught by histories of votes: netsim mutants --only")
             return Broken(mutant.definition, mutant.keep, mutant.replica)
         if self.file:
             return Broken(protocol_from(self.file))

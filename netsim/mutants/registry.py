@@ -1,7 +1,7 @@
 """The table of mutants: what is broken, in which protocol, and where it must be caught.
 
-Each row of the design's table that can exist today stands here; the others are in :data:`NOT_BUILT` with what they wait
-for, and in :data:`CONTROLS` those that are scenarios which a correct protocol must pass.
+Each row of the design's table stands here, and in :data:`CONTROLS` those that are scenarios which a correct protocol
+must pass.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from consensus.protocols.chained import ChainedEngine
 from consensus.protocols.hotstuff import HotStuff
 from consensus.protocols.jolteon import Jolteon
 from consensus.protocols.registry import HOTSTUFF, JOLTEON
+from netsim.histories.mutants import MUTANTS as FINALITY_MUTANTS
 from netsim.mutants import engines, epochs, fast_hotstuff, fast_path, hotstuff2, simplex, streamlet, tendermint
 from netsim.mutants.engines import broken
 from netsim.mutants.mutant import Mutant
@@ -104,9 +105,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     *simplex.BROKEN,
     *streamlet.BROKEN,
     *tendermint.BROKEN,
+    *(
+        Mutant(id=f"F{row.name[1:].replace(' ', '-')}", change=f"finality: {change}", definition=JOLTEON, rule=row)
+        for row, change in zip(FINALITY_MUTANTS, (
+            "no check for double votes", "no check for surround votes", "whoever was caught goes on counting",
+            "a majority justifies", "finalizes over any distance", "a link counts from one branch to another",
+            "the first link over a change needs both sets, no other",
+            "k = 2 without the checkpoint between being justified",
+        ), strict=True)
+    ),
 )  # fmt: skip
 
-NOT_BUILT: Final = (("F1-F7", "Casper FFG"),)
 CONTROLS: Final = (
     ("D6", "mutated-proposals"), ("D6", "swarm-actors"), ("L3", "deaf-node"), ("L7", "swarm-healing"),
     ("swarm", SEARCH),

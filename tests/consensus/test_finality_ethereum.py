@@ -14,7 +14,7 @@ from consensus.finality import rules
 from consensus.finality.chain_links import ChainLinks, OneBranch, initial_state
 from consensus.finality.rules import ValidatorSets
 from consensus.finality.types import Checkpoint, Link
-from tests.support.finality_histories import identifier, validator_set
+from netsim.histories.play import identifier, validator_set
 
 FILE = Path(__file__).parent / "data" / "finality_vectors.json"
 INTERVAL = 32

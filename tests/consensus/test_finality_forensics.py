@@ -25,9 +25,9 @@ from consensus.finality.weak_subjectivity import WeakSubjectivity
 from consensus.signing import SigningDomain
 from consensus.types import Block, bitmap_of
 from consensus.validators import ValidatorSet
+from netsim.histories.play import identifier
 from tests.support.chain import Chain
 from tests.support.committee import Committee, committee
-from tests.support.finality_histories import identifier
 
 INTERVAL = 2
 

@@ -10,10 +10,10 @@ import itertools
 import pytest
 
 from consensus.finality.forensics import Extraction, extract
-from tests.support.finality_histories import INTERVAL, History, play
-from tests.support.finality_mutants import MUTANTS, REDUNDANT, FinalityMutant
-from tests.support.finality_oracle import complaints, final_by_definition, forks
-from tests.support.finality_tally import play_tally
+from netsim.histories.mutants import MUTANTS, REDUNDANT, FinalityMutant
+from netsim.histories.oracle import complaints, final_by_definition, forks
+from netsim.histories.play import INTERVAL, History, play
+from netsim.histories.tally import play_tally
 
 SEEDS = 3_000
 SEEDS_SWEEP = 100_000

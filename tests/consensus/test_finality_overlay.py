@@ -39,9 +39,9 @@ from consensus.finality.chain_links import CHECKPOINTS_MAX, LINKS_MAX, ChainStat
 from consensus.finality.overlay import CERTIFICATES_PER_BLOCK_MAX, Finality
 from consensus.finality.types import Checkpoint, FfgVote, FfgVoteSubject, Link, LinkCertificate, LinkGroup
 from consensus.types import Block, bitmap_of
+from netsim.histories.tally import INTERVAL, signed_vote
 from tests.support.chain import Chain
 from tests.support.committee import Committee, committee
-from tests.support.finality_tally import INTERVAL, signed_vote
 
 
 class Plain(NamedTuple):

@@ -26,9 +26,9 @@ from consensus.finality.chain_links import initial_state
 from consensus.finality.overlay import Finality
 from consensus.finality.types import Checkpoint, FfgVote, Link, LinkCertificate
 from consensus.types import Block, BlockHeader
+from netsim.histories.play import punishable
+from netsim.histories.tally import signed_vote
 from tests.support.committee import Committee, committee
-from tests.support.finality_histories import punishable
-from tests.support.finality_tally import signed_vote
 
 INTERVAL = 3
 CHECKPOINTS = 12

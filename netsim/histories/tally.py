@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from consensus.finality.certificates import BadSignature, Counted, LinkChecker, LinkTally, Slashable
 from consensus.finality.types import Checkpoint, FfgVote, FfgVoteSubject, Link, LinkCertificate
-from consensus.types import signers_of
-from tests.support.committee import Committee, committee
-from tests.support.finality_histories import identifier, punishable
+from consensus.types import Subject, signers_of
+from netsim.committee import Committee, committee_of
+from netsim.histories.play import identifier, punishable
+from netsim.schedule import Schedule
 
 INTERVAL = 4
 
 
-def signed_vote(members: Committee, signer: int, link: Link) -> FfgVote:
+class Signer(Protocol):
+    """Whoever holds the validators' keys."""
+
+    def sign(self, signer: int, subject: Subject) -> bytes: ...
+
+
+def signed_vote(members: Signer, signer: int, link: Link) -> FfgVote:
     """A vote of epoch 0 with the signer's own key."""
     subject = FfgVoteSubject(epoch=0, source=link.source, target=link.target)
     return FfgVote(
@@ -35,7 +43,7 @@ def play_tally(seed: int) -> Played:
     below two thirds, nor with a signature that is not the signer's, nor the same link twice."""
     draw = random.Random(seed)
     stakes = tuple(draw.randint(1, 5) for _ in range(draw.randint(3, 7)))
-    members = committee(len(stakes), stakes=stakes)
+    members = committee_of(Schedule(nodes=len(stakes), stakes=stakes))
     checker = LinkChecker((members.epoch,), members.scheme)
     tally = LinkTally(checker, INTERVAL, lambda link: (members.epoch,))
     blocks = [

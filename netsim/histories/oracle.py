@@ -7,7 +7,7 @@ from __future__ import annotations
 from consensus.finality.forensics import Extraction, extract
 from consensus.finality.types import Checkpoint, Link
 from consensus.validators import ValidatorSet
-from tests.support.finality_histories import INTERVAL, History, punishable
+from netsim.histories.play import INTERVAL, History, punishable
 
 
 def two_thirds(members: ValidatorSet, keys: frozenset[bytes]) -> bool:

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-import pytest
+from typing import Literal, Protocol
 
 from consensus.codec import encode
 from consensus.engine import SafetyRecord, Sign
@@ -19,6 +17,31 @@ from consensus.finality.types import Checkpoint, FfgVoteSubject, Link
 from consensus.safety import Forbidden, Granted, SafetyGuard
 from consensus.types import Height
 from consensus.validators import ValidatorSet
+from netsim.histories.oracle import complaints
+from netsim.histories.play import play
+from netsim.histories.tally import play_tally
+
+
+class Patcher(Protocol):
+    """Replaces an attribute for a while."""
+
+    def setattr(self, target: object, name: str, value: object) -> None: ...
+
+
+class Patches:
+    """A :class:`Patcher` that puts back what was there."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[object, str, object]] = []
+
+    def setattr(self, target: object, name: str, value: object) -> None:
+        self._before.append((target, name, getattr(target, name)))
+        setattr(target, name, value)
+
+    def undo(self) -> None:
+        while self._before:
+            target, name, value = self._before.pop()
+            setattr(target, name, value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,12 +49,23 @@ class FinalityMutant:
     """``alter`` patches one rule; ``caught_by`` says which random test must notice within ``budget`` seeds."""
 
     name: str
-    alter: Callable[[pytest.MonkeyPatch], None]
+    alter: Callable[[Patcher], None]
     budget: int
     caught_by: Literal["history", "tally"] = "history"
 
+    def complaint(self, seed: int) -> str:
+        """What is wrong with one history under the altered rule; empty for nothing. Not for threads: the rule is
+        altered for the whole process while this runs."""
+        patches = Patches()
+        self.alter(patches)
+        try:
+            found = play_tally(seed).complaints if self.caught_by == "tally" else complaints(play(seed))
+        finally:
+            patches.undo()
+        return found[0] if found else ""
 
-def no_double_check(patch: pytest.MonkeyPatch) -> None:
+
+def no_double_check(patch: Patcher) -> None:
     """F1: neither the rule nor the guard minds a second vote for one target height, or a lower one. (That targets grow
     is also what keeps an honest vote from being surrounded by an earlier one of its own.)"""
 
@@ -42,27 +76,27 @@ def no_double_check(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SafetyGuard, "authorize", grants)
 
 
-def no_guard(patch: pytest.MonkeyPatch) -> None:
+def no_guard(patch: Patcher) -> None:
     """Not a mutant of the design: the guard alone is gone, and the rule suffices."""
     patch.setattr(SafetyGuard, "authorize", lambda self, subject, state: Granted((), Sign(subject)))
 
 
-def no_rule(patch: pytest.MonkeyPatch) -> None:
+def no_rule(patch: Patcher) -> None:
     """Not a mutant of the design: the rule about targets is gone, and the guard suffices."""
     patch.setattr(rules, "target_grows", lambda last, link: True)
 
 
-def no_surround_check(patch: pytest.MonkeyPatch) -> None:
+def no_surround_check(patch: Patcher) -> None:
     """F1, the other half."""
     patch.setattr(rules, "source_keeps", lambda last, link: True)
 
 
-def equivocators_counted(patch: pytest.MonkeyPatch) -> None:
+def equivocators_counted(patch: Patcher) -> None:
     """F2: whoever was caught goes on counting."""
     patch.setattr(LinkTally, "_exclude", lambda self, signer: None)
 
 
-def low_quorum(patch: pytest.MonkeyPatch) -> None:
+def low_quorum(patch: Patcher) -> None:
     """F3: a majority justifies."""
 
     def majority(validators: ValidatorSet, keys: Collection[bytes]) -> bool:
@@ -71,17 +105,17 @@ def low_quorum(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rules, "has_quorum", majority)
 
 
-def any_distance(patch: pytest.MonkeyPatch) -> None:
+def any_distance(patch: Patcher) -> None:
     """F4: a link finalizes its source however far its target is."""
     patch.setattr(rules, "finalizes_by_one", lambda link, interval: True)
 
 
-def any_branch(patch: pytest.MonkeyPatch) -> None:
+def any_branch(patch: Patcher) -> None:
     """F5: a link counts from one branch to another."""
     patch.setattr(rules, "counts", lambda link, ancestry: link.source.height < link.target.height)
 
 
-def first_link_only(patch: pytest.MonkeyPatch) -> None:
+def first_link_only(patch: Patcher) -> None:
     """F6: once both sets have justified a checkpoint above the boundary, the new set suffices."""
 
     def justified(change: SetChange, both: rules.Finality, ancestry: Ancestry) -> tuple[Checkpoint, ...]:
@@ -94,7 +128,7 @@ def first_link_only(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(rules, "hands_over", justified)
 
 
-def nothing_between(patch: pytest.MonkeyPatch) -> None:
+def nothing_between(patch: Patcher) -> None:
     """F7: k = 2 without the checkpoint between being justified."""
 
     def two(
