@@ -124,8 +124,19 @@ async def confirmation(node: NodeView, request: Request, transaction_id: Transac
             raise ApiError(422, "no_checkpoints", str(error), where="wait") from None
         except HeightUnavailable as error:
             raise unavailable(error) from None
-        status = TransactionStatus(level=receipt.level, position=receipt.position)
-        outcome = await outcome_at(node, receipt.position)
-        return answer(request, transaction_document(request, transaction_id, status, receipt, outcome))
+        return await _with_receipt(node, request, transaction_id, receipt)
     status = await node.status_of(transaction_id)
+    if status.level in (wait.level, Level.FINAL):  # it came just then, and is not said without being shown
+        try:
+            late = await node.receipt(transaction_id, wait.level)
+        except HeightUnavailable as error:
+            raise unavailable(error) from None
+        if late is not None:
+            return await _with_receipt(node, request, transaction_id, late)
     return answer(request, transaction_document(request, transaction_id, status, None), status=202)
+
+
+async def _with_receipt(node: NodeView, request: Request, transaction_id: TransactionId, receipt: Receipt) -> Response:
+    status = TransactionStatus(level=receipt.level, position=receipt.position)
+    outcome = await outcome_at(node, receipt.position)
+    return answer(request, transaction_document(request, transaction_id, status, receipt, outcome))

@@ -71,18 +71,17 @@ class Reads:
         if wait is not None:
             return await confirmation(self._node, request, transaction_id, wait)
         final = request.query_params.get("proof") == Level.FINAL.value
-        if final or read_flag(request, "proof"):
+        proven = final or read_flag(request, "proof")
+        status = await self._node.status_of(transaction_id)  # before the receipt: it says nothing that is not shown
+        receipt = None
+        if proven and status.position is not None:
             try:
                 receipt = await self._node.receipt(transaction_id, Level.FINAL if final else Level.CONFIRMED)
             except HeightUnavailable as error:
                 raise unavailable(error) from None
-            if receipt is not None:
-                status = await self._node.status_of(transaction_id)
-                outcome = await outcome_at(self._node, status.position)
-                return answer(request, transaction_document(request, transaction_id, status, receipt, outcome))
-        status = await self._node.status_of(transaction_id)
+            status = await self._node.status_of(transaction_id)
         outcome = await outcome_at(self._node, status.position)
-        return answer(request, transaction_document(request, transaction_id, status, None, outcome))
+        return answer(request, transaction_document(request, transaction_id, status, receipt, outcome))
 
     async def section(self, request: Request) -> Response:
         """All that a block ordered for one rollup, with its proofs."""

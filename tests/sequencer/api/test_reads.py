@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+import trio
 from prometheus_client.parser import text_string_to_metric_families
 
 from consensus.epochs import EpochChange
@@ -106,6 +107,44 @@ async def test_waiting_for_final_answers_when_it_is() -> None:
         await api.node.order()
         never = await api.http.get(f"/v1/transactions/{transaction_id(3, 0, b'x').hex()}?wait=final")
         assert (never.status_code, never.json()["error"]["code"]) == (422, "no_checkpoints")
+
+
+async def test_no_rung_is_claimed_that_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients take a node that says ``confirmed`` and shows no receipt for a liar. It is confirmed just when somebody
+    asks."""
+    async with served() as api:
+        original = api.node.receipt
+
+        async def just_before(transaction: bytes, level: Level = Level.CONFIRMED) -> Receipt | None:
+            found = await original(transaction, level)
+            await api.node.order()
+            return found
+
+        monkeypatch.setattr(api.node, "receipt", just_before)
+        for data, proof in ((b"x", "1"), (b"y", "final")):
+            await api.submit(data)
+            path = f"/v1/transactions/{transaction_id(3, 0, data).hex()}"
+            shown = (await api.http.get(path, params={"proof": proof})).json()
+            assert shown["level"] == "pending" or "receipt" in shown
+
+
+async def test_what_is_confirmed_as_the_wait_ends_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receipt was still being read."""
+    async with served() as api:
+
+        async def slow(transaction: bytes, level: Level = Level.CONFIRMED) -> Receipt:
+            await trio.sleep_forever()
+            raise AssertionError
+
+        monkeypatch.setattr(api.node, "wait", slow)
+        await api.submit(b"x")
+        path = f"/v1/transactions/{transaction_id(3, 0, b'x').hex()}"
+        early = await api.http.get(path, params={"wait": "confirmed", "timeout_ms": 1})
+        assert (early.status_code, early.json()["level"], "receipt" in early.json()) == (202, "pending", False)
+        await api.node.order()
+        for rung, status in (("confirmed", 200), ("final", 202)):
+            answered = await api.http.get(path, params={"wait": rung, "timeout_ms": 1})
+            assert (answered.status_code, "receipt" in answered.json()) == (status, status == 200)
 
 
 async def test_the_proof_that_a_block_is_final() -> None:
