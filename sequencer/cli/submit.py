@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -12,14 +14,19 @@ import msgspec
 import typer
 
 from consensus.codec import Malformed
+from consensus.engine import Refusal
+from consensus.types import Epoch
 from rollup_adapters.base import JsonValue
 from sequencer.cli.console import NO, UNREACHABLE, UNUSABLE, CommandError, failures, out, print_json
 from sequencer.cli.target import TIMEOUT_S, genesis_in, reach, refused, target_of
+from sequencer.epoch_changes import EpochChanges
 from sequencer.genesis import Genesis
 from sequencer.receipts import Receipt, VerificationError
-from sequencer.transactions import Level, transaction_id
+from sequencer.transactions import Level, TransactionId, transaction_id
 
 STDIN: Final = "-"
+WAIT_STEP_S: Final = 10.0
+"""One request waits so long at most; whoever waits longer asks again."""
 
 
 class WaitFor(enum.StrEnum):
@@ -61,27 +68,91 @@ def command(
         target = target_of(node)
         trusted = genesis_in(genesis) if genesis is not None else target.genesis
         transaction = _transaction(data, file)
-        url = f"{target.api}/v1/rollups/{rollup}/transactions"
-        query: dict[str, str | int] = {"valid_until": valid_until}
-        if wait is not None:
-            query |= {"wait": wait.value, "timeout_ms": round(timeout_s * 1000)}
-        headers = {"content-type": "application/octet-stream", "accept": "application/msgpack"}
-        with httpx.Client(timeout=timeout_s + TIMEOUT_S, trust_env=False) as client:
-            request = client.build_request("POST", url, content=transaction, headers=headers, params=query)
-            response = reach(client, request)
+        with httpx.Client(timeout=TIMEOUT_S, headers={"accept": "application/msgpack"}, trust_env=False) as client:
+            node_api = _NodeApi(client, target.api)
+            wanted = transaction_id(rollup, valid_until, transaction)
+            deadline = time.monotonic() + timeout_s
+            answer = node_api.submit(rollup, transaction, valid_until, _query(wait, deadline))
+            if wait is None:
+                _print_pending(answer, as_json)
+                return
+            while not _reached(answer, wait) and time.monotonic() < deadline:
+                answer = node_api.transaction(wanted, _query(wait, deadline))
+            receipt = _receipt(answer, wanted, rollup)
+            if receipt is None or (wait is WaitFor.FINAL and receipt.level is not Level.FINAL):
+                raise CommandError(_too_late(answer, wait, timeout_s), NO)
+            if trusted is not None:
+                _verify(receipt, trusted, node_api)
+        _print_reached(receipt, trusted, as_json)
+
+
+class _NodeApi:
+    """The calls of one node that a submission needs. All raise :class:`CommandError`."""
+
+    def __init__(self, client: httpx.Client, api: str) -> None:
+        self._client = client
+        self._api = api
+
+    def submit(self, rollup: int, transaction: bytes, valid_until: int, query: Mapping[str, str | int]) -> _Answer:
+        """Hand it over; with a wait in ``query``, what became of it by then."""
+        request = self._client.build_request(
+            "POST",
+            f"{self._api}/v1/rollups/{rollup}/transactions",
+            content=transaction,
+            headers={"content-type": "application/octet-stream"},
+            params={"valid_until": valid_until, **query},
+            timeout=WAIT_STEP_S + TIMEOUT_S,
+        )
+        return _decoded(self._good(request))
+
+    def transaction(self, wanted: TransactionId, query: Mapping[str, str | int]) -> _Answer:
+        """What became of it, waiting as ``query`` says."""
+        url = f"{self._api}/v1/transactions/{wanted.hex()}"
+        return _decoded(
+            self._good(self._client.build_request("GET", url, params=query, timeout=WAIT_STEP_S + TIMEOUT_S))
+        )
+
+    def teach(self, genesis: Genesis, epoch: Epoch) -> None:
+        """Have ``genesis`` know the validators of ``epoch``, each change verified under the epoch before it."""
+        while (known := genesis.history.newest.epoch) < epoch:
+            request = self._client.build_request("GET", f"{self._api}/v1/epochs", params={"from": known + 1})
+            document = EpochChanges.from_bytes(self._good(request).content)
+            if isinstance(document, Malformed):
+                raise CommandError(f"{request.url}: malformed: {document.reason}. Ask another node", UNREACHABLE)
+            match genesis.follow(document.changes[: epoch - known]):
+                case None if genesis.history.newest.epoch > known:
+                    continue
+                case Refusal(reason=reason):
+                    pass
+                case _:
+                    reason = f"it does not show how epoch {known + 1} began"
+            raise CommandError(f"{request.url}: proves no change of epoch: {reason}. Ask another node", UNREACHABLE)
+
+    def _good(self, request: httpx.Request) -> httpx.Response:
+        response = reach(self._client, request)
         if response.status_code >= 300:
             raise refused(response)
-        answer = _decoded(response)
-        if wait is None:
-            _print_pending(answer, as_json)
-            return
-        receipt = _verified(answer, rollup, transaction, valid_until, trusted)
-        if receipt is None or (wait is WaitFor.FINAL and receipt.level is not Level.FINAL):
-            raise CommandError(
-                f"not {wait.value} within {timeout_s:g} s: it is {answer.level} there. Submitting it again is harmless",
-                NO,
-            )
-        _print_reached(receipt, trusted, as_json)
+        return response
+
+
+def _query(wait: WaitFor | None, deadline: float) -> dict[str, str | int]:
+    if wait is None:
+        return {}
+    left_s = max(0.0, min(deadline - time.monotonic(), WAIT_STEP_S))
+    return {"wait": wait.value, "timeout_ms": round(left_s * 1000)}
+
+
+def _reached(answer: _Answer, wait: WaitFor) -> bool:
+    return answer.receipt is not None and answer.level in (wait.value, Level.FINAL.value)
+
+
+def _too_late(answer: _Answer, wait: WaitFor, timeout_s: float) -> str:
+    said = f"not {wait.value} within {timeout_s:g} s: it is {answer.level} there. Submitting it again is harmless"
+    if wait is WaitFor.FINAL and answer.level == Level.CONFIRMED.value:
+        return (
+            f"{said}; final comes one or two checkpoints after confirmed, which is a minute on an idle chain: --timeout"
+        )
+    return said
 
 
 def _transaction(data: str | None, file: Path | None) -> bytes:
@@ -108,23 +179,26 @@ def _decoded(response: httpx.Response) -> _Answer:
         raise CommandError(f"{response.url}: what answers is no node of this version: {error}", UNREACHABLE) from None
 
 
-def _verified(
-    answer: _Answer, rollup: int, transaction: bytes, valid_until: int, genesis: Genesis | None
-) -> Receipt | None:
-    """The receipt, of this very transaction and proved under ``genesis`` where there is one; None without one."""
+def _receipt(answer: _Answer, wanted: TransactionId, rollup: int) -> Receipt | None:
+    """The receipt of the wanted transaction, not verified; None without one."""
     if answer.receipt is None:
         return None
     receipt = Receipt.from_bytes(answer.receipt)
     if isinstance(receipt, Malformed):
         raise CommandError(f"the node's receipt is malformed: {receipt.reason}. Ask another node", UNREACHABLE)
-    if receipt.transaction_id != transaction_id(rollup, valid_until, transaction) or receipt.rollup_id != rollup:
+    if receipt.transaction_id != wanted or receipt.rollup_id != rollup:
         raise CommandError("the node's receipt is of another transaction. Ask another node", UNREACHABLE)
-    if genesis is not None:
-        try:
-            receipt.verify(genesis)
-        except VerificationError as error:
-            raise CommandError(f"the node's receipt proves nothing: {error}. Ask another node", UNREACHABLE) from None
     return receipt
+
+
+def _verify(receipt: Receipt, genesis: Genesis, node_api: _NodeApi) -> None:
+    """Prove it, in whatever epoch: the node that speaks of a later one shows how that began."""
+    finality = receipt.finality
+    node_api.teach(genesis, max(receipt.header.epoch, finality.headers[-1].epoch if finality is not None else 0))
+    try:
+        receipt.verify(genesis)
+    except VerificationError as error:
+        raise CommandError(f"the node's receipt proves nothing: {error}. Ask another node", UNREACHABLE) from None
 
 
 def _print_pending(answer: _Answer, as_json: bool) -> None:

@@ -23,6 +23,8 @@ from sequencer.keys import load_consensus_key
 from tests.sequencer.cli.processes import sequencer
 
 USAGE = 2
+CONFIRMED = ("--wait", "confirmed", "--timeout", "100", "--json")
+"""To wait longer than a node keeps one request."""
 
 
 def invoke(*arguments: object) -> Result:
@@ -303,5 +305,10 @@ def test_a_changed_stake_takes_effect_with_the_next_epoch(tmp_path: Path) -> Non
         assert listed["validators"][0]["stake"] == 9
         told = document(invoke("status", quick.home, "--json"))["nodes"]["validator-0"]
         assert (told["role"], told["ready"]) == ("validator", True)
+        submitted = document(invoke("submit", quick.home, "1", "c0ffee", *CONFIRMED))
+        assert (submitted["level"], submitted["verified"]) == ("confirmed", True), "by the validators of epoch 1"
+        assert submitted["position"]["height"] > said["effective_at"]
+        genesis = ("--genesis", quick.home / "genesis.json")
+        assert document(invoke("submit", quick.api, "1", "c0ffee", *CONFIRMED, *genesis))["verified"]
     finally:
         quick.stop()
