@@ -16,15 +16,20 @@ import msgspec
 from netsim.schedule import (
     Actor,
     BadSchedule,
+    Begins,
     CastVote,
     Constant,
     Crash,
     Drop,
+    Enters,
     Fault,
     Link,
+    Member,
     Move,
+    NextEpoch,
     Propose,
     Schedule,
+    Sends,
     Stop,
     Timed,
     ViewPartition,
@@ -50,8 +55,9 @@ class Shrunk:
 
 
 def size_of(schedule: Schedule) -> int:
-    """How much there is to read: faults, moves, payloads, and links of their own."""
+    """How much there is to read: faults, moves, later epochs, payloads, and links of their own."""
     moves = sum(1 + len(actor.moves) for actor in schedule.actors)
+    moves += sum(1 + len(epoch.validators) for epoch in schedule.epochs)
     return moves + len(schedule.faults) + len(schedule.workload) + len(schedule.links) + len(schedule.clocks)
 
 
@@ -105,6 +111,7 @@ class _Shrinker:
     def one_pass(self) -> bool:
         """Everything once; True when something became shorter or simpler."""
         before = self.best
+        self.fewer(self.best.epochs, self.epochs)
         for name in ("faults", "workload", "links", "clocks", "regions", "milestones"):
             items: Sequence[Any] = getattr(self.best, name)
             self.fewer(items, lambda left, name=name: self.best.replace(**{name: left}))  # type: ignore[misc]
@@ -113,7 +120,7 @@ class _Shrinker:
             self.fewer(self.best.actors[number].moves, lambda left, number=number: self.moves(number, left))  # type: ignore[misc]
         for view in range(max(self.result.views), 0, -1):
             self.try_one(without_view(self.best, view))
-        for candidates in (simpler_links, simpler_moves, simpler_faults, simpler_stop):
+        for candidates in (simpler_epochs, simpler_links, simpler_moves, simpler_faults, simpler_stop):
             self.settle(candidates)
         return self.best != before
 
@@ -122,6 +129,10 @@ class _Shrinker:
         again = True
         while again and self.runs < self.runs_max:
             again = any(self.try_one(candidate) for candidate in candidates(self.best))
+
+    def epochs(self, left: tuple[NextEpoch, ...]) -> Schedule:
+        """The best schedule with fewer changes of the validators."""
+        return with_epochs(self.best, left)
 
     def moves(self, number: int, left: tuple[Move, ...]) -> Schedule:
         """The best schedule with other moves of one actor."""
@@ -148,6 +159,42 @@ def shrink(schedule: Schedule, run: Run, *, runs_max: int = RUNS_MAX) -> Shrunk:
     )
 
 
+def with_epochs(schedule: Schedule, left: tuple[NextEpoch, ...]) -> Schedule:
+    """The schedule with those epochs after the first, and without what names later ones."""
+    there = len(left)
+
+    def stays(fault: Fault) -> bool:
+        if isinstance(fault, Drop | ViewPartition):
+            return fault.epoch <= there
+        return not isinstance(fault.on, Enters | Begins | Sends) or (fault.on.epoch or 0) <= there
+
+    actors = tuple(
+        msgspec.structs.replace(actor, moves=tuple(move for move in actor.moves if move.epoch <= there))
+        for actor in schedule.actors
+    )
+    stop = msgspec.structs.replace(schedule.stop, epoch=min(schedule.stop.epoch, there))
+    faults = tuple(filter(stays, schedule.faults))
+    return schedule.replace(epochs=left, faults=faults, actors=actors, stop=stop)
+
+
+def simpler_epochs(schedule: Schedule) -> Iterator[Schedule]:
+    """No finality; one epoch with a validator less, plain stakes, plain keys, plain leaders."""
+    if schedule.checkpoint_interval:
+        yield schedule.replace(checkpoint_interval=0)
+    for number, epoch in enumerate(schedule.epochs):
+        simpler = [msgspec.structs.replace(epoch, leaders=epoch.leaders[:-1])] if epoch.leaders else []
+        members = epoch.validators
+        for at, member in enumerate(members):
+            others = (*members[:at], *members[at + 1 :])
+            if others and member.node not in epoch.leaders:
+                simpler.append(msgspec.structs.replace(epoch, validators=others))
+            if member.stake != 1 or member.key:
+                plain = (*members[:at], Member(node=member.node), *members[at + 1 :])
+                simpler.append(msgspec.structs.replace(epoch, validators=plain))
+        for one in simpler:
+            yield schedule.replace(epochs=(*schedule.epochs[:number], one, *schedule.epochs[number + 1 :]))
+
+
 def without_view(schedule: Schedule, view: int) -> Schedule:
     """The schedule without what happens in ``view``; later views move down by one."""
 
@@ -157,7 +204,9 @@ def without_view(schedule: Schedule, view: int) -> Schedule:
     faults: list[Fault] = []
     for fault in schedule.faults:
         if isinstance(fault, Drop | ViewPartition):
-            if fault.view != view:
+            if fault.epoch:
+                faults.append(fault)
+            elif fault.view != view:
                 faults.append(msgspec.structs.replace(fault, view=moved(fault.view)))
         elif fault.at_view != view:
             at_view = None if fault.at_view is None else moved(fault.at_view)
@@ -166,13 +215,17 @@ def without_view(schedule: Schedule, view: int) -> Schedule:
         msgspec.structs.replace(
             actor,
             moves=tuple(
-                msgspec.structs.replace(move, view=moved(move.view)) for move in actor.moves if move.view != view
+                move if move.epoch else msgspec.structs.replace(move, view=moved(move.view))
+                for move in actor.moves
+                if move.view != view or move.epoch
             ),
         )
         for actor in schedule.actors
     )
     leaders = schedule.leaders[: view - 1] + schedule.leaders[view:]
-    stop = msgspec.structs.replace(schedule.stop, view=max(schedule.stop.view - 1, 1))
+    stop = schedule.stop
+    if not stop.epoch:
+        stop = msgspec.structs.replace(stop, view=max(stop.view - 1, 1))
     return schedule.replace(faults=tuple(faults), actors=actors, leaders=leaders, stop=stop)
 
 
@@ -243,11 +296,13 @@ def simpler_faults(schedule: Schedule) -> Iterator[Schedule]:
 def simpler_stop(schedule: Schedule) -> Iterator[Schedule]:
     """A shorter run, fewer leaders by name, fewer nodes."""
     if schedule.stop.view > 1:
-        yield schedule.replace(stop=Stop(view=schedule.stop.view - 1, time_ms=schedule.stop.time_ms))
+        stop = schedule.stop
+        yield schedule.replace(stop=Stop(view=stop.view - 1, epoch=stop.epoch, time_ms=stop.time_ms))
     if schedule.leaders:
         yield schedule.replace(leaders=schedule.leaders[:-1])
     named = [actor.node for actor in schedule.actors] + list(schedule.leaders)
     last = schedule.nodes - 1
+    named += [member.node for epoch in schedule.epochs for member in epoch.validators]
     if last >= 4 and last not in named and not schedule.stakes and positions(schedule) == schedule.nodes:
         actors = tuple(
             msgspec.structs.replace(

@@ -221,6 +221,8 @@ def _arm(world: World, fault: Crash) -> None:
 def _begin(world: World, fault: Fault) -> None:
     if world.healed and isinstance(fault, Timed) and fault.at_ms is None:
         return
+    if isinstance(fault, Timed) and fault.on is not None:
+        world.began.setdefault(fault, world.now)
     network = world.network
     end: Callable[[], None] | None = None
     match fault:

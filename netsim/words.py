@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import assert_never
 
+from netsim.numbering import numbered
 from netsim.schedule import (
     Actor,
     Announce,
+    Begins,
     CastVote,
     Clock,
     Clog,
+    Commits,
     Constant,
     Crash,
     Cut,
     Disk,
     Drop,
     Empirical,
+    Enters,
     Exponential,
     Fault,
     GiveUp,
@@ -26,15 +30,18 @@ from netsim.schedule import (
     Link,
     Liveness,
     Move,
+    NextEpoch,
     Normal,
     Partition,
     Propose,
     Prune,
     Schedule,
+    Sends,
     Stop,
     Submit,
     Timed,
     Times,
+    Trigger,
     Uniform,
     ViewPartition,
 )
@@ -77,7 +84,9 @@ def rank(number: int) -> str:
 
 def when(fault: Timed) -> str:
     """When it begins, and how long it lasts."""
-    if fault.at_view is not None:
+    if fault.on is not None:
+        begin = trigger_in_words(fault.on)
+    elif fault.at_view is not None:
         begin = f"When view {fault.at_view} begins"
     elif fault.at_height is not None:
         begin = f"When height {fault.at_height} commits"
@@ -86,26 +95,53 @@ def when(fault: Timed) -> str:
     return begin if fault.for_ms is None else f"{begin}, for {fault.for_ms:g} ms"
 
 
+def trigger_in_words(trigger: Trigger) -> str:
+    """What a fault waits for."""
+    who = "the first honest node" if trigger.node is None else f"node {trigger.node}"
+    match trigger:
+        case Commits():
+            return f"When {who} commits height {trigger.height}"
+        case Enters():
+            return f"When {who} enters {view_in_words(trigger.view, trigger.epoch)}"
+        case Begins():
+            return f"When {who} begins epoch {trigger.epoch}"
+        case Sends():
+            who = "any node" if trigger.node is None else who
+            article = "an" if trigger.message[:1] in tuple("AEIO") else "a"
+            message = f"{article} {trigger.message or 'message'}"
+            where = "" if trigger.view is None else f" of {view_in_words(trigger.view, trigger.epoch or 0)}"
+            if trigger.view is None and trigger.epoch is not None:
+                where = f" of epoch {trigger.epoch}"
+            often = "" if trigger.nth == 1 else f" for the {ordinal(trigger.nth)} time"
+            return f"When {who} sends {message}{where}{often}"
+        case _:
+            assert_never(trigger)
+
+
+def view_in_words(view: int, epoch: int) -> str:
+    """``view 3``, ``view 3 of epoch 1``."""
+    return f"view {view} of epoch {epoch}" if epoch else f"view {view}"
+
+
 def move_in_words(node: int, move: Move) -> str:
     """What a puppet does."""
     late = f", {move.after_ms:g} ms later" if move.after_ms else ""
     to = f"to {nodes(move.to)}{late}"
+    at = view_in_words(move.view, move.epoch).capitalize()
     match move:
         case Propose():
             block = f"block {move.variant + 1}" if move.variant else "a block"
             proof = "" if move.proof == "honest" else f", with {move.proof} proof that the view before was given up,"
             early = "" if move.begins is None else f", when view {move.begins} begins"
-            return (
-                f"View {move.view}: node {node} proposes {block} on {rank(move.parent)} certificate{proof} {to}{early}."
-            )
+            return f"{at}: node {node} proposes {block} on {rank(move.parent)} certificate{proof} {to}{early}."
         case CastVote():
             times = f" {move.times} times" if move.times > 1 else ""
             kind = "" if not move.kind else f" (a vote of the {_place(move.kind)} kind)"
-            return f"View {move.view}: node {node} votes for the {_place(move.choice)} block{times}{kind}, {to}."
+            return f"{at}: node {node} votes for the {_place(move.choice)} block{times}{kind}, {to}."
         case GiveUp():
-            return f"View {move.view}: node {node} times out with {rank(move.high)} certificate {to}."
+            return f"{at}: node {node} times out with {rank(move.high)} certificate {to}."
         case Announce():
-            return f"View {move.view}: node {node} shows {rank(move.high)} certificate {to}."
+            return f"{at}: node {node} shows {rank(move.high)} certificate {to}."
         case _:
             assert_never(move)
 
@@ -120,9 +156,11 @@ def fault_in_words(fault: Fault) -> str:
         case Drop():
             kind = fault.message or "every"
             often = "" if fault.times is None else f", {fault.times} times"
-            return f"View {fault.view}: {kind} message from node {fault.source} to {nodes(fault.to)} is lost{often}."
+            at = view_in_words(fault.view, fault.epoch).capitalize()
+            return f"{at}: {kind} message from node {fault.source} to {nodes(fault.to)} is lost{often}."
         case ViewPartition():
-            return f"View {fault.view}: messages pass inside {groups(fault.groups)} only."
+            at = view_in_words(fault.view, fault.epoch).capitalize()
+            return f"{at}: messages pass inside {groups(fault.groups)} only."
         case Partition():
             return f"{when(fault)}: partition {groups(fault.groups)}."
         case Cut():
@@ -153,7 +191,7 @@ def _crash_in_words(fault: Crash) -> str:
     crash = "crash" if many else "crashes"
     if not fault.boundary:
         return f"{when(fault)}: {nodes(fault.nodes)} {crash} and {back}."
-    timed = any(start is not None for start in (fault.at_ms, fault.at_view, fault.at_height))
+    timed = any(start is not None for start in (fault.at_ms, fault.at_view, fault.at_height, fault.on))
     who = f"{_from(fault)}, {nodes(fault.nodes)}" if timed else nodes(fault.nodes).capitalize()
     each = ", each" if many else ""
     return f"{who} {crash} {fault.boundary}, the {ordinal(fault.nth)} time{each}, and {back}."
@@ -223,6 +261,18 @@ def actor_in_words(actor: Actor, schedule: Schedule) -> str:
     return text + "."
 
 
+def epoch_in_words(number: int, epoch: NextEpoch) -> str:
+    """Who follows, and where."""
+    members = ", ".join(
+        f"{member.node}"
+        + (f" with stake {member.stake}" if member.stake != 1 else "")
+        + (f" with key {member.key}" if member.key else "")
+        for member in epoch.validators
+    )
+    led = f" Leaders of its first views: {', '.join(map(str, epoch.leaders))}." if epoch.leaders else ""
+    return f"After height {epoch.height} epoch {number} begins; its validators are the nodes {members}.{led}"
+
+
 def _clock(clock: Clock) -> str:
     parts = []
     if clock.offset_ms:
@@ -253,6 +303,10 @@ def _committee(schedule: Schedule) -> Iterator[str]:
     if schedule.leaders:
         named = ", ".join(str(node) for node in schedule.leaders)
         yield f"Leaders of views 1 to {len(schedule.leaders)}: {named}; then all in turn."
+    for number, epoch in enumerate(schedule.epochs, start=1):
+        yield epoch_in_words(number, epoch)
+    if schedule.checkpoint_interval:
+        yield f"Every {schedule.checkpoint_interval} blocks the validators vote on finality."
     for actor in schedule.actors:
         yield actor_in_words(actor, schedule)
     if schedule.times != Times():
@@ -297,7 +351,8 @@ def _demands(schedule: Schedule) -> Iterator[str]:
         yield f"Only these judge: {', '.join(schedule.oracles)}."
     if liveness is None:
         height = f" with height {stop.height} committed" if stop.height else ""
-        yield f"The run ends when all live honest nodes are above view {stop.view}{height}, or at {stop.time_ms:g} ms."
+        view = view_in_words(stop.view, stop.epoch)
+        yield f"The run ends when all live honest nodes are above {view}{height}, or at {stop.time_ms:g} ms."
     elif stop != Stop():
         yield f"The run ends at {stop.time_ms:g} ms at the latest."
 
@@ -319,10 +374,12 @@ def in_words(schedule: Schedule) -> Iterator[str]:
         yield _submit(submit)
     dated: list[tuple[int, str]] = []
     for fault in schedule.faults:
-        view = fault.view if isinstance(fault, Drop | ViewPartition) else (fault.at_view or 0)
+        view = numbered(fault.epoch, fault.view) if isinstance(fault, Drop | ViewPartition) else (fault.at_view or 0)
+        if isinstance(fault, Timed) and isinstance(fault.on, Enters | Begins):
+            view = numbered(fault.on.epoch, fault.on.view if isinstance(fault.on, Enters) else 0)
         dated.append((view, fault_in_words(fault)))
     for actor in schedule.actors:
-        dated += [(move.view, move_in_words(actor.node, move)) for move in actor.moves]
+        dated += [(numbered(move.epoch, move.view), move_in_words(actor.node, move)) for move in actor.moves]
     for _, text in sorted(dated, key=lambda row: row[0]):
         yield text
     yield from _demands(schedule)

@@ -68,7 +68,7 @@ from netsim.payloads import (
     payload_root,
     read_links,
 )
-from netsim.schedule import BadSchedule, Schedule
+from netsim.schedule import BadSchedule, Schedule, Timed
 
 __all__ = ("HANDOVER_NS", "Host", "Player", "Recorder", "Violation", "Watcher", "World")
 
@@ -124,6 +124,8 @@ class World:
         """How many views some honest node was the first to enter or to pass."""
         self.top_height = 0
         self.on_view: dict[View, list[Callable[[], None]]] = {}
+        self.began: dict[Timed, int] = {}
+        """When what a fault waited for happened."""
         self.on_height: dict[int, list[Callable[[], None]]] = {}
         self.entering: list[Callable[[View], None]] = []
         """Called when the first node enters a view, by its number."""

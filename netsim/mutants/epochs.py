@@ -62,6 +62,13 @@ class BeginsBeforeTheCommit(Replica):
         return step
 
 
+class FallsSilent(Replica):
+    """Leaves without a word to those who join."""
+
+    def _hand_over(self, now: Nanoseconds) -> None:
+        pass
+
+
 def without_epochs(record: Record) -> bool:
     """The journal never learns that an epoch began: its guard is reset, and nothing says why."""
     return not isinstance(record, EpochRecord)
@@ -120,6 +127,8 @@ BROKEN: Final = (
                scenario=SEARCH, keep=without_epochs)
         for definition in (JOLTEON, protocol_named("simplex"))
     ),
+    Mutant(id="E6", change="who leaves falls silent at once", definition=JOLTEON, scenario="epochs-joiners-unheard",
+           replica=FallsSilent),
     *(
         Mutant(id="E5", change="commits above the boundary", scenario=SEARCH,
                definition=broken(rules_name, rules, UncappedEngine))

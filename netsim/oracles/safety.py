@@ -251,7 +251,9 @@ class CertifiedExtendsCommitted:
             return
         self.judge.learn(header)
         committed = header.view
-        if not commit.proof.headers:  # by a quorum of its own, perhaps in a later view than it was made in
+        # By a quorum of its own, perhaps in a later view than it was made in; or, a boundary, as the ancestor of a
+        # closing block, which no log shows.
+        if not commit.proof.headers or header.next_validators_hash:
             committed = max(committed, commit.proof.certificate.view)
         committed = numbered(header.epoch, committed)
         self.heads[header.height] = (committed, block_id)

@@ -324,6 +324,10 @@ class Diagram:
             return f'<g class="timer{retry}">{title}<path d="M{x - 4:.1f} {y - 4:.1f}h8l-8 8h8z"/></g>'
         if mark.doing == "restart":
             return f'<g class="restart">{title}<circle cx="{x:.1f}" cy="{y:.1f}" r="6"/></g>'
+        if mark.doing in ("epoch", "final"):
+            word = f"h{mark.height} is final" if mark.doing == "final" else mark.text.partition(" with ")[0]
+            line = f'<path d="M{x - 14:.1f} {y:.1f}h28"/>'
+            return f'<g class="epoch">{title}{line}<text x="{x + 16:.1f}" y="{y + 4:.1f}">{word}</text></g>'
         if mark.doing == "evidence":
             return f'<g class="evidence">{title}<text x="{x + 10:.1f}" y="{y + 4:.1f}">evidence</text></g>'
         return (

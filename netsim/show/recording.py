@@ -13,12 +13,13 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from consensus.engine import Commit, Event, Finalize, Record, Recovered, ReportEvidence, TimerFired
+from consensus.engine import Commit, EpochRecord, Event, Finalize, Record, Recovered, ReportEvidence, TimerFired
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.replica import Replica
 from consensus.types import View
 from netsim.actors.registry import COPIED
 from netsim.committee import ReplicaFactory
+from netsim.numbering import SPAN, name_of, split
 from netsim.oracles.judge import CertifiedFact, Judge
 from netsim.reading import view_of
 from netsim.schedule import Drop, Schedule, ViewPartition
@@ -31,7 +32,7 @@ HAPPENINGS_MAX: Final = 400_000
 """Kept of one run; the oldest go first: what went wrong is at the end."""
 
 Fate: TypeAlias = Literal["arrived", "lost", "kept", "down", "on its way"]
-Doing: TypeAlias = Literal["view", "commit", "timer", "crash", "restart", "evidence", "exception"]
+Doing: TypeAlias = Literal["view", "commit", "epoch", "final", "timer", "crash", "restart", "evidence", "exception"]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -303,19 +304,23 @@ class Tape:
 
     def handling(self, now: int, sequence: int, host: Host, event: Event) -> None:
         if isinstance(event, TimerFired):
-            self._mark(host, "timer", event.name, view=host.view)
+            self._mark(host, "timer", event.name, view=split(host.view)[1])
 
     # --- nodes --------------------------------------------------------------------------------------------------
 
     def started(self, host: Host, recovered: Recovered) -> None:
         if host.life:
-            self._mark(host, "restart", f"restarts with height {recovered.committed_height}", view=host.view)
+            self._mark(host, "restart", f"restarts with height {recovered.committed_height}", view=split(host.view)[1])
 
     def died(self, host: Host) -> None:
-        self._mark(host, "crash", f"dies in view {host.view}", view=host.view)
+        self._mark(host, "crash", f"dies in {name_of(host.view)}", view=split(host.view)[1])
 
     def stored(self, host: Host, records: Sequence[Record]) -> None:
-        pass
+        for record in records:
+            if isinstance(record, EpochRecord):
+                change = record.change
+                text = f"begins epoch {change.epoch} with {len(change.validators)} validators"
+                self._mark(host, "epoch", text, height=change.boundary.height)
 
     def committed(self, host: Host, commit: Commit) -> None:
         header = commit.block.header
@@ -330,9 +335,10 @@ class Tape:
             self._top_height = max(self._top_height, header.height)
 
     def entered(self, host: Host, view: View) -> None:
-        self._mark(host, "view", f"enters view {view}", view=view)
+        self._mark(host, "view", f"enters {name_of(view)}", view=split(view)[1])
         if host.honest:
-            for begun in range(self._top_view + 1, view + 1):
+            first = max(self._top_view, view // SPAN * SPAN) + 1
+            for begun in range(first, view + 1):
                 self.views_began[begun] = self.world.now
             self._top_view = max(self._top_view, view)
 
@@ -340,13 +346,17 @@ class Tape:
         pass
 
     def finalized(self, host: Host, effect: Finalize) -> None:
-        pass
+        checkpoint = effect.checkpoint
+        text = f"height {checkpoint.height} is final"
+        self._mark(host, "final", text, height=checkpoint.height, block=checkpoint.id.hex())
 
     def accused(self, host: Host, evidence: ReportEvidence) -> None:
-        self._mark(host, "evidence", "shows evidence of two subjects under one signature slot", view=host.view)
+        self._mark(
+            host, "evidence", "shows evidence of two subjects under one signature slot", view=split(host.view)[1]
+        )
 
     def broke(self, host: Host, event: Event, error: Exception) -> None:
-        self._mark(host, "exception", f"{type(error).__name__}: {error}", view=host.view)
+        self._mark(host, "exception", f"{type(error).__name__}: {error}", view=split(host.view)[1])
 
     def _certified(self, fact: CertifiedFact) -> None:
         seen = self.blocks.get(fact.block_id.hex())
@@ -362,7 +372,7 @@ class Tape:
                 message.fate, message.why = "down", "nobody was there to hear it"
         happenings = tuple(self.happenings)
         messages = tuple(copy for each in happenings if isinstance(each, Sent) for copy in each.copies)
-        spans = spans_of(result.schedule, self.views_began, self.heights_began, self.world.now)
+        spans = spans_of(result.schedule, self.views_began, self.heights_began, self.world.now, self.world.began)
         for message in messages:
             if message.fate == "lost" and not message.why:
                 holding = [span for span in spans if span.stops(message.source, message.target, message.left_ns)]

@@ -32,20 +32,24 @@ class Span:
 
 
 def spans_of(
-    schedule: Schedule, views_began: Mapping[int, int], heights_began: Mapping[int, int], end_ns: int
+    schedule: Schedule,
+    views_began: Mapping[int, int],
+    heights_began: Mapping[int, int],
+    end_ns: int,
+    awaited: Mapping[Timed, int] | None = None,
 ) -> tuple[Span, ...]:
     """Faults that last, in order of their beginning; what never began is left out. ``views_began`` and
-    ``heights_began`` tell when an honest node first got there."""
+    ``heights_began`` tell when an honest node first got there, ``awaited`` when what a fault waits for happened."""
     heals = sorted(
         began
         for fault in schedule.faults
-        if isinstance(fault, Heal) and (began := _began(fault, views_began, heights_began)) is not None
+        if isinstance(fault, Heal) and (began := _began(fault, views_began, heights_began, awaited)) is not None
     )
     found: list[Span] = []
     for fault in schedule.faults:
         if not isinstance(fault, Partition | Cut | Hold | Clog | Disk | Prune | Heal):
             continue
-        began = _began(fault, views_began, heights_began)
+        began = _began(fault, views_began, heights_began, awaited)
         healed = bool(heals) and began is not None and began >= heals[0] and fault.at_ms is None
         if began is None or began > end_ns or (healed and not isinstance(fault, Heal)):
             continue
@@ -59,7 +63,14 @@ def spans_of(
     return tuple(_replaced(found))
 
 
-def _began(fault: Timed, views_began: Mapping[int, int], heights_began: Mapping[int, int]) -> int | None:
+def _began(
+    fault: Timed,
+    views_began: Mapping[int, int],
+    heights_began: Mapping[int, int],
+    awaited: Mapping[Timed, int] | None,
+) -> int | None:
+    if fault.on is not None:
+        return None if awaited is None else awaited.get(fault)
     if fault.at_ms is not None:
         return nanoseconds(fault.at_ms)
     if fault.at_view is not None:

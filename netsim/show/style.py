@@ -45,6 +45,8 @@ DIAGRAM: Final = (
     ".dia .split path{fill:var(--bad)}.dia .split text{fill:var(--bad)}"
     ".dia .timer path{fill:none;stroke:var(--Timeout);stroke-width:1.4}"
     ".dia .timer.sync path{stroke:var(--Other)}"
+    ".dia .epoch text{fill:var(--good);font-weight:600;paint-order:stroke;stroke:var(--ground);stroke-width:3px}"
+    ".dia .epoch path{stroke:var(--good);stroke-width:2.5}"
     ".dia .evidence text{fill:var(--warn);font-weight:600;paint-order:stroke;stroke:var(--ground);stroke-width:3px}"
     ".dia .crash .cross{stroke:var(--bad);stroke-width:3}.dia .crash text{fill:var(--bad);font-weight:600}"
     ".dia .restart circle{fill:var(--ground);stroke:var(--good);stroke-width:2.5}"
