@@ -243,9 +243,10 @@ def storage_errors(path: Path, layout: Layout) -> Iterator[None]:
 
 
 def lock_file(path: Path, mode: int, *, create: bool) -> int:
-    """Hold ``<path>.lock`` (``fcntl.LOCK_EX`` or ``LOCK_SH``) until the returned descriptor is closed. Raises
-    :class:`StorageError` when another process holds it, ``FileNotFoundError`` when it is absent and not created."""
-    name = path.with_name(path.name + ".lock")
+    """Hold ``<path>.lock`` (``fcntl.LOCK_EX`` or ``LOCK_SH``) until the returned descriptor is closed: beside the file
+    itself, whatever symbolic links lead to it. Raises :class:`StorageError` when another process holds it,
+    ``FileNotFoundError`` when it is absent and not created."""
+    name = f"{os.path.realpath(path)}.lock"
     descriptor = os.open(name, os.O_RDWR | os.O_CREAT if create else os.O_RDONLY, 0o600)
     try:
         fcntl.flock(descriptor, mode | fcntl.LOCK_NB)

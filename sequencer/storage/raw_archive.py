@@ -196,7 +196,7 @@ def open_raw_archive(path: Path) -> Iterator[RawArchive]:
             with contextlib.suppress(FileNotFoundError):  # a copy, taken without the lock
                 opened.callback(os.close, lock_file(path, fcntl.LOCK_SH, create=False))
             # Without a log there is nothing to share, and the directory may be read-only; with one, SQLite maps it.
-            log = path.with_name(path.name + "-wal")
+            log = Path(f"{os.path.realpath(path)}-wal")
             mode = "mode=ro" if log.exists() and log.stat().st_size > 0 else "immutable=1"
             connection = opened.enter_context(
                 contextlib.closing(

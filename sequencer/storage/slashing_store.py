@@ -106,7 +106,7 @@ class SlashingStore:
     def __init__(self, path: Path, genesis_validators_root: bytes | None, *, exclusive: bool) -> None:
         """Open the file, or make it; with None for the root (32 bytes) only open it, whatever its chain. Raises
         :class:`StorageError`, :class:`InUseError` among them when it may not be shared as asked."""
-        self.path = path = path.resolve()  # one file has one lock, whatever links lead to it
+        self.path = path
         self._lock = threading.Lock()
         self._failure: BaseException | None = None
         self._closed = False

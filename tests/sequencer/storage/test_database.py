@@ -151,6 +151,16 @@ async def test_a_connection_that_has_read_nothing_yet_can_checkpoint(path: Path)
         assert log_pages == copied_pages > 2
 
 
+async def test_a_link_to_the_file_has_its_lock(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "file.db"
+    link.symlink_to(path)
+    async with open_database(path, NOTES, GENESIS):
+        with pytest.raises(StorageError, match="a running node has it open"):
+            async with open_database(link, NOTES, GENESIS):
+                pass
+
+
 async def test_after_closing_every_call_is_refused(path: Path) -> None:
     async with open_database(path, NOTES, GENESIS) as database:
         pass
