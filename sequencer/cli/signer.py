@@ -57,7 +57,7 @@ def run_command(
         try:
             trio.run(partial(_run, loaded, passphrase, as_json=as_json, with_parent=with_parent))
         except (Exception, KeyboardInterrupt) as error:
-            raise _ending(error) from error
+            raise _ending(error, loaded) from error
 
 
 def init_command(home: Home = None, config: ConfigFile = None) -> None:
@@ -124,13 +124,17 @@ async def _run(config: SignerConfig, passphrase: str | None, *, as_json: bool, w
             await trio.sleep_forever()
 
 
-def _ending(error: BaseException) -> BaseException:
+def _ending(error: BaseException, config: SignerConfig) -> BaseException:
     """What to raise for a process that ended with ``error``: something with a message and an exit code."""
     for leaf in leaves_of(error):
         match leaf:
             case KeyFileError() | ConfigError() | CommandError() | HomeError() | KeyboardInterrupt():
                 return leaf
-            case SocketError() | InUseError() | NoMemoryError():
+            case InUseError():
+                return CommandError(
+                    f"{config.database}: a running signing process has it open. Stop that process first.", UNUSABLE
+                )
+            case SocketError() | NoMemoryError():
                 return CommandError(str(leaf), UNUSABLE)
             case StorageError():
                 return CommandError(f"the signing process stopped: {leaf}", STOPPED)

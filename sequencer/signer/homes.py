@@ -47,8 +47,9 @@ def separate(home: Path, signer_home: Path, *, passphrase: str | None = None) ->
     """Move the consensus keys of a stopped node from ``home`` to the new ``signer_home``, with the memory of what they
     signed last, and tell the node. Returns how many signed subjects were taken along.
 
-    What is left behind when it is interrupted still works as before, and is moved by doing it again after
-    ``signer_home`` was deleted. Not to be called inside trio. Raises :class:`HomeError`, ``ConfigError``,
+    A running node is refused before anything is made, and the keys come to ``signer_home`` last: no signing process
+    could start there with less than the whole memory. When it is interrupted, the node still works as before; do it
+    again after ``signer_home`` was deleted. Not to be called inside trio. Raises :class:`HomeError`, ``ConfigError``,
     ``KeyFileError``, ``StorageError`` (the node runs) and ``OSError``.
     """
     config = Config.load(home / "node.toml")
@@ -58,6 +59,7 @@ def separate(home: Path, signer_home: Path, *, passphrase: str | None = None) ->
     _rewritten(config.file, text, "")  # before anything is made
     if signer_home.exists() and (not signer_home.is_dir() or any(signer_home.iterdir())):
         raise HomeError(f"{signer_home} exists and is not an empty directory; choose another place or move it away")
+    recovered = _recovered(config)
     node = load_tls_identity(config.tls_key_file, passphrase).peer
     keys = [load_consensus_key(file, passphrase).secret_key for file in config.consensus_key_files]
     identity = generate_tls_identity("signer")
@@ -65,19 +67,19 @@ def separate(home: Path, signer_home: Path, *, passphrase: str | None = None) ->
     signer_home.chmod(0o700)
     write_tls_identity(signer_home / "keys" / "tls.json", identity, passphrase)
     names = [f"keys/{_unique(index, file)}" for index, file in enumerate(config.consensus_key_files)]
-    for name, file in zip(names, config.consensus_key_files, strict=True):
-        _copy_key(file, signer_home / name)
     shutil.copyfile(config.genesis_file, signer_home / "genesis.json")
     (signer_home / SIGNER_FILE).write_text(signertoml_value(nodes=[node], keys=names))
     signer = SignerConfig.load(signer_home / SIGNER_FILE)
     SigningStore(signer.database, signer.spec.hash, create=True).close()
-    taken = _take_memory(config, signer, [key.public_key for key in keys])
+    taken = 0 if recovered is None else _take_memory(recovered, config, signer, [key.public_key for key in keys])
     socket = os.path.relpath(signer.socket, config.file.parent)
     table = (
         "\n# A signing process holds the consensus keys.\n[signer]\n"
         f"socket = {toml_value(socket)}\npeer = {toml_value(identity.peer.hex())}\n"
         f"public_keys = {toml_value([key.public_key.hex() for key in keys])}\n"
     )
+    for name, file in zip(names, config.consensus_key_files, strict=True):
+        _copy_key(file, signer_home / name)
     _replace_file(config.file, _rewritten(config.file, text, table))
     for file in config.consensus_key_files:
         file.unlink()
@@ -115,14 +117,21 @@ def signertoml_value(*, nodes: Sequence[PeerId], keys: Sequence[str]) -> str:
     )
 
 
-def _take_memory(config: Config, signer: SignerConfig, public_keys: Sequence[bytes]) -> int:
+def _recovered(config: Config) -> Recovered | None:
+    """What the node's journal holds; None where it never ran."""
+    chain = config.data_directory / _CHAIN_FILE
+    return trio.run(_read_journal, chain, config.spec.hash) if chain.exists() else None
+
+
+async def _read_journal(chain: Path, genesis_hash: bytes) -> Recovered:
+    async with ChainStore.open(chain, genesis_hash) as store:
+        return await store.recover(store.committed_height)
+
+
+def _take_memory(recovered: Recovered, config: Config, signer: SignerConfig, public_keys: Sequence[bytes]) -> int:
     """Record what the node's journal says that it signed last, of each kind and for every key: more than was signed
     with a key makes it stricter, never laxer."""
-    chain = config.data_directory / _CHAIN_FILE
-    if not chain.exists():
-        return 0
     genesis = genesis_of(config.spec)
-    recovered = trio.run(_recovered, chain, config.spec.hash)
     hashes = {genesis.epoch.epoch: genesis.epoch.validators.hash}
     change = recovered.epoch_change
     if change is not None:
@@ -137,13 +146,9 @@ def _take_memory(config: Config, signer: SignerConfig, public_keys: Sequence[byt
             for public_key in public_keys:
                 refusal = authority.adopt(public_key, record.subject, hashes)
                 if refusal is not None:
+                    chain = config.data_directory / _CHAIN_FILE
                     raise HomeError(f"{chain}: what it says of kind {record.kind!r} cannot be taken: {refusal.reason}")
     return taken
-
-
-async def _recovered(chain: Path, genesis_hash: bytes) -> Recovered:
-    async with ChainStore.open(chain, genesis_hash) as store:
-        return await store.recover(store.committed_height)
 
 
 def _unique(index: int, file: Path) -> str:

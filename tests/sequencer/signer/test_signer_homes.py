@@ -115,6 +115,7 @@ def test_a_running_node_is_not_separated(directory: Path) -> None:
                 await trio.to_thread.run_sync(separate, home, directory / "signer")
 
     trio.run(while_it_runs)
+    assert not (directory / "signer").exists(), "with the key and no memory, a signing process could be started there"
     assert "consensus.json" in [file.name for file in (home / "keys").iterdir()]
     assert tomllib.loads((home / "node.toml").read_text())["keys"]["consensus"] == "keys/consensus.json"
 
