@@ -122,12 +122,17 @@ class ViewsInStep:
 
     def check(self, view: View) -> None:
         for host in self.core:
-            watches = split(view)[0] and self.judge.seat(host, split(view)[0]) is None
-            if host.replica is not None and host.view < view and not watches:
+            if host.replica is not None and host.view < view and not self.is_beyond(host, split(view)[0]):
                 where = f"node {host.position} is in {name_of(host.view)}"
                 text = f"{where} two delays after the first entered {name_of(view)}"
                 self.judge.fire(self.id, host, text)
                 return
+
+    def is_beyond(self, host: Host, epoch: int) -> bool:
+        """Whether a node enters no more views of an epoch: it observes, or has committed the epoch's last block."""
+        eras = self.judge.world.committee.eras
+        is_over = epoch + 1 < len(eras) and len(host.ledger) >= eras[epoch + 1].height
+        return is_over or (epoch > 0 and self.judge.seat(host, epoch) is None)
 
 
 class Progress:
