@@ -141,6 +141,11 @@ class BlockSync:
         """A peer that can be asked."""
         self._peers[peer] = None
 
+    def disconnected(self, peer: PeerId) -> None:
+        """A peer that can no longer be asked: what it said is forgotten, an answer of it under way counts still."""
+        for known in (self._peers, self._ahead, self._had_nothing, self._pruned):
+            known.pop(peer, None)
+
     @property
     def follows(self) -> bool:
         """True while peers are ahead: :meth:`go_on` wants to hear of commits."""
@@ -264,7 +269,7 @@ class BlockSync:
     def _has_nothing(self, question: _Question, peer: PeerId, now: Nanoseconds) -> None:
         """A peer that was asked for a range gave none: it is not ahead, whatever it says."""
         said_so = self._ahead.pop(peer, None) is not None
-        if said_so:
+        if said_so and peer in self._peers:
             self._had_nothing[peer] = None
         if not said_so or question.until > self._committed_height():
             self._pass_over(question, now)
@@ -355,7 +360,8 @@ class BlockSync:
     ) -> BlocksFetched | None:
         committed = self._committed_height()
         if answer.pruned_below > committed + 1:
-            self._pruned[peer] = answer.pruned_below
+            if peer in self._peers:
+                self._pruned[peer] = answer.pruned_below
             self._has_nothing(question, peer, now)
             return None
         self._pruned.pop(peer, None)

@@ -36,6 +36,7 @@ from consensus.engine import (
     LoadBlocks,
     OfferLinks,
     PeerConnected,
+    PeerDisconnected,
     Received,
     Record,
     Reject,
@@ -48,7 +49,17 @@ from consensus.engine import (
     Step,
     TimerFired,
 )
-from consensus.ports import Archive, Clock, CommitSink, Connected, Journal, PayloadSource, Signer, Transport
+from consensus.ports import (
+    Archive,
+    Clock,
+    CommitSink,
+    Connected,
+    Disconnected,
+    Journal,
+    PayloadSource,
+    Signer,
+    Transport,
+)
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.replica import Replica
 from consensus.types import Height, Nanoseconds
@@ -296,6 +307,9 @@ class Driver:
             arrived = await self._transport.receive()
             if isinstance(arrived, Connected):
                 self._post(PeerConnected(arrived.peer))
+                continue
+            if isinstance(arrived, Disconnected):
+                self._post(PeerDisconnected(arrived.peer))
                 continue
             message: msgspec.Struct | Malformed = self._wire.decode(arrived.data)
             if isinstance(message, Malformed):

@@ -115,11 +115,17 @@ class EpochReady(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     validators: ValidatorSet
 
 
+class PeerDisconnected(msgspec.Struct, frozen=True, gc=False):
+    """A peer's connection ended. What it sent before may still come."""
+
+    peer: PeerId
+
+
 EngineEvent: TypeAlias = (
     Received | Signed | PayloadVerdict | PayloadBuilt | TimerFired | BlocksFetched | BlocksLoaded | PeerConnected
 )
 """What an engine handles: it lives in one epoch."""
-Event: TypeAlias = EngineEvent | EpochReady
+Event: TypeAlias = EngineEvent | EpochReady | PeerDisconnected
 
 # --- records: decisions, durable before the effects of their step --------------------------------------------
 

@@ -72,6 +72,12 @@ class Connected(msgspec.Struct, frozen=True):
     peer: PeerId
 
 
+class Disconnected(msgspec.Struct, frozen=True):
+    """A peer's connection ended, and no newer one took its place."""
+
+    peer: PeerId
+
+
 class Frame(msgspec.Struct, frozen=True, gc=False):
     """Bytes of one frame from an authenticated peer."""
 
@@ -87,8 +93,8 @@ class Transport(Protocol):
 
     def send(self, peer: PeerId, frame: bytes, *, bulk: bool) -> None: ...
 
-    async def receive(self) -> Connected | Frame:
-        """The next frame or connection. Not reading holds back the senders, each peer by itself."""
+    async def receive(self) -> Connected | Disconnected | Frame:
+        """The next frame, connection, or end of one. Not reading holds back the senders, each peer by itself."""
         ...
 
     def reject(self, peer: PeerId, reason: str) -> None:

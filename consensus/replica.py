@@ -48,6 +48,7 @@ from consensus.engine import (
     PayloadBuilt,
     PayloadVerdict,
     PeerConnected,
+    PeerDisconnected,
     Received,
     Record,
     Recovered,
@@ -329,6 +330,9 @@ class Replica:
                 if self._sync.timer_fired(name, now):
                     return
                 self._timers.pop(name, None)
+            case PeerDisconnected(peer):
+                self._sync.disconnected(peer)
+                return
             case PeerConnected(peer):
                 self._sync.connected(peer)
             case _:

@@ -122,7 +122,8 @@ class ChainStore:
         return await self._database.read(partial(_recover, ledger_height=ledger_height))
 
     async def epoch_changes(self) -> tuple[EpochChange, ...]:
-        """How each epoch followed the one before, ascending; empty in the first one. Each is compared with its digest."""
+        """How each epoch followed the one before, ascending; empty in the first one. Each is compared with its
+        digest."""
         return await self._database.read(tables.epoch_changes)
 
     # --- the archive -----------------------------------------------------------------------------------------

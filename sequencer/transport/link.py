@@ -8,7 +8,7 @@ from typing import assert_never
 import trio
 
 from consensus.codec import Malformed, encode
-from consensus.ports import Connected, Frame
+from consensus.ports import Connected, Disconnected, Frame
 from consensus.types import PeerId
 from sequencer.transport.framing import CONSENSUS, HEADER, LINK, FrameReader, pack_frame
 from sequencer.transport.hello import REASON_LENGTH_MAX, Goodbye, Ping, Pong, StreamKind, link_messages
@@ -63,7 +63,7 @@ class Link:
         control: Lane,
         bulk: Lane,
         limits: Limits,
-        inbox: FairInbox[Connected | Frame],
+        inbox: FairInbox[Connected | Disconnected | Frame],
         channels: dict[int, FairInbox[Frame]],
     ) -> None:
         self.record = record
@@ -114,16 +114,16 @@ class Link:
 
     async def _until_parted(
         self,
-        task: Callable[[Lane, Box[Connected | Frame]], Awaitable[None]],
+        task: Callable[[Lane, Box[Connected | Disconnected | Frame]], Awaitable[None]],
         lane: Lane,
-        box: Box[Connected | Frame],
+        box: Box[Connected | Disconnected | Frame],
     ) -> None:
         try:
             await task(lane, box)
         except Parted as parted:
             self.part(f"{lane.kind} stream: {parted}")
 
-    async def _read(self, lane: Lane, box: Box[Connected | Frame]) -> None:
+    async def _read(self, lane: Lane, box: Box[Connected | Disconnected | Frame]) -> None:
         record = self.record
         while True:
             channel, data = await lane.reader.read()
@@ -135,7 +135,7 @@ class Link:
             elif not self._channels[channel].offer(record.boxes[channel], Frame(record.peer, data), len(data)):
                 record.drops_in += 1  # waiting here would hold back proposals
 
-    async def _write(self, lane: Lane, _: Box[Connected | Frame]) -> None:
+    async def _write(self, lane: Lane, _: Box[Connected | Disconnected | Frame]) -> None:
         record = self.record
         while True:
             idle = True

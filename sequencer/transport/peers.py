@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import trio
 
-from consensus.ports import Connected, Frame
+from consensus.ports import Connected, Disconnected, Frame
 from consensus.types import Nanoseconds, PeerId
 from sequencer.transport.limits import NANOSECONDS, Limits
 from sequencer.transport.queues import Box
@@ -71,8 +71,8 @@ class PeerRecord:
     def __init__(self, peer: PeerId, role: Role, limits: Limits, channels: tuple[int, ...]) -> None:
         self.peer = peer
         self.role: Role = role
-        self.control: Box[Connected | Frame] = Box()
-        self.bulk: Box[Connected | Frame] = Box()
+        self.control: Box[Connected | Disconnected | Frame] = Box()
+        self.bulk: Box[Connected | Disconnected | Frame] = Box()
         self.boxes: dict[int, Box[Frame]] = {channel: Box() for channel in channels}
         self.bytes_in = 0
         self.bytes_out = 0

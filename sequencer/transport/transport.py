@@ -27,7 +27,7 @@ from typing import Final, Literal
 import trio
 
 from consensus.codec import WIRE_VERSION
-from consensus.ports import Connected, Frame
+from consensus.ports import Connected, Disconnected, Frame
 from consensus.types import PeerId
 from sequencer.transport.framing import CONSENSUS, LINK, TRANSACTIONS, FrameReader
 from sequencer.transport.hello import SESSION_SIZE, Hello, StreamKind, greet_as_acceptor, greet_as_dialler
@@ -121,9 +121,11 @@ class TlsTransport:
         self._refused = 0
         self._port: int | None = None
         limits = config.limits
-        self._inbox: FairInbox[Connected | Frame] = FairInbox(
+        self._inbox: FairInbox[Connected | Disconnected | Frame] = FairInbox(
             bytes_max=limits.inbox_bytes_max, frames_max=limits.inbox_frames_max
         )
+        self._told: set[PeerId] = set()
+        """Who is connected as far as our reader knows."""
         self._channels: dict[int, FairInbox[Frame]] = {
             channel: FairInbox(bytes_max=limits.channel_queue_bytes_max, frames_max=limits.channel_queue_frames_max)
             for channel in config.channels
@@ -188,9 +190,14 @@ class TlsTransport:
         self._check_size(frame, bulk=bulk)
         self._send(peer, CONSENSUS, frame, bulk=bulk)
 
-    async def receive(self) -> Connected | Frame:
-        """The next connection, else the next consensus frame, each peer's streams in turn."""
-        return await self._inbox.get()
+    async def receive(self) -> Connected | Disconnected | Frame:
+        """The next beginning or end of a connection, else the next consensus frame, each peer's streams in turn."""
+        arrived = await self._inbox.get()
+        if isinstance(arrived, Connected):
+            self._told.add(arrived.peer)
+        elif isinstance(arrived, Disconnected):
+            self._told.discard(arrived.peer)
+        return arrived
 
     def reject(self, peer: PeerId, reason: str) -> None:
         """Count a peer's fault. Too many within a minute end its link and keep it out for a while."""
@@ -419,13 +426,15 @@ class TlsTransport:
         finally:
             if self._links.get(link.peer) is link:
                 del self._links[link.peer]
+                self._inbox.withdraw(link.peer)
+                if link.peer in self._told:
+                    self._inbox.announce(link.peer, Disconnected(link.peer))
             if link.peer not in self._records:
                 self._discard(record)
             link.finished.set()
 
     def _discard(self, record: PeerRecord) -> None:
         """Forget what a peer said and nobody read."""
-        self._inbox.withdraw(record.peer)
         self._inbox.discard(record.control)
         self._inbox.discard(record.bulk)
         for channel, box in record.boxes.items():

@@ -267,6 +267,33 @@ def test_a_peer_that_is_not_connected_is_not_asked_though_it_named_the_block() -
     assert question(desk.fire(2)).peer == B
 
 
+def test_whoever_is_disconnected_is_not_asked_but_what_it_still_answers_counts() -> None:
+    desk = Desk(A, B, C)
+    desk.fetch(2, B)
+    first = question(desk.fire(2))
+    assert first.peer == B
+    desk.sync.disconnected(B)
+    assert [question(desk.fire(2)).peer for _ in range(4)] == [C, A, C, A]
+    assert taken(desk.answer(first, 2, 1)[0]) == [1, 2], "it was on its way"
+
+
+def test_what_a_disconnected_peer_has_pruned_is_not_everybodys_word() -> None:
+    desk = Desk(A, B)
+    asked = question(desk.fetch(30, A))
+    message = asked.message
+    assert isinstance(message, RangeRequest)
+    _, effects = desk.hear(A, desk.range(message.request_id, pruned_below=10))
+    last = question(effects)
+    desk.sync.disconnected(B)
+    assert desk.sync.pruned_below == 10, "A is the only one left"
+    desk.sync.disconnected(A)
+    assert desk.sync.pruned_below is None
+    message = last.message
+    assert isinstance(message, RangeRequest)
+    desk.hear(B, desk.range(message.request_id, pruned_below=2))
+    assert desk.sync.pruned_below is None, "nobody is here to say so"
+
+
 # --- peers that answer nothing, or something else --------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from consensus.codec import Malformed
 from consensus.crypto.ed25519 import Ed25519
 from consensus.engine import Engine, Refusal
 from consensus.epochs import first_epoch
+from consensus.finality.proof import FinalityProof
 from consensus.genesis import ChainSpec, check_chain_spec
 from consensus.protocols.registry import JOLTEON
 from consensus.types import Block, BlockHeader, Certificate, CommitProof, bitmap_of, certificate_subject
@@ -37,6 +38,9 @@ class Chain:
 
     def verify_commit(self, proof: CommitProof, header: BlockHeader, epoch: int) -> Refusal | None:
         return self.engine.verify_commit(proof, header, epoch)
+
+    def verify_finality(self, proof: FinalityProof, header: BlockHeader) -> Refusal | None:
+        raise AssertionError("no receipt here says that it is final")
 
     def certificate(self, certified: Block) -> Certificate:
         """Three of four sign a vote."""

@@ -10,7 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 
-from consensus.ports import Connected, Frame
+from consensus.ports import Connected, Disconnected, Frame
 from consensus.types import PeerId
 from sequencer.transport import TRANSACTIONS, Limits, PeerState, TransportState
 from sequencer.transport.queues import Box, FairInbox
@@ -59,8 +59,10 @@ class MemoryNetwork:
         return None if frozenset((sender, receiver)) in self._cut else transport
 
     def cut(self, one: PeerId, other: PeerId) -> None:
-        """Part two peers. Frames that already arrived can still be read."""
+        """Part two peers; both receive ``Disconnected``. Frames that already arrived can still be read."""
         self._cut.add(frozenset((one, other)))
+        self._by_peer[one].parted(other)
+        self._by_peer[other].parted(one)
 
     def heal(self, one: PeerId, other: PeerId) -> None:
         """Connect two parted peers again; both receive ``Connected``."""
@@ -87,14 +89,14 @@ class MemoryTransport:
         self._network = network
         self._peer = peer
         self._limits = limits
-        self._inbox: FairInbox[Connected | Frame] = FairInbox(
+        self._inbox: FairInbox[Connected | Disconnected | Frame] = FairInbox(
             bytes_max=limits.inbox_bytes_max, frames_max=limits.inbox_frames_max
         )
         self._channels: dict[int, FairInbox[Frame]] = {
             channel: FairInbox(bytes_max=limits.channel_queue_bytes_max, frames_max=limits.channel_queue_frames_max)
             for channel in channels
         }
-        self._boxes: dict[tuple[PeerId, bool], Box[Connected | Frame]] = {}
+        self._boxes: dict[tuple[PeerId, bool], Box[Connected | Disconnected | Frame]] = {}
         self._channel_boxes: dict[tuple[PeerId, int], Box[Frame]] = {}
         self._drops: Counter[PeerId] = Counter()
         self._connections: Counter[PeerId] = Counter()
@@ -118,7 +120,7 @@ class MemoryTransport:
         if transport is not None:
             transport.arrived(Frame(self._peer, frame), bulk=bulk)
 
-    async def receive(self) -> Connected | Frame:
+    async def receive(self) -> Connected | Disconnected | Frame:
         return await self._inbox.get()
 
     def reject(self, peer: PeerId, reason: str) -> None:
@@ -174,6 +176,10 @@ class MemoryTransport:
         """A connection with a peer begins."""
         self._connections[peer] += 1
         self._inbox.announce(peer, Connected(peer))
+
+    def parted(self, peer: PeerId) -> None:
+        """Announce the end of a connection."""
+        self._inbox.announce(peer, Disconnected(peer))
 
     def arrived(self, frame: Frame, *, bulk: bool) -> None:
         """A consensus frame comes in."""

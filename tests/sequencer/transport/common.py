@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from OpenSSL import SSL
 
 from consensus.codec import WIRE_VERSION
-from consensus.ports import Connected, Frame
+from consensus.ports import Connected, Disconnected, Frame
 from consensus.types import PeerId
 from sequencer.transport import Limits, TlsIdentity, TlsTransport, TransportConfig, open_transport
 from sequencer.transport.framing import FrameReader
@@ -83,13 +83,14 @@ async def cluster(size: int, *, limits: Limits = QUICK, **changes: object) -> As
 
 
 async def receive_connected(transport: TlsTransport, count: int = 1) -> set[PeerId]:
-    """The peers of the next ``count`` events, all of which must be connections."""
-    peers = set()
-    for _ in range(count):
+    """The peers of the next ``count`` events, all of which must be connections; ends of others are passed over."""
+    peers: list[PeerId] = []
+    while len(peers) < count:
         event = await transport.receive()
-        assert isinstance(event, Connected), event
-        peers.add(event.peer)
-    return peers
+        if not isinstance(event, Disconnected):
+            assert isinstance(event, Connected), event
+            peers.append(event.peer)
+    return set(peers)
 
 
 async def receive_frame(transport: TlsTransport) -> Frame:

@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from consensus.ports import Connected, Frame
-from sequencer.transport import TRANSACTIONS, NodeTransport
+from consensus.ports import Connected, Disconnected, Frame
+from sequencer.transport import TRANSACTIONS, NodeTransport, TlsTransport
 from tests.sequencer.transport.common import cluster
 from tests.support.memory_transport import memory_network
 
@@ -39,6 +39,25 @@ async def test_connections_are_announced_before_frames(opened: Open) -> None:
             others = {first.peer, second.peer, third.peer} - {transport.peer}
             assert {event.peer for event in events if isinstance(event, Connected)} == others
         assert all(peer.connected and peer.connections == 1 for peer in first.state().peers)
+
+
+async def test_the_end_of_a_connection_is_announced() -> None:
+    """Over TLS a transport that closes; in memory a cut."""
+    async with over_tls(3) as (first, second, third):
+        for transport in (first, second, third):
+            for _ in range(2):
+                await transport.receive()
+        assert isinstance(third, TlsTransport)
+        third.set_members(validators=frozenset(), guests=frozenset(), addresses={})
+        assert {await third.receive() for _ in range(2)} == {Disconnected(first.peer), Disconnected(second.peer)}
+        assert await first.receive() == Disconnected(third.peer)
+        assert await second.receive() == Disconnected(third.peer)
+    network = memory_network(2)
+    one, other = network.transports
+    await one.receive()
+    network.cut(one.peer, other.peer)
+    assert await one.receive() == Disconnected(other.peer)
+    assert await other.receive() == Disconnected(one.peer), "the connection before it was nobody's news any more"
 
 
 async def test_frames_go_where_they_are_sent(opened: Open) -> None:
@@ -94,6 +113,8 @@ async def test_a_cut_network_in_memory_heals() -> None:
         for _ in range(2):
             await transport.receive()
     network.isolate(third.peer)
+    assert {await third.receive() for _ in range(2)} == {Disconnected(first.peer), Disconnected(second.peer)}
+    assert await first.receive() == Disconnected(third.peer)
     first.broadcast(b"lost on the third", bulk=False)
     assert [peer.connected for peer in third.state().peers] == [False, False]
     network.rejoin(third.peer)
