@@ -206,7 +206,9 @@ def _misquoted(message: msgspec.Struct) -> Statement | None:
     found = JOLTEON.statement(message)
     if found is None or not isinstance(found.subject, VoteSubject):
         return found
-    return dataclasses.replace(found, subject=msgspec.structs.replace(found.subject, height=found.subject.height + 1))
+    return msgspec.structs.replace(
+        found, subject=msgspec.structs.replace(found.subject, height=found.subject.height + 1)
+    )
 
 
 def _speechless(message: msgspec.Struct) -> Statement | None:

@@ -31,7 +31,9 @@ Document = dict[str, Any]
 WHOLE: Document = {
     "name": "whole", "seed": 3, "protocol": "jolteon", "scheme": "simulated", "nodes": 4, "stakes": [1, 1, 1, 1],
     "observers": 1, "leaders": [0, 1, 2], "bandwidth_mbit": 100.0, "fault_free": False, "oracles": ["S1", "S6"],
-    "expect": "S1", "beyond_bounds": False,
+    "expect": "S1", "beyond_bounds": False, "checkpoint_interval": 3,
+    "epochs": [{"height": 4, "validators": [{"node": 0, "stake": 2, "key": 1}, {"node": 1}, {"node": 2}, {"node": 3}],
+                "leaders": [1, 0]}],
     "times": {"view_timeout_ms": 50, "growth_numerator": 6, "growth_denominator": 5, "exponent_max": 4,
               "idle_interval_ms": 2},
     "link": {"latency": {"kind": "uniform", "low_ms": 1.0, "high_ms": 4.0}, "jitter_ms": 1.0, "loss": 0.1,
@@ -84,7 +86,8 @@ SWARM: Document = {
         "nodes": [4, 5], "protocols": ["jolteon", "hotstuff"], "actors": ["puppet", "silent"], "views": 5,
         "leader_bias": 0.5, "latency_ms": [[1.0, 5.0], [1.0, 20.0]], "loss": [0.0, 0.1], "duplication": [0.1],
         "reorder": [0.1], "drop": [0.2], "hide": [0.2], "partition": [0.2], "crash": [0.0, 2.0], "restart_all": 0.1,
-        "payloads": 2, "heal_ms": 300.0,
+        "payloads": 2, "heal_ms": 300.0, "epochs": [1, 2], "epoch_blocks": 3, "joiners": [0, 2],
+        "checkpoint_interval": [2],
     },
 }  # fmt: skip
 
