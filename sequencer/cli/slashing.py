@@ -68,7 +68,8 @@ def import_command(
         if merged.contradictions:
             console.print(
                 f"[yellow]{merged.contradictions} of them contradict others, in the file or in the database.[/] A key "
-                "that signed both can be slashed. Nothing that contradicts either will be signed.",
+                "that signed both can be slashed; a message without its signing root, as in a minimal file, counts as "
+                "another one. Nothing that contradicts either will be signed.",
                 soft_wrap=True,
             )
 
