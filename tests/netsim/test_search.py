@@ -307,7 +307,14 @@ def test_mutants_and_determinism_print_their_documents() -> None:
 
 def test_list_names_what_there_is() -> None:
     text = cli.invoke(app, ["list"]).stdout
-    for name in ("scenario swarm", "actor puppet", "oracle S8", "mutant S7-jolteon", "waits for Casper FFG"):
+    for name in (
+        "scenario swarm",
+        "actor puppet",
+        "oracle S8",
+        "mutant S7-jolteon",
+        "mutant F6-ffg",
+        "mutant E5-hotstuff",
+    ):
         assert name in text
 
 
