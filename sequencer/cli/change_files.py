@@ -15,7 +15,13 @@ import typer
 
 from consensus.codec import Malformed, encode
 from consensus.genesis import ChainSpec
-from consensus.reconfiguration import ByGovernors, SystemTransaction, approved_by_governors, system_transactions
+from consensus.reconfiguration import (
+    AddValidator,
+    ByGovernors,
+    SystemTransaction,
+    approved_by_governors,
+    system_transactions,
+)
 from rollup_adapters.base import JsonValue
 from sequencer.api.representation import plain
 from sequencer.cli.changes import carry_out, governors_signatures, open_cluster, result_document
@@ -89,7 +95,7 @@ def sign_command(
         transaction = read_change(file, spec)
         if not isinstance(transaction.approval, ByGovernors):
             raise CommandError(f"{file}: approved by the validator itself; governors have no part in it", UNUSABLE)
-        print_json({"chain_id": spec.chain_id, **change_document(transaction)})
+        print_json({"chain_id": spec.chain_id, **_named_in(spec, transaction), **change_document(transaction)})
         if not yes and not typer.confirm("Sign this?", err=True):
             raise typer.Exit(1)
         passphrase = read_secret(passphrase_file, ask_passphrase, confirm=False)
@@ -115,6 +121,16 @@ def submit_command(
         ordered, after = carry_out(cluster, transaction, wait=wait, timeout_s=timeout_s)
         if as_json:
             print_json(result_document(ordered, after))
+
+
+def _named_in(spec: ChainSpec, transaction: SystemTransaction) -> dict[str, JsonValue]:
+    """Whom a change of a present validator is about, as far as that can be known offline: its fields hold the key."""
+    change = transaction.change
+    if isinstance(change, AddValidator):
+        return {}
+    names = {validator.public_key: f"{validator.name}, by genesis.json" for validator in spec.validators}
+    unknown = "none of genesis.json: compare the key with sequencer validator list --json"
+    return {"validator": names.get(change.public_key, unknown)}
 
 
 def _signed_by(spec: ChainSpec, transaction: SystemTransaction) -> list[JsonValue]:

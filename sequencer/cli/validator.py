@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from consensus.crypto.scheme import SecretKey
+from consensus.genesis import ChainSpec
 from consensus.reconfiguration import LIFETIME_HEIGHTS_MAX, AddValidator, ChangeStake, RemoveValidator, RotateKey
 from consensus.validators import STAKE_MAX
 from rollup_adapters.base import JsonValue
@@ -270,11 +271,20 @@ def rotate_command(
         )
         ordered, after = carry_out(cluster, by_validator(cluster, change, old), wait=wait, timeout_s=timeout_s)
         if after is not None:
-            err().print(
-                f"key {old.public_key.hex()} signs nothing any more: take its file out of keys.consensus in node.toml "
-                "before the next restart"
-            )
+            err().print(_about_the_old_key(old, ordered.effective_at, cluster.genesis.spec), soft_wrap=True)
         _finish({"stage": "rotated", **result_document(ordered, after)}, as_json)
+
+
+def _about_the_old_key(old: SecretKey, boundary: int, spec: ChainSpec) -> str:
+    """Votes of finality need it until the hand-over stands in the chain: a checkpoint beyond the boundary is enough."""
+    interval = spec.checkpoint_interval
+    when = f"when sequencer status shows a final height above {boundary + interval}, " if interval else ""
+    return (
+        f"the old key {old.public_key.hex()} takes no part in consensus any more"
+        + (", but finality needs it for the hand-over" if interval else "")
+        + f": {when}take its file out of keys.consensus in node.toml. Where a signing process holds it, do so in "
+        "signer.toml, and take the key out of signer.public_keys in node.toml"
+    )
 
 
 # --- rotation: keys in a home ------------------------------------------------------------------------------------

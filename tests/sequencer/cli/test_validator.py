@@ -201,7 +201,8 @@ def test_a_change_is_signed_for_what_it_is_and_for_its_chain(chain: Chain, joine
     whole = file.read_text()
     sign = ("validator", "sign", file, "--genesis", genesis, *chain.signed_by(1), "--yes")
     file.write_text(whole.replace('"stake": 9', '"stake": 1'))  # the words lie
-    assert json.loads(invoke(*sign).stdout)["fields"]["stake"] == 9
+    shown = json.loads(invoke(*sign).stdout)
+    assert (shown["validator"], shown["fields"]["stake"]) == ("validator-0, by genesis.json", 9)
     assert invoke("testnet", tmp_path / "other", "-n", "1", "--base-port", "0").exit_code == 0
     other = invoke(
         "validator", "sign", file, "--genesis", tmp_path / "other" / "validator-0" / "genesis.json", *sign[5:]
