@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from consensus.codec import encode
-from consensus.engine import SafetyRecord, Sign
+import msgspec
+
 from consensus.finality import rules
 from consensus.finality.certificates import LinkTally
 from consensus.finality.rules import Ancestry, SetChange
@@ -20,6 +20,8 @@ from consensus.validators import ValidatorSet
 from netsim.histories.oracle import complaints
 from netsim.histories.play import play
 from netsim.histories.tally import play_tally
+
+_authorize = SafetyGuard.authorize
 
 
 class Patcher(Protocol):
@@ -69,16 +71,18 @@ def no_double_check(patch: Patcher) -> None:
     """F1: neither the rule nor the guard minds a second vote for one target height, or a lower one. (That targets grow
     is also what keeps an honest vote from being surrounded by an earlier one of its own.)"""
 
-    def grants(self: SafetyGuard, subject: FfgVoteSubject, state: object) -> Granted | Forbidden:
-        return Granted((SafetyRecord(kind=subject.kind, subject=encode(subject), state=b""),), Sign(subject))
-
     patch.setattr(rules, "target_grows", lambda last, link: True)
-    patch.setattr(SafetyGuard, "authorize", grants)
+    no_guard(patch)
 
 
 def no_guard(patch: Patcher) -> None:
     """Not a mutant of the design: the guard alone is gone, and the rule suffices."""
-    patch.setattr(SafetyGuard, "authorize", lambda self, subject, state: Granted((), Sign(subject)))
+
+    def forgets(self: SafetyGuard, subject: FfgVoteSubject, state: msgspec.Struct) -> Granted | Forbidden:
+        self._last.pop(subject.kind, None)
+        return _authorize(self, subject, state)
+
+    patch.setattr(SafetyGuard, "authorize", forgets)
 
 
 def no_rule(patch: Patcher) -> None:

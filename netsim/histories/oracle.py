@@ -39,7 +39,7 @@ def final_by_definition(history: History) -> set[Checkpoint]:
         while more := {target for source, target in good if source in justified} - justified:
             justified |= more
         final = {history.root}
-        for source, target in good:
+        for source, target in sorted(good, key=lambda link: link.order):
             span = (target.height - source.height) // INTERVAL
             between = {block for block in above[target] if source.height < block.height < target.height}
             middle = {block for block in between if block.height == source.height + INTERVAL}
