@@ -32,8 +32,9 @@ from sequencer.tables import KeyPathError, Table
 FILE_SIZE_MAX: Final = 64 * 1024
 
 
-def write_change(file: Path, spec: ChainSpec, transaction: SystemTransaction) -> None:
-    """Write a change with the signatures it has. Raises :class:`CommandError`."""
+def write_change(file: Path, spec: ChainSpec, transaction: SystemTransaction, *, new: bool = False) -> None:
+    """Write a change with the signatures it has. A ``new`` file replaces none: others may have signed that. Raises
+    :class:`CommandError`."""
     document: dict[str, JsonValue] = {
         "chain_id": spec.chain_id,
         "genesis_hash": spec.hash.hex(),
@@ -42,7 +43,12 @@ def write_change(file: Path, spec: ChainSpec, transaction: SystemTransaction) ->
         "transaction": encode(transaction).hex(),
     }
     try:
-        file.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        with file.open("x" if new else "w") as opened:
+            opened.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    except FileExistsError:
+        raise CommandError(
+            f"--out: {file} exists; name another file, or add a signature to it: sequencer validator sign", UNUSABLE
+        ) from None
     except OSError as error:
         raise CommandError(f"{file}: {error.strerror}", UNUSABLE) from None
 

@@ -146,7 +146,7 @@ def add_command(
         passphrase = read_secret(passphrase_file, ask_passphrase, confirm=False)
         transaction = by_governors(cluster, change, governor or [], passphrase, enough=out_file is None)
         if out_file is not None:
-            write_change(out_file, cluster.genesis.spec, transaction)
+            write_change(out_file, cluster.genesis.spec, transaction, new=True)
             return
         ordered, after = carry_out(cluster, transaction, wait=wait, timeout_s=timeout_s)
         if after is not None:
@@ -186,11 +186,11 @@ def remove_command(
                 raise CommandError(f"{key}: {name!r} signs with {public_key}, not with this key", UNUSABLE)
             transaction = by_validator(cluster, change, secret)
         if out_file is not None:
-            write_change(out_file, cluster.genesis.spec, transaction)
+            write_change(out_file, cluster.genesis.spec, transaction, new=True)
             return
         ordered, after = carry_out(cluster, transaction, wait=wait, timeout_s=timeout_s)
         if after is not None:
-            err().print(f"{escape(name)} does not vote any more: its node observes now, and can be stopped")
+            err().print(escape(_about_who_left(name, ordered.effective_at, cluster.genesis.spec)), soft_wrap=True)
         _finish(result_document(ordered, after), as_json)
 
 
@@ -221,7 +221,7 @@ def stake_command(
         passphrase = read_secret(passphrase_file, ask_passphrase, confirm=False)
         transaction = by_governors(cluster, change, governor or [], passphrase, enough=out_file is None)
         if out_file is not None:
-            write_change(out_file, cluster.genesis.spec, transaction)
+            write_change(out_file, cluster.genesis.spec, transaction, new=True)
             return
         ordered, after = carry_out(cluster, transaction, wait=wait, timeout_s=timeout_s)
         _finish(result_document(ordered, after), as_json)
@@ -273,6 +273,16 @@ def rotate_command(
         if after is not None:
             err().print(_about_the_old_key(old, ordered.effective_at, cluster.genesis.spec), soft_wrap=True)
         _finish({"stage": "rotated", **result_document(ordered, after)}, as_json)
+
+
+def _about_who_left(name: str, boundary: int, spec: ChainSpec) -> str:
+    interval = spec.checkpoint_interval
+    if not interval:
+        return f"{name} does not vote any more: its node observes now, and can be stopped"
+    return (
+        f"{name} takes no part in consensus any more, but finality needs it for the hand-over: keep its node running "
+        f"until sequencer status of the others shows a final height above {boundary + interval}"
+    )
 
 
 def _about_the_old_key(old: SecretKey, boundary: int, spec: ChainSpec) -> str:

@@ -199,6 +199,9 @@ def test_a_change_is_signed_for_what_it_is_and_for_its_chain(chain: Chain, joine
         invoke("validator", "stake", chain.home, "validator-0", "9", *chain.signed_by(0), "--out", file).exit_code == 0
     )
     whole = file.read_text()
+    again = invoke("validator", "stake", chain.home, "validator-0", "8", *chain.signed_by(0), "--out", file)
+    assert (again.exit_code, "exists; name another file" in words(again)) == (UNUSABLE, True)
+    assert file.read_text() == whole
     sign = ("validator", "sign", file, "--genesis", genesis, *chain.signed_by(1), "--yes")
     file.write_text(whole.replace('"stake": 9', '"stake": 1'))  # the words lie
     shown = json.loads(invoke(*sign).stdout)
