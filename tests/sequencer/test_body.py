@@ -152,8 +152,7 @@ def test_link_certificates_are_under_the_root_and_no_transactions(sections: dict
 def test_a_payload_of_link_certificates_alone() -> None:
     built = with_links({}, LINKS[:1])
     assert built.body.hex() == (  # what nodes agree on: see test_wire_vectors.py for what a change means
-        "9193cffffffffffffffffe910091c452"
-        "939200c420" + "00" * 32 + "9204c420" + "04" * 32 + "919300c40107c40173"
+        "9193cffffffffffffffffe910091c452939200c420" + "00" * 32 + "9204c420" + "04" * 32 + "919300c40107c40173"
     )
     assert built.root.hex() == "d39733a05a36717d2f87414a732bad9c4e87e225a670087d0bc32ca4db8b34fc"
     assert decoded(built.body).root == built.root != EMPTY_PAYLOAD_ROOT
