@@ -1,12 +1,14 @@
 """Proofs of guilt that a node holds: from what its own core reports and from what peers pass on.
 
-Each piece is a file ``<digest>.evidence`` in one directory, as ``sequencer evidence verify`` reads it. A piece is
-verified before it is kept, kept once, and passed on once to every connected peer by whoever learns it. What a peer
-sends that is malformed, of another chain or protocol, expired, or proves nothing is refused, and the peer is named.
+Each piece is a file ``<digest>.evidence`` in one directory, as ``sequencer evidence verify`` reads it: of a later
+epoch it brings how the epochs began (``evidence_file.py``), unless that takes more than ``CHANGES_BYTES_MAX``: then
+``verify`` needs ``--epochs``. A piece is verified before it is kept, kept once, and passed on once to every connected
+peer by whoever learns it. What a peer sends that is malformed, of another chain or protocol, expired, or proves nothing
+is refused, and the peer is named.
 
 The guilty are validators of the epoch in which they signed. A piece of an epoch that this node has not reached is left
 alone: it cannot be judged yet, and its sender may only be ahead. One of an epoch more than ``EPOCHS_BACK_MAX`` ago is
-expired. ``sequencer evidence verify`` needs a file of a later epoch together with how the epochs began: ``--epochs``.
+expired.
 
 Bounds: ``PIECES_PER_SIGNER_MAX`` pieces that name a validator's key (one convicts; a piece is kept while anybody in it
 is below that) and ``STORE_BYTES_MAX`` bytes in all. What is beyond them is neither kept nor passed on, and where the
@@ -30,7 +32,6 @@ from consensus.engine import Refusal, ReportEvidence
 from consensus.epoch_history import EPOCHS_KEPT_MAX
 from consensus.epochs import EpochChange
 from consensus.evidence import (
-    EVIDENCE_SIZE_MAX,
     Evidence,
     Guilt,
     decode_evidence,
@@ -43,11 +44,19 @@ from consensus.evidence import (
 )
 from consensus.finality.types import LinkCertificate
 from consensus.types import Epoch, epoch_of
-from sequencer.evidence_file import follow_changes
+from sequencer.evidence_file import (
+    FILE_SIZE_MAX,
+    EvidenceOfLaterEpoch,
+    decode_evidence_file,
+    encode_evidence_file,
+    follow_changes,
+)
 from sequencer.genesis import Genesis
 
 PIECES_PER_SIGNER_MAX: Final = 8
 STORE_BYTES_MAX: Final = 64 * 1024 * 1024
+CHANGES_BYTES_MAX: Final = 1024 * 1024
+"""Beginnings of epochs that a file brings: a long history must not use up the store."""
 LOOK_INTERVAL_S: Final = 1.0
 """How often a peer that names an unknown epoch makes this node read anew how its own epochs began."""
 EPOCHS_BACK_MAX: Final = EPOCHS_KEPT_MAX - 2
@@ -112,8 +121,15 @@ class EvidenceStore:
             if file.suffix != SUFFIX:
                 continue
             async with await file.open("rb") as source:
-                data = await source.read(EVIDENCE_SIZE_MAX + 1)
-            piece = await self._judge(data)
+                data = await source.read(FILE_SIZE_MAX + 1)
+            content = decode_evidence_file(data)
+            if isinstance(content, EvidenceOfLaterEpoch):
+                content = content.evidence
+            piece = (
+                Refusal(f"evidence: {content.reason}")
+                if isinstance(content, Malformed)
+                else await self._judge(content, len(data))
+            )
             if isinstance(piece, Piece):
                 self._keep(piece, len(data))
             else:
@@ -122,22 +138,31 @@ class EvidenceStore:
     async def add(self, data: bytes) -> Piece | Refusal | None:
         """Keep a piece from its canonical bytes, in its file when this returns. None when it is known already, beyond
         the bounds, or of an epoch to come; the reason when it proves nothing."""
-        async with self._writing:
-            piece = await self._judge(data)
-            if isinstance(piece, Piece):
-                file = self._directory / f"{piece.digest.hex()}{SUFFIX}"
-                partial = file.with_suffix(_PARTIAL)
-                await partial.write_bytes(data)
-                await partial.rename(file)
-                self._keep(piece, len(data))
-            return piece
-
-    async def _judge(self, data: bytes) -> Piece | Refusal | None:
         evidence = decode_evidence(data)
         if isinstance(evidence, Malformed):
             return Refusal(f"evidence: {evidence.reason}")
+        async with self._writing:
+            piece = await self._judge(evidence, len(data))
+            if isinstance(piece, Piece):
+                content = await self._content(evidence, data)
+                file = self._directory / f"{piece.digest.hex()}{SUFFIX}"
+                partial = file.with_suffix(_PARTIAL)
+                await partial.write_bytes(content)
+                await partial.rename(file)
+                self._keep(piece, len(content))
+            return piece
+
+    async def _content(self, evidence: Evidence, data: bytes) -> bytes:
+        """What stands in the file of a piece: its canonical bytes, with how the epochs began where it needs that."""
+        genesis = self._genesis
+        if epochs_of(evidence, genesis.protocol)[-1] == genesis.history.first.epoch:
+            return data
+        content = encode_evidence_file(evidence, await self._epoch_changes(), genesis.protocol)
+        return content if len(content) <= len(data) + CHANGES_BYTES_MAX else data
+
+    async def _judge(self, evidence: Evidence, size_bytes: int) -> Piece | Refusal | None:
         digest = evidence_digest(evidence)
-        if digest in self._pieces or self._bytes + len(data) > STORE_BYTES_MAX:
+        if digest in self._pieces or self._bytes + size_bytes > STORE_BYTES_MAX:
             return None
         genesis, named = self._genesis, epochs_of(evidence, self._genesis.protocol)
         newest = await self._reach_for_a_peer(named)
