@@ -109,12 +109,9 @@ class OffenceWatch:
                 self._add(offence.watch.promise, is_promise=True)
                 self._add(offence.watch.breach, is_promise=False)
                 self._offences.append(offence)
-        count = len(self._offences)
-        self._signers: dict[PeerId, tuple[ValidatorIndex, tuple[_Signer, ...]]] = {
-            validator.peer: (index, tuple([_Signer() for _ in range(count)]))
-            for index, validator in enumerate(epoch.validators.validators)
-        }
-        self._failures = [0] * len(self._signers)
+        self._signers: dict[PeerId, tuple[ValidatorIndex, tuple[_Signer, ...]]] = {}
+        """Of the validators that were heard."""
+        self._failures = [0] * len(epoch.validators)
         self._keeps_headers = any(offence.headers_needed for offence in self._offences)
         self._proposed: dict[PeerId, dict[BlockId, BlockHeader]] = {}
         self._reported: dict[tuple[ValidatorIndex, int], None] = {}
@@ -131,7 +128,7 @@ class OffenceWatch:
             if self._keeps_headers:
                 self._keep_header(peer, message)
             return None
-        sender = self._signers.get(peer)
+        sender = self._signers.get(peer) or self._begin(peer)
         if sender is None or sender[0] != message.signer:  # type: ignore[attr-defined]
             return None
         signer, signed = sender
@@ -159,6 +156,14 @@ class OffenceWatch:
                     known.breach_view = view
                     known.breaches.append((view, value, message))
         return found
+
+    def _begin(self, peer: PeerId) -> tuple[ValidatorIndex, tuple[_Signer, ...]] | None:
+        """The first message of a validator; None for anybody else's."""
+        index = self._epoch.validators.index_of(peer)
+        if index is None:
+            return None
+        self._signers[peer] = (index, tuple([_Signer() for _ in self._offences]))
+        return self._signers[peer]
 
     def _is_open(self, signer: ValidatorIndex, offence: int) -> bool:
         return self._failures[signer] < FAILURES_MAX and (signer, offence) not in self._reported
@@ -212,7 +217,7 @@ class OffenceWatch:
         """Where an offence needs headers, those that validators propose are kept beyond their commit: by their hash, so
         that it does not matter whether they are any good."""
         header = getattr(message, "header", None)
-        if isinstance(header, BlockHeader) and peer in self._signers:
+        if isinstance(header, BlockHeader) and self._epoch.validators.index_of(peer) is not None:
             known = self._proposed.setdefault(peer, {})
             known[digest(header)] = header
             if len(known) > HEADERS_MAX:

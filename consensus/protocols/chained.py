@@ -202,6 +202,9 @@ class ChainedEngine:
         elif isinstance(event, TimerFired):
             if event.name == VIEW_TIMER:
                 self._on_view_timer()
+        elif isinstance(event, PeerConnected):
+            self._outbox.greet(event.peer, self._view, self._certificates())
+            matters = False
         else:
             self._on_outside(event)
         return self._finish() if matters else self._out.finish()
@@ -252,15 +255,13 @@ class ChainedEngine:
         if self._candidate is not None and self._blocks.tree.get(self._candidate.entry.block.id) is None:
             self._candidate = None
 
-    def _on_outside(self, event: BlocksFetched | BlocksLoaded | PeerConnected) -> None:
+    def _on_outside(self, event: BlocksFetched | BlocksLoaded) -> None:
         match event:
             case BlocksFetched(peer=peer, blocks=blocks, proof=proof):
                 self._blocks.take(blocks, proof, peer, self._high_qc)
                 if proof is not None:
                     self._adopt_certificate(proof.certificate)
                 self._blocks.reconsider(self._high_qc)
-            case PeerConnected(peer):
-                self._outbox.greet(peer, self._view, self._certificates())
             case BlocksLoaded():
                 pass  # block sync's alone
             case _:
