@@ -132,7 +132,7 @@ class ViewsInStep:
         """Whether a node enters no more views of an epoch: it observes, or has committed the epoch's last block."""
         eras = self.judge.world.committee.eras
         is_over = epoch + 1 < len(eras) and len(host.ledger) >= eras[epoch + 1].height
-        return is_over or (epoch > 0 and self.judge.seat(host, epoch) is None)
+        return is_over or self.judge.seat(host, epoch) is None
 
 
 class Progress:

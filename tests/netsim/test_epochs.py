@@ -15,6 +15,7 @@ from netsim.numbering import Turns, name_of, numbered, split
 from netsim.payloads import body_of, links_in, payload_in
 from netsim.scenario import expand
 from netsim.schedule import (
+    Actor,
     BadSchedule,
     Begins,
     Commits,
@@ -22,11 +23,13 @@ from netsim.schedule import (
     Crash,
     Enters,
     Link,
+    Liveness,
     Member,
     NextEpoch,
     Sends,
     Stop,
     Trigger,
+    Uniform,
 )
 from netsim.show.recording import record
 from netsim.shrink import shrink, with_epochs
@@ -81,6 +84,25 @@ def test_swarms_over_epochs_are_silent_for_long(name: str, protocol: str) -> Non
     for seed in range(2000):
         result = run_schedule(expand(scenario, seed).replace(protocol=protocol))
         assert result.silent, (seed, result.violations)
+
+
+def test_a_joiner_that_still_observes_is_late_in_no_view() -> None:
+    """The shortest form of a schedule for which L1 once fired: the first epoch lasts beyond the trouble."""
+    schedule = Schedule(
+        protocol="simplex",
+        nodes=7,
+        observers=2,
+        seed=9482,
+        leaders=(2, 3, 3, 2, 2, 3, 2, 3),
+        epochs=(NextEpoch(height=7, validators=(Member(node=4), Member(node=8))),),
+        link=Link(latency=Uniform(low_ms=1, high_ms=60)),
+        actors=(Actor(node=2, kind="silent"), Actor(node=3, kind="silent")),
+        stop=Stop(view=1, epoch=1, time_ms=120_000),
+        liveness=Liveness(from_ms=3001, delay_ms=60),
+    )
+    result = run_schedule(schedule)
+    assert result.silent, result.violations
+    assert set(result.epochs) >= {1}
 
 
 def test_what_a_seed_draws_of_epochs_can_be_replayed() -> None:
