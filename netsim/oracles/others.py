@@ -122,17 +122,18 @@ class ViewsInStep:
 
     def check(self, view: View) -> None:
         for host in self.core:
-            if host.replica is not None and host.view < view and not self.is_beyond(host, split(view)[0]):
+            if host.replica is not None and host.view < view and not self.is_elsewhere(host, split(view)[0]):
                 where = f"node {host.position} is in {name_of(host.view)}"
                 text = f"{where} two delays after the first entered {name_of(view)}"
                 self.judge.fire(self.id, host, text)
                 return
 
-    def is_beyond(self, host: Host, epoch: int) -> bool:
-        """Whether a node enters no more views of an epoch: it observes, or has committed the epoch's last block."""
+    def is_elsewhere(self, host: Host, epoch: int) -> bool:
+        """Whether a node enters no views of an epoch now: it observes, has committed the epoch's last block, or lacks
+        the last one of the epoch before. That one it may have to fetch, which takes longer: L2 and L8 judge it."""
         eras = self.judge.world.committee.eras
         is_over = epoch + 1 < len(eras) and len(host.ledger) >= eras[epoch + 1].height
-        return is_over or self.judge.seat(host, epoch) is None
+        return is_over or len(host.ledger) < eras[epoch].height or self.judge.seat(host, epoch) is None
 
 
 class Progress:
