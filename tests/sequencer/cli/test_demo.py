@@ -62,7 +62,11 @@ def test_four_validators_three_rollups_one_sigkill(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.sweep)])
 def test_interrupted_it_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
-    process = sequencer("demo", "--seconds", "60", directory=tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and passes
+    try:  # that on to its children
+        process = sequencer("demo", "--seconds", "60", directory=tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     try:
         assert process.stderr is not None
         for line in process.stderr:
