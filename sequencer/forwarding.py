@@ -6,6 +6,10 @@ waits for the validator's own turn. An observer never leads: it passes on all th
 every validator, large ones to one after the other; and again what still waits, for it may have had no connection.
 Which of the two a node is changes with the epochs.
 
+A frame names the height up to which its sender knows what was ordered. Whoever is more than K heights further passes
+the frame over: neither of the two could tell that a transaction in it was ordered between, and it would be ordered
+twice. A sender that is so far behind still holds it, and finds it ordered, or passes it on, when it has caught up.
+
 Losing a forwarded transaction loses nothing that was acknowledged: it stays pending, and its client may submit it
 anywhere again.
 """
@@ -43,8 +47,9 @@ class _Forwarded(msgspec.Struct, frozen=True, array_like=True, gc=False, forbid_
 
 
 class Forward(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A frame of forwarded transactions."""
+    """A frame of forwarded transactions, of which none was ordered up to ``height``."""
 
+    height: Integer
     transactions: Annotated[tuple[_Forwarded, ...], Meta(min_length=1, max_length=TRANSACTIONS_MAX)]
 
 
@@ -95,7 +100,7 @@ class Forwarder:
         validators = self._channel.connected_validators()
         if validators:
             self._turn += 1
-            for frame in _frames(accepted):
+            for frame in _frames(self._window.height, accepted):
                 self._channel.send(validators[self._turn % len(validators)], frame)
 
     def received(self, data: bytes) -> str | None:
@@ -103,6 +108,8 @@ class Forwarder:
         forward = _forwards.decode(data)
         if isinstance(forward, Malformed):
             return f"forwarded transactions: {forward.reason}"
+        if forward.height + self._window.heights_max < self._window.height:
+            return None
         by_rollup: dict[int, list[tuple[Height, bytes]]] = {}
         for transaction in forward.transactions:
             by_rollup.setdefault(transaction.rollup_id, []).append((transaction.valid_until, transaction.data))
@@ -134,18 +141,18 @@ class Forwarder:
         self._known = connected
 
     def _everybody(self, transactions: Sequence[ForwardedTransaction]) -> None:
-        for frame in _frames(transactions):
+        for frame in _frames(self._window.height, transactions):
             self._channel.broadcast(frame)
 
 
-def _frames(transactions: Iterable[ForwardedTransaction]) -> Iterable[bytes]:
+def _frames(height: Height, transactions: Iterable[ForwardedTransaction]) -> Iterable[bytes]:
     batch: list[_Forwarded] = []
     size_bytes = 0
     for transaction in transactions:
         batch.append(_Forwarded(transaction.rollup_id, transaction.valid_until, transaction.data))
         size_bytes += len(transaction.data)
         if size_bytes >= FRAME_BYTES or len(batch) == TRANSACTIONS_MAX:
-            yield encode(Forward(tuple(batch)))
+            yield encode(Forward(height, tuple(batch)))
             batch, size_bytes = [], 0
     if batch:
-        yield encode(Forward(tuple(batch)))
+        yield encode(Forward(height, tuple(batch)))

@@ -62,6 +62,32 @@ def test_what_one_node_forwards_another_takes() -> None:
     assert other.pending_to_forward() == []
 
 
+def test_whoever_is_too_far_behind_is_passed_over_until_it_has_caught_up() -> None:
+    """Node A lets a client wait at height 0; the same transaction is ordered at height 2 by another. At height K + 3
+    nobody else remembers it: A's copy must not be taken before A has seen height 2."""
+    mempool, channel, forwarder = node(observer=True)
+    submit(mempool, forwarder, [(0, b"once")])
+    others, _, receiver = node(observer=False)
+    reach(receiver, SPEC.deduplication_heights)
+    assert receiver.received(channel.broadcasts[0]) is None
+    assert others.pending(1) == (1, 4), "both windows together go back to the beginning"
+    others, _, receiver = node(observer=False)
+    reach(receiver, SPEC.deduplication_heights + 1)
+    assert receiver.received(channel.broadcasts[0]) is None, "to be behind is no fault"
+    assert others.pending(1) == (0, 0)
+    reach(forwarder, 1)
+    forwarder._everybody(mempool.oldest(1000))
+    receiver.received(channel.broadcasts[1])
+    assert others.pending(1) == (1, 4), "it has caught up, and nobody has ordered it"
+
+
+def reach(forwarder: Forwarder, height: int) -> None:
+    """Empty blocks up to a height."""
+    window = forwarder._window
+    while window.height < height:
+        window.advance(CommittedBlock(window.height + 1, bytes(32), window.height + 1, ()))
+
+
 async def test_a_validator_keeps_most_of_a_flood_to_itself() -> None:
     mempool, channel, forwarder = node(observer=False)
     submit(mempool, forwarder, [(0, b"%05d" % number * 50) for number in range(5000)])
@@ -127,7 +153,7 @@ def test_garbage_is_a_fault_with_a_reason(garbage: bytes) -> None:
 
 def test_what_cannot_be_taken_is_passed_over() -> None:
     mempool, channel, forwarder = node(observer=False)
-    frame = msgspec.msgpack.encode([[[99, 0, b"unknown rollup"], [1, 10**6, b"too far"], [2, 0, b"good"]]])
+    frame = msgspec.msgpack.encode([0, [[99, 0, b"unknown rollup"], [1, 10**6, b"too far"], [2, 0, b"good"]]])
     assert forwarder.received(frame) is None
     assert mempool.pending(2) == (1, 4)
     assert mempool.pending(1) == (0, 0)
