@@ -66,15 +66,13 @@ def decoded_change(row: RawEpoch) -> EpochChange | Malformed:
     return change
 
 
-def answer_from(chain: bytes, newest: Epoch, changes: Iterable[EpochChange], from_epoch: Epoch) -> EpochChanges:
-    """What a node answers that is in epoch ``newest`` and holds ``changes``, ascending: those to ``from_epoch`` and
-    later, as many as fit."""
+def answer_from(chain: bytes, newest: Epoch, changes: Iterable[EpochChange]) -> EpochChanges:
+    """What a node answers that is in epoch ``newest``: of ``changes``, ascending, as many as fit."""
     chosen: list[EpochChange] = []
     size_bytes = 0
     for change in changes:
-        if change.epoch >= from_epoch:
-            chosen.append(change)
-            size_bytes += len(encode(change))
-            if len(chosen) >= CHANGES_MAX or size_bytes > ANSWER_BYTES_MAX:
-                break
+        chosen.append(change)
+        size_bytes += len(encode(change))
+        if len(chosen) >= CHANGES_MAX or size_bytes > ANSWER_BYTES_MAX:
+            break
     return EpochChanges(chain=chain, newest=newest, changes=tuple(chosen))

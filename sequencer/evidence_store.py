@@ -76,11 +76,11 @@ class Piece:
     guilt: Guilt
 
 
-EpochSource = Callable[[], Awaitable[Sequence[EpochChange]]]
-"""How each epoch that this node knows began, but the first, ascending: the chain store's ``epoch_changes``."""
+EpochSource = Callable[[Epoch], Awaitable[Sequence[EpochChange]]]
+"""How the epochs that this node knows began, ascending, from one on: the chain store's ``epoch_changes``."""
 
 
-async def _one_epoch() -> Sequence[EpochChange]:
+async def _one_epoch(_: Epoch) -> Sequence[EpochChange]:
     return ()
 
 
@@ -157,7 +157,7 @@ class EvidenceStore:
         genesis = self._genesis
         if epochs_of(evidence, genesis.protocol)[-1] == genesis.history.first.epoch:
             return data
-        content = encode_evidence_file(evidence, await self._epoch_changes(), genesis.protocol)
+        content = encode_evidence_file(evidence, await self._epoch_changes(1), genesis.protocol)
         return content if len(content) <= len(data) + CHANGES_BYTES_MAX else data
 
     async def _judge(self, evidence: Evidence, size_bytes: int) -> Piece | Refusal | None:
@@ -181,9 +181,8 @@ class EvidenceStore:
         """Have the validators of these epochs, where this node has reached them. The newest epoch that is known."""
         history = self._genesis.history
         if any(history.info(epoch) is None for epoch in epochs):
-            oldest_kept = history.newest.epoch - EPOCHS_BACK_MAX
-            changes = [change for change in await self._epoch_changes() if change.epoch > oldest_kept]
-            refusal = follow_changes(history, changes)
+            oldest_kept = max(0, history.newest.epoch - EPOCHS_BACK_MAX)
+            refusal = follow_changes(history, await self._epoch_changes(oldest_kept + 1))
             if refusal is not None:
                 logger.error("the own archive does not show how its epochs began: %s", refusal.reason)
         return history.newest.epoch

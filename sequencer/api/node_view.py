@@ -11,7 +11,7 @@ from consensus.epochs import EpochChange
 from consensus.finality.proof import FinalityProof
 from consensus.protocols.definition import ProtocolDefinition
 from consensus.reconfiguration import ChangeOutcome
-from consensus.types import Height
+from consensus.types import INTEGER_MAX, Epoch, Height
 from rollup_adapters.base import Admission, JsonValue
 from sequencer.block_summary import BlockSummary
 from sequencer.membership import ValidatorsView
@@ -175,8 +175,12 @@ class NodeView(Protocol):
         """A committed block with its commit proof. Raises ``HeightUnavailable``."""
         ...
 
-    async def epoch_changes(self) -> Sequence[EpochChange]:
-        """How each epoch began, but the first, ascending: never pruned."""
+    async def epoch_changes(self, from_epoch: Epoch = 1, limit: int = INTEGER_MAX) -> Sequence[EpochChange]:
+        """How epochs began, ascending, from ``from_epoch`` on, at most ``limit``: never pruned."""
+        ...
+
+    async def newest_epoch(self) -> Epoch:
+        """The last epoch of which :meth:`epoch_changes` knows how it began."""
         ...
 
     async def change_outcome(self, position: Position, /) -> ChangeOutcome | None:

@@ -133,8 +133,8 @@ class Page:
             elif epoch == 0:
                 validators = self._node.genesis.spec.validators
             else:
-                changes = await self._node.epoch_changes()
-                validators = next((change.validators for change in changes if change.epoch == epoch), ())
+                changes = await self._node.epoch_changes(epoch, 1)
+                validators = next((change.validators for change in changes), ())
             names = tuple(validator.name for validator in validators)
             if len(self._names) >= BLOCKS_SHOWN:
                 self._names.clear()

@@ -32,7 +32,7 @@ from sequencer.api.representation import (
 )
 from sequencer.api.status_document import status_document
 from sequencer.block_summary import BlockSummary
-from sequencer.epoch_changes import answer_from
+from sequencer.epoch_changes import CHANGES_MAX, answer_from
 from sequencer.ledger import HeightUnavailable
 from sequencer.transactions import Level
 
@@ -59,9 +59,9 @@ class Reads:
         """How the epochs followed each other: boundaries, their proofs, and the validators that they name. Whoever
         knows the chain spec verifies all of it."""
         from_epoch = read_integer(request.query_params.get("from"), "from", INTEGER_MAX, 1)
-        changes = await self._node.epoch_changes()
-        newest = changes[-1].epoch if changes else 0
-        return answer(request, answer_from(self._node.genesis.spec.hash, newest, changes, from_epoch))
+        newest = await self._node.newest_epoch()
+        changes = await self._node.epoch_changes(max(1, from_epoch), CHANGES_MAX)
+        return answer(request, answer_from(self._node.genesis.spec.hash, newest, changes))
 
     async def transaction(self, request: Request) -> Response:
         """A transaction's state; with ``proof=1`` and from ``confirmed`` on, its receipt; with ``proof=final`` that

@@ -39,6 +39,7 @@ from consensus.finality.types import EPOCHS_MAX, LinkCertificate
 from consensus.ports import LoadedBlocks
 from consensus.types import (
     HASH_SIZE,
+    INTEGER_MAX,
     PATH_LENGTH_MAX,
     SYNC_BLOCKS_MAX,
     SYNC_BYTES_MAX,
@@ -46,6 +47,7 @@ from consensus.types import (
     BlockHeader,
     BlockId,
     CommitProof,
+    Epoch,
     Height,
     RangeRequest,
     StoredBlock,
@@ -121,10 +123,14 @@ class ChainStore:
         """
         return await self._database.read(partial(_recover, ledger_height=ledger_height))
 
-    async def epoch_changes(self) -> tuple[EpochChange, ...]:
-        """How each epoch followed the one before, ascending; empty in the first one. Each is compared with its
-        digest."""
-        return await self._database.read(tables.epoch_changes)
+    async def epoch_changes(self, from_epoch: Epoch = 1, limit: int = INTEGER_MAX) -> tuple[EpochChange, ...]:
+        """How epochs followed the one before, ascending, from ``from_epoch`` on, at most ``limit``; empty in the first
+        one. Each is compared with its digest."""
+        return await self._database.read(partial(tables.epoch_changes, from_epoch=from_epoch, limit=limit))
+
+    async def newest_epoch(self) -> Epoch:
+        """The epoch that began last."""
+        return await self._database.read(tables.newest_epoch)
 
     # --- the archive -----------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from consensus.engine import (
 from consensus.epochs import EpochChange
 from consensus.epochs import epoch_changes as epoch_changes_codec
 from consensus.finality.types import FFG, LinkCertificate, link_certificates
-from consensus.types import PATH_LENGTH_MAX, Block, BlockHeader, BlockId, CommitProof, Height
+from consensus.types import PATH_LENGTH_MAX, Block, BlockHeader, BlockId, CommitProof, Epoch, Height
 from sequencer.storage.database import DamagedError, Layout, StorageError
 
 CHAIN_LAYOUT: Final = Layout(
@@ -242,12 +242,21 @@ def links_above(connection: apsw.Connection, height: Height, count: int) -> tupl
     return tuple(_checked_link(*row) for row in rows)
 
 
-def epoch_changes(connection: apsw.Connection) -> tuple[EpochChange, ...]:
-    """How each epoch followed the one before, ascending, from the second one on. They are never pruned."""
-    rows = connection.execute("SELECT epoch, change, digest FROM epochs ORDER BY epoch").fetchall()
-    if [row[0] for row in rows] != list(range(1, len(rows) + 1)):
+def epoch_changes(connection: apsw.Connection, from_epoch: Epoch, limit: int) -> tuple[EpochChange, ...]:
+    """How epochs followed the one before, ascending, from ``from_epoch`` (at least 1) on, at most ``limit``. They are
+    never pruned."""
+    rows = connection.execute(
+        "SELECT epoch, change, digest FROM epochs WHERE epoch >= ? ORDER BY epoch LIMIT ?", (from_epoch, limit)
+    ).fetchall()
+    if [row[0] for row in rows] != list(range(from_epoch, from_epoch + len(rows))):
         raise DamagedError(f"the epochs {[row[0] for row in rows]} do not follow from each other")
     return tuple(_checked_change(*row) for row in rows)
+
+
+def newest_epoch(connection: apsw.Connection) -> Epoch:
+    """The epoch that began last; 0 for the first one."""
+    newest = connection.execute("SELECT max(epoch) FROM epochs").get
+    return newest if isinstance(newest, int) else 0
 
 
 def last_epoch_changes(connection: apsw.Connection, count: int) -> tuple[EpochChange, ...]:

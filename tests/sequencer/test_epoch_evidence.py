@@ -207,15 +207,15 @@ class Channel:
         self.sent.append(data)
 
 
-async def changes_of_chain() -> Sequence[EpochChange]:
-    return full().chain.changes
+async def changes_of_chain(from_epoch: int) -> Sequence[EpochChange]:
+    return full().chain.changes[from_epoch - 1 :]
 
 
 async def test_a_node_keeps_evidence_of_the_epochs_that_it_reached(tmp_path: Path, autojump_clock: MockClock) -> None:
     reached = [full().chain.change(1)]
 
-    async def changes() -> Sequence[EpochChange]:
-        return reached
+    async def changes(from_epoch: int) -> Sequence[EpochChange]:
+        return reached[from_epoch - 1 :]
 
     channel = Channel()
     store = EvidenceStore(tmp_path / "evidence", genesis(), changes)
@@ -259,10 +259,10 @@ async def test_a_kept_file_convicts_before_a_stranger_who_has_the_genesis_alone(
 async def test_whoever_names_epochs_that_nobody_reached_costs_little(tmp_path: Path, autojump_clock: MockClock) -> None:
     looked = 0
 
-    async def changes() -> Sequence[EpochChange]:
+    async def changes(from_epoch: int) -> Sequence[EpochChange]:
         nonlocal looked
         looked += 1
-        return full().chain.changes
+        return full().chain.changes[from_epoch - 1 :]
 
     store = EvidenceStore(tmp_path / "evidence", genesis(), changes)
     await store.load()

@@ -494,7 +494,7 @@ async def test_a_peer_makes_others_check_one_forged_change_and_is_rejected(monke
     signature = chain.key("stranger").sign(b"anything")
 
     def frame(*changes: bytes) -> bytes:
-        return msgspec.msgpack.encode([[[SYSTEM_ROLLUP, 0, change] for change in changes]])
+        return msgspec.msgpack.encode([0, [[SYSTEM_ROLLUP, 0, change] for change in changes]])
 
     forged = [
         encode(

@@ -18,7 +18,17 @@ from consensus.finality.proof import FinalityProof
 from consensus.finality.types import Checkpoint, FfgVoteSubject, LinkCertificate, LinkGroup
 from consensus.genesis import ChainSpec
 from consensus.reconfiguration import ChangeOutcome
-from consensus.types import Block, BlockHeader, Certificate, CommitProof, Height, bitmap_of, certificate_subject
+from consensus.types import (
+    INTEGER_MAX,
+    Block,
+    BlockHeader,
+    Certificate,
+    CommitProof,
+    Epoch,
+    Height,
+    bitmap_of,
+    certificate_subject,
+)
 from consensus.validators import Validator
 from rollup_adapters.base import Accepted, Admission, JsonValue, QueryError, Rejected
 from sequencer.api.limits import ApiLimits
@@ -318,8 +328,11 @@ class FakeNode:
         made, carried, proof = await self.ledger.block(height)
         return BlockSummary(header=made.header, sections=carried.leaves, commit_proof=proof)
 
-    async def epoch_changes(self) -> Sequence[EpochChange]:
-        return self.changes
+    async def epoch_changes(self, from_epoch: Epoch = 1, limit: int = INTEGER_MAX) -> Sequence[EpochChange]:
+        return [change for change in self.changes if change.epoch >= from_epoch][:limit]
+
+    async def newest_epoch(self) -> Epoch:
+        return max((change.epoch for change in self.changes), default=0)
 
     async def change_outcome(self, position: Position) -> ChangeOutcome | None:
         return self.outcomes.get(position)

@@ -12,6 +12,7 @@ import pytest
 from consensus.codec import digest
 from consensus.epochs import EpochChange
 from consensus.light_client import Proven
+from consensus.types import INTEGER_MAX, Epoch
 from sequencer.block_summary import BlockSummary
 from sequencer.client import ConflictingBlocks, NodeLied, NoNodeAnswered, SequencerClient
 from sequencer.genesis import genesis_of
@@ -61,8 +62,11 @@ class EpochNode(FakeNode):
         leaves = tuple(each.leaf for each in self.whole.payloads[height - 1].sections)
         return BlockSummary(header=header, sections=leaves, commit_proof=proof)
 
-    async def epoch_changes(self) -> Sequence[EpochChange]:
-        return self.changes
+    async def epoch_changes(self, from_epoch: Epoch = 1, limit: int = INTEGER_MAX) -> Sequence[EpochChange]:
+        return [change for change in self.changes if change.epoch >= from_epoch][:limit]
+
+    async def newest_epoch(self) -> Epoch:
+        return max((change.epoch for change in self.changes), default=0)
 
 
 @asynccontextmanager

@@ -77,6 +77,10 @@ async def test_the_last_change_is_recovered_and_all_are_served(path: Path) -> No
         await fill(store)
     async with ChainStore.open(path, GENESIS) as store:
         assert await store.epoch_changes() == CHANGES
+        assert await store.epoch_changes(2) == CHANGES[1:]
+        assert await store.epoch_changes(1, 1) == CHANGES[:1]
+        assert await store.epoch_changes(len(CHANGES) + 1) == ()
+        assert await store.newest_epoch() == len(CHANGES)
         assert (await store.recover(0)).epoch_change == CHANGES[1]
 
 
