@@ -175,6 +175,13 @@ class Config:
         except OSError as error:
             raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
 
+    def check_keys(self) -> None:
+        """Raise :class:`ConfigError` when the file names other consensus keys by now. To be asked where the
+        node's journal is held, as it is while ``sequencer signer separate`` moves keys: with a copy in two places, only
+        one may sign."""
+        if self.consensus_key_files and Config.load(self.file).consensus_key_files != self.consensus_key_files:
+            raise ConfigError(f"{self.file}: names other consensus keys than it did when it was read; try again")
+
 
 def _config(file: Path, table: Table) -> Config:
     spec_file = file.parent / table.text("genesis_file", default="genesis.json")

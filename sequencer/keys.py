@@ -51,6 +51,7 @@ from consensus.crypto.ed25519 import Ed25519
 from consensus.crypto.registry import scheme_named
 from consensus.crypto.scheme import Scheme, SecretKey
 from consensus.genesis import ChainSpec
+from sequencer.durable import sync_directory
 from sequencer.transport import TlsIdentity
 
 FORMAT_VERSION: Final = 1
@@ -392,8 +393,4 @@ def _write(file: Path, document: _Document) -> None:
         raise KeyFileError(file, "exists already and is not overwritten; move it away first") from None
     finally:
         temporary.unlink()
-    directory = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(file.parent)

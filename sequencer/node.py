@@ -36,7 +36,7 @@ from consensus.reconfiguration import ChangeOutcome
 from consensus.registry import Registry
 from consensus.replica import Replica
 from consensus.signing import SigningDomain
-from consensus.types import Height, PeerId, Subject
+from consensus.types import INTEGER_MAX, Epoch, Height, PeerId, Subject
 from rollup_adapters.host import AdapterHost, AdapterSpec
 from sequencer.block_summary import BlockSummary
 from sequencer.body import PayloadCache
@@ -288,9 +288,14 @@ class Node:
         """The adapter of a rollup that runs here."""
         return next((feed.host for feed in self._parts.feeds if feed.rollup_id == rollup_id), None)
 
-    async def epoch_changes(self) -> Sequence[EpochChange]:
-        """How each epoch that this node knows began, but the first, ascending."""
-        return await self._parts.store.epoch_changes()
+    async def epoch_changes(self, from_epoch: Epoch = 1, limit: int = INTEGER_MAX) -> Sequence[EpochChange]:
+        """How the epochs that this node knows began, ascending, from ``from_epoch`` (the first has no beginning) on, at
+        most ``limit``."""
+        return await self._parts.store.epoch_changes(from_epoch, limit)
+
+    async def newest_epoch(self) -> Epoch:
+        """The last epoch of which :meth:`epoch_changes` knows how it began."""
+        return await self._parts.store.newest_epoch()
 
     async def change_outcome(self, position: Position) -> ChangeOutcome | None:
         """What became of an ordered change of the validators; None where this node does not know it any more."""
@@ -330,8 +335,8 @@ class Node:
 async def open_node(config: Config, *, passphrase: str | None = None) -> AsyncIterator[Node]:
     """Run a node while the block runs.
 
-    Raises ``ValueError`` for a chain spec that cannot be, ``KeyFileError``, ``StorageError``, and ``OSError`` when an
-    address cannot be bound.
+    Raises ``ValueError`` for a chain spec that cannot be, ``KeyFileError``, ``StorageError``, ``ConfigError`` when the
+    consensus keys were moved since ``config`` was read, and ``OSError`` when an address cannot be bound.
     """
     genesis = genesis_of(config.spec)
     keys = load_node_keys(
@@ -346,7 +351,7 @@ async def open_node(config: Config, *, passphrase: str | None = None) -> AsyncIt
     fault: Exception | None = None
     try:
         async with (
-            ChainStore.open(config.data_directory / CHAIN_FILE, spec.hash) as store,
+            _held_journal(config) as store,
             IndexStore.open(
                 config.data_directory / INDEX_FILE, spec.hash, window_heights=spec.deduplication_heights
             ) as index,
@@ -362,6 +367,13 @@ async def open_node(config: Config, *, passphrase: str | None = None) -> AsyncIt
     finally:
         if fault is not None:
             raise fault  # as it was raised in the block, not in the groups that the nurseries would make of it
+
+
+@asynccontextmanager
+async def _held_journal(config: Config) -> AsyncIterator[ChainStore]:
+    async with ChainStore.open(config.data_directory / CHAIN_FILE, config.spec.hash) as store:
+        config.check_keys()  # nothing was signed yet, and nobody can move the keys from here on
+        yield store
 
 
 async def _assemble(
@@ -573,8 +585,7 @@ async def _follow_members(window: CommittedWindow, membership: Membership, store
 
 async def _learn_epochs(store: ChainStore, genesis: Genesis) -> None:
     """Make what this node verifies with, and gives to its embedder, know the epochs that the journal knows."""
-    newest = genesis.history.newest.epoch
-    fault = genesis.follow([change for change in await store.epoch_changes() if change.epoch > newest])
+    fault = genesis.follow(await store.epoch_changes(genesis.history.newest.epoch + 1))
     if fault is not None:
         raise RuntimeError(f"the journal's changes of epochs do not verify: {fault}")
 

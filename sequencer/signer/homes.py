@@ -27,6 +27,7 @@ import trio
 from consensus.engine import Recovered
 from consensus.types import PeerId
 from sequencer.config import Config, ConfigError
+from sequencer.durable import sync_directory
 from sequencer.genesis import genesis_of
 from sequencer.homes import HomeError
 from sequencer.keys import generate_tls_identity, load_consensus_key, load_tls_identity, write_tls_identity
@@ -47,21 +48,36 @@ def separate(home: Path, signer_home: Path, *, passphrase: str | None = None) ->
     """Move the consensus keys of a stopped node from ``home`` to the new ``signer_home``, with the memory of what they
     signed last, and tell the node. Returns how many signed subjects were taken along.
 
-    A running node is refused before anything is made, and the keys come to ``signer_home`` last: no signing process
-    could start there with less than the whole memory. When it is interrupted, the node still works as before; do it
-    again after ``signer_home`` was deleted. Not to be called inside trio. Raises :class:`HomeError`, ``ConfigError``,
-    ``KeyFileError``, ``StorageError`` (the node runs) and ``OSError``.
+    The node's journal is held from the reading of its memory to the removal of its keys: a running node is refused
+    before anything is made, and none can start meanwhile. The keys come to ``signer_home`` last: no signing process
+    could start there with less than the whole memory. The new ``node.toml`` decides: when this is interrupted before,
+    the node still works as before, and it is done again after ``signer_home`` was deleted; when later, all works, and
+    what may be left is key files in ``home`` that nobody reads. A node that read its ``node.toml`` before all this
+    compares it once it has its journal (:meth:`Config.check_keys`).
+
+    Not to be called inside trio. Raises :class:`HomeError`, ``ConfigError``, ``KeyFileError``, ``StorageError`` (the
+    node runs) and ``OSError``.
     """
     config = Config.load(home / "node.toml")
     if not config.consensus_key_files:
         raise HomeError(f"{config.file}: names no consensus key in [keys], so there is nothing to separate")
-    text = config.file.read_text()
-    _rewritten(config.file, text, "")  # before anything is made
+    _rewritten(config.file, config.file.read_text(), "")  # before anything is made
     if signer_home.exists() and (not signer_home.is_dir() or any(signer_home.iterdir())):
         raise HomeError(f"{signer_home} exists and is not an empty directory; choose another place or move it away")
-    recovered = _recovered(config)
+    return trio.run(_separate_alone, config, signer_home, passphrase)
+
+
+async def _separate_alone(config: Config, signer_home: Path, passphrase: str | None) -> int:
+    config.data_directory.mkdir(parents=True, exist_ok=True)  # a node that never ran has no journal to be held yet
+    async with ChainStore.open(config.data_directory / _CHAIN_FILE, config.spec.hash) as store:
+        config.check_keys()
+        recovered = await store.recover(store.committed_height)
+        return _move(config, recovered, signer_home, passphrase)
+
+
+def _move(config: Config, recovered: Recovered, signer_home: Path, passphrase: str | None) -> int:
     node = load_tls_identity(config.tls_key_file, passphrase).peer
-    keys = [load_consensus_key(file, passphrase).secret_key for file in config.consensus_key_files]
+    public_keys = [load_consensus_key(file, passphrase).secret_key.public_key for file in config.consensus_key_files]
     identity = generate_tls_identity("signer")
     (signer_home / "keys").mkdir(mode=0o700, parents=True)
     signer_home.chmod(0o700)
@@ -70,17 +86,18 @@ def separate(home: Path, signer_home: Path, *, passphrase: str | None = None) ->
     shutil.copyfile(config.genesis_file, signer_home / "genesis.json")
     (signer_home / SIGNER_FILE).write_text(signertoml_value(nodes=[node], keys=names))
     signer = SignerConfig.load(signer_home / SIGNER_FILE)
-    SigningStore(signer.database, signer.spec.hash, create=True).close()
-    taken = 0 if recovered is None else _take_memory(recovered, config, signer, [key.public_key for key in keys])
+    taken = _take_memory(recovered, config, signer, public_keys)
     socket = os.path.relpath(signer.socket, config.file.parent)
     table = (
         "\n# A signing process holds the consensus keys.\n[signer]\n"
         f"socket = {toml_value(socket)}\npeer = {toml_value(identity.peer.hex())}\n"
-        f"public_keys = {toml_value([key.public_key.hex() for key in keys])}\n"
+        f"public_keys = {toml_value([key.hex() for key in public_keys])}\n"
     )
     for name, file in zip(names, config.consensus_key_files, strict=True):
         _copy_key(file, signer_home / name)
-    _replace_file(config.file, _rewritten(config.file, text, table))
+    for directory in (signer_home / "keys", signer_home, signer_home.parent):
+        sync_directory(directory)  # before the only other copy of a key goes
+    _replace_file(config.file, _rewritten(config.file, config.file.read_text(), table))
     for file in config.consensus_key_files:
         file.unlink()
     return taken
@@ -117,17 +134,6 @@ def signertoml_value(*, nodes: Sequence[PeerId], keys: Sequence[str]) -> str:
     )
 
 
-def _recovered(config: Config) -> Recovered | None:
-    """What the node's journal holds; None where it never ran."""
-    chain = config.data_directory / _CHAIN_FILE
-    return trio.run(_read_journal, chain, config.spec.hash) if chain.exists() else None
-
-
-async def _read_journal(chain: Path, genesis_hash: bytes) -> Recovered:
-    async with ChainStore.open(chain, genesis_hash) as store:
-        return await store.recover(store.committed_height)
-
-
 def _take_memory(recovered: Recovered, config: Config, signer: SignerConfig, public_keys: Sequence[bytes]) -> int:
     """Record what the node's journal says that it signed last, of each kind and for every key: more than was signed
     with a key makes it stricter, never laxer."""
@@ -137,7 +143,7 @@ def _take_memory(recovered: Recovered, config: Config, signer: SignerConfig, pub
     if change is not None:
         hashes[change.epoch] = change.boundary.next_validators_hash
     taken = 0
-    with SigningStore(signer.database, signer.spec.hash) as memory:
+    with SigningStore(signer.database, signer.spec.hash, create=True) as memory:
         authority = SigningAuthority(genesis, (), memory)
         for record in recovered.safety:
             if not record.subject:  # of finality, before its first vote
@@ -188,8 +194,4 @@ def _replace_file(file: Path, text: str) -> None:
         opened.flush()
         os.fsync(opened.fileno())
     temporary.replace(file)
-    directory = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_directory(file.parent)

@@ -28,6 +28,8 @@ from typing import Final, Literal, TypeAlias, TypeVar
 import apsw
 import trio
 
+from sequencer.durable import sync_directory
+
 PAGE_BYTES: Final = 8192
 """A 1 MB body commits a sixth faster than with 4,096, a small record equally fast."""
 CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
@@ -303,11 +305,7 @@ def _prepare(connection: apsw.Connection, path: Path, layout: Layout, genesis_ha
     connection.execute("COMMIT")
     check_meta(connection, path, layout, genesis_hash)
     connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the names of new files
-    finally:
-        os.close(directory)
+    sync_directory(path.parent)
 
 
 def check_meta(connection: apsw.Connection, path: Path, layout: Layout, genesis_hash: bytes | None) -> bytes:

@@ -28,6 +28,7 @@ import apsw
 
 from consensus import slashing_rules as rules
 from consensus.slashing_rules import Permission, SignedAttestation, SignedBlock, SigningHistory, Verdict, Watermarks
+from sequencer.durable import sync_directory
 from sequencer.storage.database import (
     BUSY_TIMEOUT_MS,
     DamagedError,
@@ -117,7 +118,7 @@ class SlashingStore:
                     raise StorageError(f"{path}: there is no such file. Name the slashing protection database.")
                 _create(path, genesis_validators_root)
             undo.callback(os.close, lock_file(path, mode, create=True))
-            _sync_directory(path.parent)  # whoever made the file may not have come so far yet
+            sync_directory(path.parent)  # whoever made the file may not have come so far yet
             self._connection = undo.enter_context(contextlib.closing(_connect(path, apsw.SQLITE_OPEN_READWRITE)))
             self.genesis_validators_root = check_meta(self._connection, path, SLASHING_LAYOUT, genesis_validators_root)
             # What a killed process left in the log may be in the system's cache only: bring it into the file, synced.
@@ -264,14 +265,6 @@ def _create(path: Path, genesis_validators_root: bytes) -> None:
             os.link(name, path)
     finally:
         os.unlink(name)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _connect(path: Path, flags: int) -> apsw.Connection:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
+import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -18,6 +21,7 @@ from sequencer.genesis import genesis_of
 from sequencer.homes import ChainPlan, HomeError, write_testnet
 from sequencer.keys import KeyFileError, load_consensus_key
 from sequencer.node import open_node
+from sequencer.signer import homes
 from sequencer.signer.authority import Request, SigningAuthority
 from sequencer.signer.config import SignerConfig
 from sequencer.signer.homes import separate
@@ -138,9 +142,50 @@ def test_what_stands_in_the_way_is_said(directory: Path) -> None:
         separate(home, directory / "other")
 
 
+def test_no_node_starts_while_its_keys_are_moved(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it would sign then is not in the memory that was taken."""
+    home = home_of_one(directory)
+    before = Config.load(home / "node.toml")
+    refused: list[BaseException] = []
+
+    async def start() -> None:
+        try:
+            async with open_node(before):
+                pass
+        except* InUseError as error:
+            refused.append(error)
+
+    def take(*arguments: Any) -> int:
+        node = threading.Thread(target=trio.run, args=(start,))
+        node.start()
+        node.join()
+        return taken(*arguments)
+
+    taken = homes._take_memory
+    monkeypatch.setattr(homes, "_take_memory", take)
+    separate(home, directory / "signer")
+    assert len(refused) == 1
+
+
+def test_a_node_that_read_its_file_before_its_keys_moved_does_not_start(directory: Path) -> None:
+    home = home_of_one(directory)
+    before = Config.load(home / "node.toml")
+    separate(home, directory / "signer")
+    [file] = before.consensus_key_files
+    [moved] = (directory / "signer" / "keys").glob("*consensus*")
+    shutil.copy(moved, file)  # as if it were killed before it removed it
+
+    async def start() -> None:
+        async with open_node(before):
+            pass
+
+    with pytest.raises(ConfigError, match="names other consensus keys than it did when it was read"):
+        trio.run(start)
+
+
 async def test_a_signing_process_says_what_is_missing(directory: Path) -> None:
     home = home_of_one(directory)
-    separate(home, directory / "signer")
+    await trio.to_thread.run_sync(separate, home, directory / "signer")
     config = SignerConfig.load(directory / "signer" / "signer.toml")
     async with open_signer(config):
         with pytest.raises(InUseError):
@@ -198,7 +243,7 @@ def test_a_nodes_signer_is_checked(directory: Path, change: tuple[str, str], sai
 
 async def test_a_node_of_another_key_does_not_start(directory: Path) -> None:
     home = home_of_one(directory)
-    separate(home, directory / "signer")
+    await trio.to_thread.run_sync(separate, home, directory / "signer")
     text = (home / "node.toml").read_text()
     [key] = tomllib.loads(text)["signer"]["public_keys"]
     (home / "node.toml").write_text(text.replace(key, "11" * 32))

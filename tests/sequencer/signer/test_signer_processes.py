@@ -96,7 +96,7 @@ async def ready(client: httpx.AsyncClient, node: NodeProcess) -> None:
 
 
 async def chain_with_signers(directory: Path, protocol: str, scheme: str = "ed25519") -> None:
-    homes, apart = make_homes(directory, protocol, scheme)
+    homes, apart = await trio.to_thread.run_sync(make_homes, directory, protocol, scheme)
     genesis, choice = genesis_of(read_chain_spec(homes[0] / "genesis.json")), Random(1)
     async with signers(apart) as processes, open_fleet(homes) as fleet, api_client() as client:
         await fleet.start_all()
@@ -154,7 +154,7 @@ async def start_doomed(node: NodeProcess, nursery: trio.Nursery) -> None:
 
 
 async def test_a_duplicated_node_never_gets_a_second_signature(directory: Path) -> None:
-    homes, apart = make_homes(directory)
+    homes, apart = await trio.to_thread.run_sync(make_homes, directory)
     copy = copy_home(homes[0], free_base_port(2))
     genesis, choice = genesis_of(read_chain_spec(homes[0] / "genesis.json")), Random(2)
     async with (
