@@ -14,7 +14,7 @@ Double votes in one slot are the engines' own to notice, and a pair of kinds in 
 
 Bounds: ``REMEMBERED_MAX`` messages of each signer and side of an offence and one with the highest value;
 ``FAILURES_MAX`` verifications that fail, and one report of each signer and offence, in an epoch; where an offence needs
-headers, ``HEADERS_MAX`` of each proposer.
+headers, ``HEADERS_MAX`` of all proposers together, but no fewer than ``HEADERS_LEAST`` of each.
 """
 
 from __future__ import annotations
@@ -36,14 +36,12 @@ from consensus.types import BlockHeader, BlockId, PeerId, StoredBlock, Validator
 
 REMEMBERED_MAX: Final = 8
 FAILURES_MAX: Final = 16
-HEADERS_MAX: Final = 16
-"""Headers kept of each proposer, where an offence needs headers."""
+HEADERS_MAX: Final = 64
+"""Headers kept, where an offence needs headers: an equal share of each proposer's."""
+HEADERS_LEAST: Final = 4
 
 Numbers = Callable[[msgspec.Struct], tuple[int, int]]
-
-
-_Said = tuple[int, int, msgspec.Struct]
-"""One side of an offence as it came: view, value, message."""
+"""The view and the value of a message."""
 
 
 class _Signer:
@@ -57,18 +55,20 @@ class _Signer:
         self.highest_view = -1
         self.promise_view = -1
         self.breach_view = -1
-        self.best: _Said | None = None
-        self.promises: deque[_Said] = deque(maxlen=REMEMBERED_MAX)
-        self.breaches: deque[_Said] = deque(maxlen=REMEMBERED_MAX)
+        self.best: msgspec.Struct | None = None
+        self.promises: deque[msgspec.Struct] = deque(maxlen=REMEMBERED_MAX)
+        self.breaches: deque[msgspec.Struct] = deque(maxlen=REMEMBERED_MAX)
 
-    def breaches_of(self, view: int, value: int) -> list[msgspec.Struct]:
-        """What may contradict a promise."""
-        return [message for later, shown, message in self.breaches if later >= view and shown < value]
+    def breaches_of(self, view: int, value: int, numbers: Numbers) -> list[msgspec.Struct]:
+        """What may contradict a promise. ``numbers`` reads a breach."""
+        read = [(numbers(message), message) for message in self.breaches]
+        return [message for (later, shown), message in read if later >= view and shown < value]
 
-    def promises_before(self, view: int, value: int) -> list[msgspec.Struct]:
-        """What a breach may contradict, the highest first."""
+    def promises_before(self, view: int, value: int, numbers: Numbers) -> list[msgspec.Struct]:
+        """What a breach may contradict, the highest first. ``numbers`` reads a promise."""
         promises = self.promises if self.best is None else (self.best, *self.promises)
-        return [message for earlier, promised, message in promises if earlier <= view and promised > value]
+        read = [(numbers(message), message) for message in promises]
+        return [message for (earlier, promised), message in read if earlier <= view and promised > value]
 
 
 class _Role(NamedTuple):
@@ -79,6 +79,8 @@ class _Role(NamedTuple):
     """The kind of the votes that are meant; empty for all messages of the type."""
     is_promise: bool
     numbers: Numbers
+    others: Numbers
+    """Reads the messages of the other side."""
 
 
 class OffenceWatch:
@@ -86,8 +88,8 @@ class OffenceWatch:
     headers; those that were proposed lately are known besides."""
 
     __slots__ = (
-        "_definition", "_epoch", "_failures", "_keeps_headers", "_lookup", "_offences", "_proposed", "_reported",
-        "_roles", "_scheme", "_signers",
+        "_definition", "_epoch", "_failures", "_headers_max", "_keeps_headers", "_lookup", "_offences", "_proposed",
+        "_reported", "_roles", "_scheme", "_signers",
     )  # fmt: skip
 
     def __init__(
@@ -106,19 +108,19 @@ class OffenceWatch:
         for offence in definition.offences:
             if offence.watch is not None:
                 # A message that is both promises first: it is no breach of itself, and none that came before it.
-                self._add(offence.watch.promise, is_promise=True)
-                self._add(offence.watch.breach, is_promise=False)
+                self._add(offence.watch.promise, offence.watch.breach, is_promise=True)
+                self._add(offence.watch.breach, offence.watch.promise, is_promise=False)
                 self._offences.append(offence)
         self._signers: dict[PeerId, tuple[ValidatorIndex, tuple[_Signer, ...]]] = {}
         """Of the validators that were heard."""
         self._failures = [0] * len(epoch.validators)
         self._keeps_headers = any(offence.headers_needed for offence in self._offences)
+        self._headers_max = max(HEADERS_MAX // len(epoch.validators), HEADERS_LEAST)
         self._proposed: dict[PeerId, dict[BlockId, BlockHeader]] = {}
         self._reported: dict[tuple[ValidatorIndex, int], None] = {}
 
-    def _add(self, reading: Reading, *, is_promise: bool) -> None:
-        numbers = cast("Numbers", attrgetter(reading.view, reading.value))
-        role = _Role(len(self._offences), reading.kind, is_promise, numbers)
+    def _add(self, reading: Reading, other: Reading, *, is_promise: bool) -> None:
+        role = _Role(len(self._offences), reading.kind, is_promise, _numbers(reading), _numbers(other))
         self._roles[reading.message] = (*self._roles.get(reading.message, ()), role)
 
     def heard(self, peer: PeerId, message: msgspec.Struct) -> ReportEvidence | None:
@@ -133,28 +135,28 @@ class OffenceWatch:
             return None
         signer, signed = sender
         found: ReportEvidence | None = None
-        for offence, kind, is_promise, numbers in roles:
+        for offence, kind, is_promise, numbers, others in roles:
             if kind and message.kind != kind:  # type: ignore[attr-defined]
                 continue
             known = signed[offence]
             view, value = numbers(message)
             if is_promise:
                 if view <= known.highest_view and found is None:
-                    found = self._judge(signer, offence, message, known.breaches_of(view, value))
+                    found = self._judge(signer, offence, message, known.breaches_of(view, value, others))
                 if value > known.highest_value:
                     known.highest_value = value
-                    known.best = (view, value, message)
+                    known.best = message
                 if view != known.promise_view:  # it is sent again while a view lasts
                     known.promise_view = view
-                    known.promises.append((view, value, message))
+                    known.promises.append(message)
             else:
                 if value < known.highest_value and found is None:
-                    found = self._judge(signer, offence, message, known.promises_before(view, value))
+                    found = self._judge(signer, offence, message, known.promises_before(view, value, others))
                 if view > known.highest_view:
                     known.highest_view = view
                 if view != known.breach_view:
                     known.breach_view = view
-                    known.breaches.append((view, value, message))
+                    known.breaches.append(message)
         return found
 
     def _begin(self, peer: PeerId) -> tuple[ValidatorIndex, tuple[_Signer, ...]] | None:
@@ -220,9 +222,13 @@ class OffenceWatch:
         if isinstance(header, BlockHeader) and self._epoch.validators.index_of(peer) is not None:
             known = self._proposed.setdefault(peer, {})
             known[digest(header)] = header
-            if len(known) > HEADERS_MAX:
+            if len(known) > self._headers_max:
                 del known[next(iter(known))]
 
     def _verifies(self, statement: Statement) -> bool:
         key = self._epoch.validators.public_keys[statement.signer]
         return self._scheme.verify(key, self._epoch.domain.bytes_to_sign(statement.subject), statement.signature)
+
+
+def _numbers(reading: Reading) -> Numbers:
+    return cast("Numbers", attrgetter(reading.view, reading.value))

@@ -191,6 +191,8 @@ class Replica:
 
     def handle(self, event: Event, now: Nanoseconds) -> Step:
         """Everything that one event causes, in one step."""
+        if self._finality is None and self._trusted is None:
+            return self._handle(event, now)
         step = self._handle_beside(event, now)
         if self._trusted is not None:
             self._check_commits(step, self._trusted)

@@ -562,11 +562,12 @@ class World:
                 self._route(host, target, event, extra_ns)
             return
         now, delay, sequence = self.now + extra_ns, network.delay, self.sequence
+        if recorder is not None:
+            for number, target in enumerate(targets, sequence + 1):
+                recorder.sending(self.now, number, host, target, message)
         for target in targets:
             sequence += 1
             heappush(heap, (now + delay(), sequence, target, target.life, event))
-            if recorder is not None:
-                recorder.sending(self.now, sequence, host, target, message)
         self.sequence = sequence
 
     def _route(self, host: Host, target: Host, event: Received, extra_ns: int) -> None:

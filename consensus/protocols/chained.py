@@ -103,7 +103,7 @@ from consensus.types import (
     certificate_subject,
     vote_of,
 )
-from consensus.vote_tally import COUNTED, BadSignature, Counted, Equivocated, Ignored, VoteTally
+from consensus.vote_tally import COUNTED, BadSignature, Counted, Equivocated, Ignored, TallyResult, VoteTally
 
 BROADCAST_VOTES_MAX: Final = 50
 VIEW_TIMER: Final = "view"
@@ -431,13 +431,16 @@ class ChainedEngine:
         if fault is not None:
             self._out.reject(peer, f"vote: {fault}")
             return False
-        return self._count_vote(vote)
+        result = self._votes.add(vote)  # as in ``_count_vote``: most messages of a large committee end here
+        return result is not COUNTED and self._on_tallied(vote, result)
 
     def _count_vote(self, vote: Vote) -> bool:
-        """True when it made a certificate."""
+        """An own vote, or one that was read from another message. True when it made a certificate."""
         result = self._votes.add(vote)
-        if result is COUNTED:
-            return False
+        return result is not COUNTED and self._on_tallied(vote, result)
+
+    def _on_tallied(self, vote: Vote, result: TallyResult) -> bool:
+        """True when it made a certificate."""
         match result:
             case Counted(certificate, spoiled):
                 if spoiled:
