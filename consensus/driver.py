@@ -335,7 +335,9 @@ class Driver:
         if signing is None:
             return  # it waited here while its epoch ended
         key, domain = signing
-        self._post(Signed(request.subject, await self._signer.sign(request.subject, key, domain)))
+        signature = await self._signer.sign(request.subject, key, domain)
+        if signature is not None:
+            self._post(Signed(request.subject, signature))
 
     async def _judge(self) -> None:
         await self._serve(self._checking, self._payloads.check)

@@ -60,9 +60,10 @@ class Archive(Protocol):
 class Signer(Protocol):
     """Holds the key. It may live in another process."""
 
-    async def sign(self, subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes:
+    async def sign(self, subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes | None:
         """The signature of ``public_key``'s secret over ``domain.bytes_to_sign(subject)``. Asked twice, it gives the
-        same answer. Raises when it refuses."""
+        same answer. None when it is not given and the node goes on, as if the message had been lost. Raises when it
+        refuses."""
         ...
 
 

@@ -33,6 +33,7 @@ from consensus import slashing_rules as rules
 from consensus.finality.types import FFG
 from consensus.signing import PROPOSAL
 from consensus.slashing_rules import Refusal, Rule, SignedAttestation, SignedBlock, Verdict
+from consensus.types import Slot
 from rollup_adapters.base import JsonValue
 from sequencer.slashing_interchange import (
     GENESIS_VALIDATORS_ROOT_SIZE,
@@ -116,14 +117,18 @@ class SlashingProtection:
         _check_arguments(pubkey, signing_root, source_epoch=source_epoch, target_epoch=target_epoch)
         _raise_refusal(pubkey, attestation, self._store.check_and_record_attestation(pubkey, attestation))
 
-    def import_interchange(self, document: Mapping[str, object], *, raise_bounds: bool = False) -> Merged:
+    def import_interchange(
+        self, document: Mapping[str, object], *, raise_bounds: bool = False, besides_from: Slot | None = None
+    ) -> Merged:
         """Add a document of EIP-3076, all of it or, with :class:`InterchangeError`, nothing. Durable on return.
 
         ``raise_bounds``: no signature below the document's own lowest messages, even if the database knows lower ones
-        (see *Gaps* in the module).
+        (see *Gaps* in the module). ``besides_from`` matters to a signing process of ours alone, which signs over the
+        file only where the last import named it: the slot below which no key signs anything any more of the kinds that
+        no document carries.
         """
         histories = parse_interchange(document, self.genesis_validators_root)
-        return self._store.merge(histories, raise_bounds=raise_bounds)
+        return self._store.merge(histories, raise_bounds=raise_bounds, besides_from=besides_from)
 
     def export_interchange(self, *, minimal: bool = False) -> dict[str, JsonValue]:
         """Everything as a document of EIP-3076, or with ``minimal`` one block and one attestation per key that stand

@@ -23,7 +23,7 @@ from sequencer.signer.homes import SIGNER_FILE, separate
 from sequencer.signer.process import make_database, open_signer
 from sequencer.signer.server import SocketError
 from sequencer.storage import InUseError, StorageError
-from sequencer.storage.signing_store import NoMemoryError
+from sequencer.storage.signing_store import NoMemoryError, PartialMemoryError
 
 Home = Annotated[Path | None, typer.Option(help="The signing process's home, which holds signer.toml.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Its configuration file, instead of a home.")]
@@ -134,7 +134,7 @@ def _ending(error: BaseException, config: SignerConfig) -> BaseException:
                 return CommandError(
                     f"{config.database}: a running signing process has it open. Stop that process first.", UNUSABLE
                 )
-            case SocketError() | NoMemoryError():
+            case SocketError() | NoMemoryError() | PartialMemoryError():
                 return CommandError(str(leaf), UNUSABLE)
             case StorageError():
                 return CommandError(f"the signing process stopped: {leaf}", STOPPED)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 from rich.markup import escape
 
+from consensus.slashing_rules import SigningHistory
+from consensus.types import INTEGER_MAX, Slot
 from rollup_adapters.base import JsonValue
 from sequencer.cli.console import UNUSABLE, CommandError, err, failures, out, print_json
+from sequencer.signer.authority import proposal_slot
 from sequencer.slashing_interchange import InterchangeError, genesis_validators_root_of, parse_interchange
-from sequencer.slashing_protection import SlashingProtection
+from sequencer.slashing_protection import Merged, SlashingProtection
 from sequencer.storage import InUseError
 
 FILE_BYTES_MAX: Final = 512 * 1024 * 1024
@@ -30,22 +34,41 @@ _BRACKETS_OR_TEXT: Final = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
 def import_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An EIP-3076 interchange file, version 5.")],
     database: Database,
+    votes_from_epoch: Annotated[
+        int | None,
+        typer.Option(
+            help="For sequencer signer run: in all epochs below, no key of the database signs anything any more. Name "
+            "one in which no key of FILE has voted.",
+            min=0,
+            max=INTEGER_MAX,
+            show_default=False,
+        ),
+    ] = None,
+    votes_from_view: Annotated[
+        int, typer.Option(help="The same within that epoch, where a chain has only one.", min=0, max=INTEGER_MAX)
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Add what keys signed elsewhere; the database is made if there is none.
 
     All of FILE is imported or nothing. Afterwards nothing is signed up to FILE's lowest messages, nor what contradicts
     any of them. Stop every signer of these keys before FILE is exported, and start the new one after the import.
+
+    FILE holds proposals and votes of finality, and no other votes. A signing process of ours starts on the database
+    only when --votes-from-epoch said from where on no other votes are missing.
     """
     with failures():
+        besides_from = _besides_from(votes_from_epoch, votes_from_view)
         document = _read(file)
         try:
             root = genesis_validators_root_of(document)
-            parse_interchange(document, root)  # before a database is made for it
+            histories = parse_interchange(document, root)  # before a database is made for it
+            if besides_from is not None:
+                _check_bound(file, histories, besides_from)
             if not database.exists():
                 SlashingProtection.open(database, root).close()
             with _alone(database) as protection:
-                merged = protection.import_interchange(document, raise_bounds=True)
+                merged = protection.import_interchange(document, raise_bounds=True, besides_from=besides_from)
         except InterchangeError as error:
             raise CommandError(f"{file}: {str(error).rstrip('.')}. Nothing was imported.", UNUSABLE) from None
         if as_json:
@@ -59,19 +82,8 @@ def import_command(
                     "contradictions": merged.contradictions,
                 }
             )
-            return
-        console = out()
-        console.print(
-            f"imported {merged.blocks} blocks and {merged.attestations} attestations of {merged.keys} keys",
-            style="bold",
-        )
-        if merged.contradictions:
-            console.print(
-                f"[yellow]{merged.contradictions} of them contradict others, in the file or in the database.[/] A key "
-                "that signed both can be slashed; a message without its signing root, as in a minimal file, counts as "
-                "another one. Nothing that contradicts either will be signed.",
-                soft_wrap=True,
-            )
+        else:
+            _say(merged, database, whole=besides_from is not None)
 
 
 def export_command(
@@ -94,6 +106,46 @@ def export_command(
                 "not know.[/] To move the keys to another signing process of this chain, move the database itself.",
                 soft_wrap=True,
             )
+
+
+def _besides_from(epoch: int | None, view: int) -> Slot | None:
+    if epoch is None and view:
+        raise CommandError("--votes-from-view: give --votes-from-epoch as well; a chain begins with epoch 0", 2)
+    return None if epoch is None else Slot(epoch, view, 0)
+
+
+def _check_bound(file: Path, histories: Sequence[SigningHistory], named: Slot) -> None:
+    """A key that proposed in a view has most likely voted in it."""
+    proposed = max((block.slot for history in histories for block in history.blocks), default=None)
+    if proposed is None:
+        return
+    last = proposal_slot(proposed)
+    if named <= last:
+        raise CommandError(
+            f"{file}: holds a proposal of epoch {last.epoch}, view {last.major}, so its keys have voted there. Name an "
+            "epoch, or a view of that epoch, above all in which they voted. Nothing was imported.",
+            UNUSABLE,
+        )
+
+
+def _say(merged: Merged, database: Path, *, whole: bool) -> None:
+    console = out()
+    console.print(
+        f"imported {merged.blocks} blocks and {merged.attestations} attestations of {merged.keys} keys", style="bold"
+    )
+    if merged.contradictions:
+        console.print(
+            f"[yellow]{merged.contradictions} of them contradict others, in the file or in the database.[/] A key "
+            "that signed both can be slashed; a message without its signing root, as in a minimal file, counts as "
+            "another one. Nothing that contradicts either will be signed.",
+            soft_wrap=True,
+        )
+    if not whole:
+        console.print(
+            "[yellow]It says nothing of votes, timeouts and order votes.[/] For a chain of ours, sequencer signer run "
+            f"does not sign with {escape(str(database))} before this is done again with --votes-from-epoch.",
+            soft_wrap=True,
+        )
 
 
 def _alone(database: Path) -> SlashingProtection:

@@ -24,7 +24,8 @@ exception and ends the process.
   protects it all the same, and in no interchange.
 
 Histories are pruned together with our own table, and imports raise the bounds (``raise_bounds``): what may have been
-signed in a gap between two files is not signed.
+signed in a gap between two files is not signed. An interchange says nothing of votes, timeouts and order votes: whoever
+imports one names the slot below which no key signs them any more (``Stored.begin``), which binds all keys.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ from consensus.crypto.scheme import SecretKey
 from consensus.finality.types import FfgVoteSubject
 from consensus.signing import SigningDomain
 from consensus.slashing_rules import SignedAttestation, SignedBlock
-from consensus.types import HASH_SIZE, Epoch, ProposalSubject, Subject, VoteSubject
+from consensus.types import HASH_SIZE, Epoch, ProposalSubject, Slot, Subject, VoteSubject
 from sequencer.genesis import Genesis
 from sequencer.signer.rules import SUBJECTS_KEPT, Entry, Grant, History, KindHistory, Refusal, Rule, decide, shown
 from sequencer.storage.database import StorageError
-from sequencer.storage.signing_store import Change, SigningStore, SubjectRow
+from sequencer.storage.signing_store import Change, SigningStore, Stored, SubjectRow
 
 VIEW_BITS: Final = 52
 EPOCH_BITS: Final = 12
@@ -69,7 +70,9 @@ class SigningAuthority:
         protocol = genesis.protocol
         self._codec: Canonical[msgspec.Struct] = Canonical(*protocol.subjects, FfgVoteSubject)
         self._vote_kinds = frozenset(vote.name for vote in protocol.votes)
-        self._histories = self._load()
+        stored = store.load()
+        self._begin = stored.begin
+        self._histories = self._load(stored)
 
     @property
     def public_keys(self) -> tuple[bytes, ...]:
@@ -133,6 +136,12 @@ class SigningAuthority:
         verdict = decide(new, history, self.genesis.protocol.offences, of_protocol=of_protocol)
         if isinstance(verdict, Refusal):
             return verdict
+        if of_protocol and not verdict.repeat and new.subject.slot < self._begin:
+            return Refusal(
+                Rule.BEGIN,
+                f"asked for {shown(new.subject)}; what was signed below {self._begin} is not known here, but for what "
+                "an import brought",
+            )
         slashable = as_slashable(new)
         if not verdict.repeat:
             refused = self._store.record(_change(public_key, new, verdict, slashable))
@@ -146,10 +155,9 @@ class SigningAuthority:
         self._histories[public_key] = verdict.history
         return None
 
-    def _load(self) -> dict[bytes, History]:
+    def _load(self, stored: Stored) -> dict[bytes, History]:
         """Of each kind the rows with the highest slots are the latest; what lies before them is kept for what it
         forbids."""
-        stored = self._store.load()
         entries: dict[bytes, dict[str, list[Entry]]] = {}
         for row in stored.rows:
             subject = self._subject(row.subject)
@@ -180,6 +188,11 @@ def as_slashable(entry: Entry) -> SignedBlock | SignedAttestation | None:
             return SignedAttestation(source.height, target.height, entry.signing_root)
         case _:
             return None
+
+
+def proposal_slot(number: int) -> Slot:
+    """The slot of the proposal that :func:`as_slashable` gives this number."""
+    return Slot(number >> VIEW_BITS, number & (1 << VIEW_BITS) - 1, 0)
 
 
 def _change(public_key: bytes, new: Entry, grant: Grant, slashable: SignedBlock | SignedAttestation | None) -> Change:

@@ -6,6 +6,8 @@
   unanswered is then asked again, which gives the same answers.
 - **Refused**: :class:`SigningRefused`, which stops the node. Either its journal is older than what its key signed, or
   another node has the same key; going on would not help in either case.
+- **Not yet** (:attr:`Rule.BEGIN`): the operator named where the keys begin to sign, after an import. The node goes on
+  without that signature.
 
 Requests are pipelined: up to ``PENDING_MAX`` are under way. They go out in the order in which they were asked, whatever
 breaks in between, so the slots of a kind grow for the signing process as they did for the node.
@@ -43,6 +45,7 @@ from sequencer.signer.messages import (
     framed,
     receive_from_signer,
 )
+from sequencer.signer.rules import Rule
 from sequencer.transport import TlsIdentity
 from sequencer.transport.framing import FrameReader
 from sequencer.transport.limits import NANOSECONDS
@@ -130,8 +133,9 @@ class RemoteSigner:
         self._round_trip_ns: Nanoseconds | None = None
         self._rare_log = RareLog(_logger)
 
-    async def sign(self, subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes:
-        """The signature, when the process has given it: waits while it is away. Raises :class:`SigningRefused`."""
+    async def sign(self, subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes | None:
+        """The signature, when the process has given it: waits while it is away. None for what lies below where its
+        keys begin to sign. Raises :class:`SigningRefused`."""
         if (domain.chain_id, domain.genesis_hash) != (self._open.chain_id, self._open.genesis_hash):
             raise ValueError("asked to sign for another chain than the signing process was opened for")
         if len(self._pending) >= WAITING_MAX:
@@ -156,6 +160,9 @@ class RemoteSigner:
         match pending.answer:
             case SignatureMade(signature=signature):
                 return signature
+            case Refused(rule=Rule.BEGIN, reason=reason):
+                self._rare_log.say("begin", f"not signed: {reason}")
+                return None
             case Refused(rule=rule, reason=reason):
                 raise SigningRefused(rule, reason)
             case None:

@@ -51,6 +51,8 @@ class Rule(StrEnum):
     FLOOR = "floor"
     OFFENCE = "offence"
     SLASHABLE = "slashable"
+    BEGIN = "begin"
+    """Below the slot from which on an import lets keys sign. Nothing is wrong with the node that asks."""
 
 
 @dataclass(frozen=True, slots=True)

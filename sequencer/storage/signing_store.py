@@ -2,7 +2,8 @@
 
 One file and one transaction, so that a proposal or a vote of finality, which EIP-3076 knows as well, costs one sync and
 is recorded in both forms or in none. The interchange commands (``sequencer signer import | export``) work on that same
-file; an interchange carries what EIP-3076 knows, and not this table.
+file; an interchange carries what EIP-3076 knows, and not this table. A file that an import made or changed is therefore
+not opened here, until an import named a slot that lies above all that its keys signed of the other kinds.
 
 The file is held alone while the process runs, so what was loaded at the start stays true. The lock is advisory, and a
 file beside it that somebody may delete; so every transaction also asks SQLite whether another connection wrote since.
@@ -25,6 +26,7 @@ from sequencer.storage.database import DamagedError, StorageError
 from sequencer.storage.slashing_store import (
     SlashingStore,
     forget,
+    read_besides,
     record_attestation,
     record_block,
 )
@@ -32,6 +34,10 @@ from sequencer.storage.slashing_store import (
 
 class NoMemoryError(StorageError):
     """There is no database."""
+
+
+class PartialMemoryError(StorageError):
+    """The database knows what an interchange carries, and not what else its keys signed."""
 
 
 class SubjectRow(NamedTuple):
@@ -61,10 +67,12 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """Everything in the file: rows in the order of key, kind and slot, and the floors by key."""
+    """Everything in the file: rows in the order of key, kind and slot, and the floors by key. ``begin`` is the slot
+    below which no key signs a subject of the protocol: (0, 0, 0) but after an import."""
 
     rows: tuple[SubjectRow, ...]
     floors: dict[bytes, Slot]
+    begin: Slot
 
 
 class SigningStore:
@@ -81,13 +89,16 @@ class SigningStore:
             )
         if create and path.exists():
             raise StorageError(f"{path}: exists already and is not made anew; it is the memory of what was signed.")
-        self._store = SlashingStore(path, genesis_hash, exclusive=True)
-        try:
+        with contextlib.ExitStack() as undo:
+            self._store = SlashingStore(path, genesis_hash, exclusive=True, besides_known=create)
+            undo.callback(self._store.close)
             with self._store.transaction() as connection:
                 self._version = connection.pragma("data_version")
-        except BaseException:
-            self._store.close()
-            raise
+                begin = read_besides(connection)
+            if begin is None:
+                raise PartialMemoryError(_partial(path))
+            self._begin = begin
+            undo.pop_all()
 
     def load(self) -> Stored:
         """All of it."""
@@ -97,7 +108,7 @@ class SigningStore:
                 " ORDER BY pubkey, kind, epoch, major, minor"
             ).fetchall()
             floors = connection.execute("SELECT pubkey, epoch, major, minor FROM floors").fetchall()
-            return Stored(rows=tuple(map(_row, rows)), floors=dict(map(_floor, floors)))
+            return Stored(rows=tuple(map(_row, rows)), floors=dict(map(_floor, floors)), begin=self._begin)
 
     def record(self, change: Change) -> Refusal | None:
         """Record a signature that is about to be made. None when it is durable; EIP-3076's refusal, and nothing is
@@ -156,6 +167,15 @@ class SigningStore:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _partial(path: Path) -> str:
+    return (
+        f"{path}: an import made or changed it, so it knows the proposals and the votes of finality of its keys and no "
+        "other votes: signing with it could contradict those. Put the database itself here that these keys used, or "
+        "rotate to new keys. Or import the file again and name an epoch that is above all in which these keys voted "
+        f"(docs/signer.md): sequencer signer import FILE --database {path} --votes-from-epoch EPOCH"
+    )
 
 
 def _check_slashable(

@@ -28,6 +28,7 @@ import apsw
 
 from consensus import slashing_rules as rules
 from consensus.slashing_rules import Permission, SignedAttestation, SignedBlock, SigningHistory, Verdict, Watermarks
+from consensus.types import Slot
 from sequencer.durable import sync_directory
 from sequencer.storage.database import (
     BUSY_TIMEOUT_MS,
@@ -46,7 +47,7 @@ _ROOT: Final = f"signing_root BLOB CHECK (length(signing_root) = {rules.SIGNING_
 
 SLASHING_LAYOUT: Final = Layout(
     name="slashing protection database",
-    version=2,
+    version=3,
     synchronous="FULL",
     repair=(
         "Do not sign with its keys until it is replaced by an import of all that they have signed; an older copy of "
@@ -68,6 +69,9 @@ SLASHING_LAYOUT: Final = Layout(
         " STRICT, WITHOUT ROWID",
         "CREATE TABLE floors (pubkey BLOB PRIMARY KEY, epoch INTEGER NOT NULL, major INTEGER NOT NULL,"
         " minor INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+        # Whether the subjects of kinds that EIP-3076 does not know are all known; where they are not, by an import that
+        # named a bound, the slot from which on they may be signed. One row.
+        "CREATE TABLE besides (known INTEGER NOT NULL, epoch INTEGER NOT NULL, major INTEGER NOT NULL) STRICT",
     ),
 )
 
@@ -104,8 +108,11 @@ class SlashingStore:
     """See the module. Every method blocks until the disk is done, raises :class:`StorageError`, and may be called
     from any thread."""
 
-    def __init__(self, path: Path, genesis_validators_root: bytes | None, *, exclusive: bool) -> None:
-        """Open the file, or make it; with None for the root (32 bytes) only open it, whatever its chain. Raises
+    def __init__(
+        self, path: Path, genesis_validators_root: bytes | None, *, exclusive: bool, besides_known: bool = False
+    ) -> None:
+        """Open the file, or make it; with None for the root (32 bytes) only open it, whatever its chain. A new file
+        says ``besides_known``: that its keys signed nothing yet of the kinds that EIP-3076 does not know. Raises
         :class:`StorageError`, :class:`InUseError` among them when it may not be shared as asked."""
         self.path = path
         self._lock = threading.Lock()
@@ -116,7 +123,7 @@ class SlashingStore:
             if not os.path.lexists(path):
                 if genesis_validators_root is None:
                     raise StorageError(f"{path}: there is no such file. Name the slashing protection database.")
-                _create(path, genesis_validators_root)
+                _create(path, genesis_validators_root, besides_known=besides_known)
             undo.callback(os.close, lock_file(path, mode, create=True))
             sync_directory(path.parent)  # whoever made the file may not have come so far yet
             self._connection = undo.enter_context(contextlib.closing(_connect(path, apsw.SQLITE_OPEN_READWRITE)))
@@ -136,12 +143,15 @@ class SlashingStore:
         with self.transaction() as connection:
             return record_attestation(connection, pubkey, attestation)
 
-    def merge(self, histories: Iterable[SigningHistory], *, raise_bounds: bool) -> Merged:
+    def merge(
+        self, histories: Iterable[SigningHistory], *, raise_bounds: bool, besides_from: Slot | None = None
+    ) -> Merged:
         """Add histories, one per key, to those stored, all or nothing. Nothing that was refused before is permitted
         after: older messages do not lower the bounds.
 
         With ``raise_bounds`` each key's bounds become at least those of its history alone, and what lies below them is
-        forgotten.
+        forgotten. What their signer signed of other kinds is not in the histories: from now on nothing of those kinds
+        is known (:func:`read_besides`), unless ``besides_from`` names the slot below which no key signs them any more.
         """
         keys = blocks = attestations = contradictions = 0
         with self.transaction() as connection:
@@ -160,6 +170,7 @@ class SlashingStore:
                 keys += 1
                 blocks += len(history.blocks)
                 attestations += len(history.attestations)
+            _put_besides(connection, besides_from)
         return Merged(keys=keys, blocks=blocks, attestations=attestations, contradictions=contradictions)
 
     def histories(self) -> tuple[SigningHistory, ...]:
@@ -239,7 +250,28 @@ def forget(connection: apsw.Connection, pubkey: bytes, *, before_slot: int, befo
         _forget(connection, key, before_slot, before_epoch)
 
 
-def _create(path: Path, genesis_validators_root: bytes) -> None:
+def read_besides(connection: apsw.Connection) -> Slot | None:
+    """The slot from which on subjects of the kinds that EIP-3076 does not know may be signed, for every key alike; None
+    where nothing says what was signed of them."""
+    match connection.execute("SELECT known, epoch, major FROM besides").fetchall():
+        case [(int(known), int(epoch), int(major))]:
+            return Slot(epoch, major, 0) if known else None
+        case rows:
+            raise DamagedError(f"what is known besides EIP-3076's kinds is {rows!r}")
+
+
+def _put_besides(connection: apsw.Connection, named: Slot | None) -> None:
+    """After an import. The bound never falls."""
+    if named is None:
+        connection.execute("UPDATE besides SET known = 0")
+    else:
+        connection.execute("UPDATE besides SET known = 1")
+        connection.execute(
+            "UPDATE besides SET (epoch, major) = (?, ?) WHERE (epoch, major) < (?, ?)", (named.epoch, named.major) * 2
+        )
+
+
+def _create(path: Path, genesis_validators_root: bytes, *, besides_known: bool) -> None:
     """Make a database that is whole before it has its name. Loses to another process that does the same without
     harm."""
     log = path.with_name(path.name + "-wal")
@@ -259,6 +291,7 @@ def _create(path: Path, genesis_validators_root: bytes) -> None:
                 ("genesis", genesis_validators_root),
             )
             connection.executemany("INSERT INTO meta VALUES (?, ?)", facts)
+            connection.execute("INSERT INTO besides VALUES (?, 0, 0)", (int(besides_known),))
             connection.execute("COMMIT")
             connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
         with contextlib.suppress(FileExistsError):

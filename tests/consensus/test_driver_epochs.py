@@ -184,6 +184,19 @@ async def test_a_signer_that_is_away_for_long_stops_nothing(autojump_clock: Mock
     assert [event.subject for event in scripted.events if isinstance(event, Signed)] == asked
 
 
+async def test_what_the_signer_does_not_sign_is_as_if_it_were_lost(autojump_clock: MockClock) -> None:
+    made = cluster()
+    first, second = (ProposalSubject(epoch=0, view=view, block_id=B1.id) for view in (1, 2))
+    scripted = Scripted(Step((), (Sign(first), Sign(second))), lambda event: NOTHING)
+
+    async def begins_with_the_second(subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes | None:
+        return b"signature" if subject == second else None
+
+    made.ports[0].sign = begins_with_the_second  # type: ignore[method-assign, assignment]
+    await run(made, scripted)
+    assert [event.subject for event in scripted.events if isinstance(event, Signed)] == [second]
+
+
 async def test_a_payload_that_the_old_epoch_wanted_is_never_answered(autojump_clock: MockClock) -> None:
     """It waits for something to order; then the epoch ends. It would fit the first request of the new one."""
     ends = Step((), (EndEpoch(B2),))

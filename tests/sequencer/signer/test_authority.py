@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest.mock import ANY
 
 import apsw
@@ -17,7 +19,7 @@ from typer.testing import CliRunner, Result
 from consensus.finality.types import FFG
 from consensus.protocols.registry import protocol_named, protocol_names
 from consensus.protocols.simplex_types import FINALIZE
-from consensus.types import Subject
+from consensus.types import Slot, Subject
 from sequencer.cli import app
 from sequencer.cli.console import UNUSABLE
 from sequencer.signer import rules
@@ -140,24 +142,31 @@ def signing_root(one: Chain, subject: Subject) -> str:
     return f"0x{hashlib.sha256(domain.bytes_to_sign(subject)).hexdigest()}"
 
 
+def interchange(one: Chain, blocks: Sequence[int] = (), attestations: Sequence[tuple[int, int]] = ()) -> dict[str, Any]:
+    """What another signer of the key exported."""
+    return {
+        "metadata": {
+            "interchange_format_version": "5",
+            "genesis_validators_root": f"0x{one.members.spec.hash.hex()}",
+        },
+        "data": [
+            {
+                "pubkey": f"0x{one.key.public_key.hex()}",
+                "signed_blocks": [{"slot": str(slot)} for slot in blocks],
+                "signed_attestations": [
+                    {"source_epoch": str(source), "target_epoch": str(target)} for source, target in attestations
+                ],
+            }
+        ],
+    }
+
+
 def test_an_import_binds_the_signer_even_where_it_would_repeat(one: Chain) -> None:
     with one.authority() as authority:
         assert isinstance(ask(authority, one, proposal(7)), bytes)
     with SlashingProtection.open_existing(one.path) as protection:
-        document = {
-            "metadata": {
-                "interchange_format_version": "5",
-                "genesis_validators_root": f"0x{one.members.spec.hash.hex()}",
-            },
-            "data": [
-                {
-                    "pubkey": f"0x{one.key.public_key.hex()}",
-                    "signed_blocks": [{"slot": "7"}, {"slot": "20"}],
-                    "signed_attestations": [{"source_epoch": "3", "target_epoch": "40"}],
-                }
-            ],
-        }
-        protection.import_interchange(document, raise_bounds=True)
+        document = interchange(one, (7, 20), [(3, 40)])
+        protection.import_interchange(document, raise_bounds=True, besides_from=Slot(0, 0, 0))
     with one.authority() as authority:
         assert ask(authority, one, proposal(7)) is Rule.SLASHABLE
         assert ask(authority, one, proposal(20)) is Rule.SLASHABLE

@@ -67,7 +67,9 @@ def path() -> Iterator[Path]:
 async def sign(signer: RemoteSigner, of: Chain, subject: Subject) -> bytes:
     with trio.fail_after(30):
         domain = msgspec.structs.replace(of.domain, epoch=subject.epoch)
-        return await signer.sign(subject, of.key.public_key, domain)
+        signature = await signer.sign(subject, of.key.public_key, domain)
+    assert signature is not None
+    return signature
 
 
 async def until_connected(signer: RemoteSigner, connections: int = 1) -> None:

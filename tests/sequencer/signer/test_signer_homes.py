@@ -14,8 +14,11 @@ from typing import Any
 import apsw
 import pytest
 import trio
+from typer.testing import CliRunner
 
 from consensus.codec import Malformed, encode
+from sequencer.cli import app
+from sequencer.cli.console import UNUSABLE
 from sequencer.config import Config, ConfigError, RollupConfig
 from sequencer.genesis import genesis_of
 from sequencer.homes import ChainPlan, HomeError, write_testnet
@@ -28,6 +31,7 @@ from sequencer.signer.homes import separate
 from sequencer.signer.process import open_signer
 from sequencer.signer.rules import Refusal, Rule
 from sequencer.signer.server import SocketError
+from sequencer.slashing_protection import SlashingProtection
 from sequencer.storage import InUseError
 from sequencer.storage.signing_store import SigningStore
 from tests.sequencer.signer.processes import short_directory
@@ -181,6 +185,18 @@ def test_a_node_that_read_its_file_before_its_keys_moved_does_not_start(director
 
     with pytest.raises(ConfigError, match="names other consensus keys than it did when it was read"):
         trio.run(start)
+
+
+def test_a_signing_process_does_not_run_on_an_import_alone(directory: Path) -> None:
+    separate(home_of_one(directory), directory / "signer")
+    config = SignerConfig.load(directory / "signer" / "signer.toml")
+    config.database.unlink()
+    SlashingProtection.open(config.database, config.spec.hash).close()  # as signer import makes it
+    result = CliRunner(env={"COLUMNS": "400"}).invoke(
+        app, ["signer", "run", "--home", str(directory / "signer"), "--with-parent"]
+    )
+    assert result.exit_code == UNUSABLE
+    assert f"sequencer signer import FILE --database {config.database} --votes-from-epoch EPOCH" in result.stderr
 
 
 async def test_a_signing_process_says_what_is_missing(directory: Path) -> None:

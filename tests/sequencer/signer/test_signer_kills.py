@@ -59,7 +59,10 @@ async def child(one: Chain, path: Path, step: str = "", countdown: int = 0) -> A
 
 
 async def ask(signer: RemoteSigner, one: Chain, subject: Subject) -> bytes:
-    return await signer.sign(subject, one.key.public_key, msgspec.structs.replace(one.domain, epoch=subject.epoch))
+    domain = msgspec.structs.replace(one.domain, epoch=subject.epoch)
+    signature = await signer.sign(subject, one.key.public_key, domain)
+    assert signature is not None
+    return signature
 
 
 def story(view: int, number: int = 1) -> list[Subject]:
