@@ -15,8 +15,9 @@ that nodes prove goes to one light client, which compares it: two proven blocks 
 Where the validators change, the node that shows a block of a later epoch is asked how that epoch began. What was
 learned stays in the genesis that was given (``Genesis.history``).
 
-A node that gives a false answer is not asked again by this client (:attr:`SequencerClient.lies`). A node that cannot be
-reached, or has not got what is asked for, is asked again later.
+A node whose answer proves false is not asked again by this client (:attr:`SequencerClient.lies`). A node that cannot be
+reached, or has not got what is asked for, is asked again later. One address may stand for several nodes, some of them
+behind: what one answer speaks of and the next one does not know yet is no lie.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ WAIT_STEP_S: Final = 10.0
 RETRY_MIN_S: Final = 0.1
 RETRY_MAX_S: Final = 5.0
 LIES_MAX: Final = 1024
+BEFORE_TRUST: Final = "before_trust"
 
 _PACKED: Final = "application/msgpack"
 _HEADERS: Final = {"accept": _PACKED, "accept-encoding": "identity"}
@@ -90,7 +92,8 @@ class NodeLied(Exception):
 
 class NodeFailed(Exception):
     """A node gave no answer: not reachable, busy, or it has not got what was asked for. ``status`` is that of HTTP, 0
-    without an answer; ``code`` that of the API's errors, empty without one."""
+    without an answer; ``code`` that of the API's errors, empty without one, or ``BEFORE_TRUST``: the answer is of an
+    epoch before the first that this client trusts."""
 
     def __init__(self, url: str, status: int, code: str, reason: str) -> None:
         super().__init__(f"{url}: {reason}")
@@ -284,13 +287,12 @@ class SequencerClient:
         rung = _rung(level)
         if rung is Level.FINAL and not self._genesis.spec.checkpoint_interval:
             raise ValueError("level: this chain has no checkpoints, nothing is ever final")
+        query: dict[str, str | int] = {"wait": rung.value, "timeout_ms": int(min(timeout_s, WAIT_STEP_S) * 1000)}
         with trio.fail_after(timeout_s):
             retry_s = RETRY_MIN_S
             while True:
-                step_ms = int(min(timeout_s, WAIT_STEP_S) * 1000)
                 try:
-                    query: dict[str, str | int] = {"wait": rung.value, "timeout_ms": step_ms}
-                    _, receipt = await self._ask(lambda url: self._state(url, transaction_id, query, rung))  # noqa: B023
+                    _, receipt = await self._ask(lambda url: self._state(url, transaction_id, query, rung))
                 except NoNodeAnswered as error:
                     if any(isinstance(each, NodeFailed) and each.code == "expired" for each in error.problems):
                         raise TransactionNotConfirmed(str(error)) from None
@@ -428,14 +430,21 @@ class SequencerClient:
                 pass
 
     async def _learn(self, url: str, epoch: Epoch) -> None:
-        """Have the validators of an epoch: ask the node that spoke of it how those epochs began that are not known."""
+        """Have the validators of an epoch: ask the node that spoke of it how those epochs began that are not known.
+
+        Only a change that does not verify is a lie. None at all is a failure: another node may answer at that address
+        now, one that is behind, or that began at a later epoch.
+        """
         history = self._genesis.history
-        while history.info(epoch) is None and epoch > history.first.epoch:
+        if epoch < history.first.epoch:
+            reason = f"its answer is of epoch {epoch}; what this client trusts begins with epoch {history.first.epoch}"
+            raise NodeFailed(url, 200, BEFORE_TRUST, reason)
+        while history.info(epoch) is None:
             first = epoch if history.boundary(epoch) is not None else history.newest.epoch + 1
             body = await self._get(url, f"{url}/v1/epochs", {"from": first})
             answer = _checked(url, EpochChanges.from_bytes(body))
             if not answer.changes or answer.changes[0].epoch != first:
-                raise NodeLied(Lie(url, "epochs", f"it spoke of epoch {epoch}, but does not show how {first} began"))
+                raise NodeFailed(url, 200, "", f"it spoke of epoch {epoch}, but does not show how {first} began")
             for change in answer.changes[: epoch - first + 1]:
                 match self._light.follow(change):
                     case Fork(kept=kept) as fork:
@@ -531,7 +540,7 @@ class _Follower:
             try:
                 await self._client._ask(self._read_from)
             except NoNodeAnswered as error:
-                if all(isinstance(each, NodeLied) or each.code == "pruned" for each in error.problems):
+                if all(isinstance(each, NodeLied) or each.code in ("pruned", BEFORE_TRUST) for each in error.problems):
                     await self._to_reader.send(error)
                     return
             except ConflictingBlocks as error:

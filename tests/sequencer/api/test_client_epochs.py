@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import lru_cache
 
 import msgspec
@@ -14,8 +14,8 @@ from consensus.epochs import EpochChange
 from consensus.light_client import Proven
 from consensus.types import INTEGER_MAX, Epoch
 from sequencer.block_summary import BlockSummary
-from sequencer.client import ConflictingBlocks, NodeLied, NoNodeAnswered, SequencerClient
-from sequencer.genesis import genesis_of
+from sequencer.client import BEFORE_TRUST, ConflictingBlocks, NodeFailed, NoNodeAnswered, SequencerClient
+from sequencer.genesis import genesis_of, trusted_from
 from sequencer.receipts import Section
 from tests.sequencer.api.fake_node import FakeNode, served
 from tests.sequencer.epoch_archives import FullChain, full_chain
@@ -51,11 +51,12 @@ class EpochNode(FakeNode):
 
     @asynccontextmanager
     async def _sections(self, rollup_id: int, from_height: int) -> AsyncIterator[AsyncIterator[Section]]:
-        async def each() -> AsyncIterator[Section]:
+        async def each() -> AsyncGenerator[Section, None]:
             for height in range(from_height, self.whole.chain.top + 1):
                 yield self.whole.section(height, rollup_id)
 
-        yield each()
+        async with aclosing(each()) as sections:
+            yield sections
 
     async def block(self, height: int) -> BlockSummary:
         header, proof = self.whole.chain.at(height)
@@ -106,27 +107,42 @@ async def test_a_stream_is_followed_over_boundaries() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "missing"),
+    [((), 1), ((full().chain.change(2),), 1), ((full().chain.change(1),), 2)],
+    ids=["none", "begun later", "behind"],
+)
+async def test_who_cannot_show_it_yet_has_not_lied(changes: Sequence[EpochChange], missing: Epoch) -> None:
+    """The answer and the changes may come from two nodes behind one address."""
+    node = EpochNode(full(), changes)
+    async with client_of(node) as (client, urls):
+        with pytest.raises(
+            NoNodeAnswered, match=f"{urls[0]}: it spoke of epoch 2, but does not show how {missing} began"
+        ):
+            await client.section(1, 9)
+        node.changes = list(full().chain.changes)
+        assert (await client.section(1, 9)).height == 9
+        assert not client.lies
+
+
+@pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ((), "does not show how 1 began"),
-        ((full().chain.change(2),), "does not show how 1 began"),
-        ((full().chain.change(1),), "does not show how 2 began"),
         ((full().chain.change(1, signers=(0, 1)), full().chain.change(2)), "below the quorum"),
         (
             (full().chain.change(1), replace(full().chain.change(2), validators=full().chain.spec.validators)),
             "its validators hash to",
         ),
     ],
-    ids=["none", "partial", "stale", "no quorum", "other validators"],
+    ids=["no quorum", "other validators"],
 )
-async def test_who_cannot_show_it_is_named_and_left(changes: Sequence[EpochChange], reason: str) -> None:
+async def test_who_shows_it_falsely_is_named_and_left(changes: Sequence[EpochChange], reason: str) -> None:
     async with client_of(EpochNode(full(), changes), EpochNode(full())) as (client, urls):
         assert (await client.section(1, 9)).height == 9
         assert [(lie.url, lie.what) for lie in client.lies] == [(urls[0], "epochs")]
         assert reason in client.lies[0].reason
 
 
-async def test_an_epoch_that_nobody_knows_is_a_lie() -> None:
+async def test_an_epoch_that_nobody_knows_is_not_believed() -> None:
     node = EpochNode(full())
     section = full().section(9, 1)
     forged = replace(section, header=replace(section.header, epoch=10**9))
@@ -138,8 +154,23 @@ async def test_an_epoch_that_nobody_knows_is_a_lie() -> None:
     async with client_of(node) as (client, _):
         with pytest.raises(NoNodeAnswered) as error:
             await client.section(1, 9)
-        assert isinstance(error.value.problems[0], NodeLied)
-        assert "does not show how 3 began" in client.lies[0].reason
+        assert isinstance(error.value.problems[0], NodeFailed)
+        assert "does not show how 3 began" in str(error.value)
+        assert not client.lies
+
+
+async def test_what_lies_before_the_trusted_epoch_is_no_lie() -> None:
+    """The client cannot verify it; that proves nothing against the node."""
+    genesis = trusted_from(genesis_of(full().chain.spec), full().chain.change(1))
+    async with served(EpochNode(full())) as one, SequencerClient([one.url], genesis) as client:
+        with pytest.raises(NoNodeAnswered, match="of epoch 0; what this client trusts begins with epoch 1"):
+            await client.section(1, 2)
+        async with client.follow(1) as sections:
+            with pytest.raises(NoNodeAnswered) as error:
+                await anext(sections)
+        assert [each.code for each in error.value.problems if isinstance(each, NodeFailed)] == [BEFORE_TRUST]
+        assert (await client.section(1, 9)).height == 9
+        assert not client.lies
 
 
 async def test_two_histories_of_validators_are_shown_with_both_proofs() -> None:
