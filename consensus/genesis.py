@@ -135,9 +135,21 @@ def check_chain_spec(spec: ChainSpec, scheme: Scheme) -> ValidatorSet:
 
 def epoch_heights_least(checkpoint_interval: int) -> int:
     """The least ``epoch_heights`` with which finality hands over to new sets faster than they can change. Below that,
-    one validator that rotates its key at every end of an epoch stops finality for good. Not demanded of a chain spec:
-    a chain may do without."""
+    one validator that rotates its key at every end of an epoch stops finality for good."""
     return max(1, -(-HANDOVER_INTERVALS * checkpoint_interval // UNFINISHED_EPOCHS_MAX))
+
+
+def check_handover(spec: ChainSpec) -> None:
+    """Raise ``ValueError`` where epochs are too short for finality (:func:`epoch_heights_least`). For whoever makes a
+    chain or takes part in it; apart from :func:`check_chain_spec`, since its blocks verify as any other's."""
+    least = epoch_heights_least(spec.checkpoint_interval)
+    if spec.reconfiguration is not None and spec.reconfiguration.epoch_heights < least:
+        raise ValueError(
+            f"reconfiguration.epoch_heights: epochs of {spec.reconfiguration.epoch_heights} blocks with checkpoints "
+            f"{spec.checkpoint_interval} blocks apart (checkpoint_interval): one validator that rotates its key again "
+            f"and again would stop finality for good. Make epochs of at least {least} blocks, or set checkpoints "
+            "closer together"
+        )
 
 
 def _check_reconfiguration(reconfiguration: Reconfiguration, validators: ValidatorSet) -> None:

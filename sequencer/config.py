@@ -65,7 +65,7 @@ from typing import Final, Literal, TypeAlias, cast
 from consensus.crypto.registry import scheme_named
 from consensus.finality.types import Checkpoint
 from consensus.finality.weak_subjectivity import WeakSubjectivity
-from consensus.genesis import ChainSpec
+from consensus.genesis import ChainSpec, check_handover
 from consensus.types import HASH_SIZE, INTEGER_MAX, SYNC_BLOCKS_MAX, PeerId
 from rollup_adapters.base import JsonValue
 from rollup_adapters.registry import known_adapters
@@ -218,6 +218,7 @@ def read_spec(table: Table, spec_file: Path) -> ChainSpec:
     try:
         spec = read_chain_spec(spec_file)
         genesis_of(spec)
+        check_handover(spec)
     except OSError as error:
         raise table.error("genesis_file", f"{spec_file} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -9,12 +9,13 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from consensus.crypto.registry import PRODUCTION_SCHEMES, scheme_named
 from consensus.genesis import ChainSpec, Pacing, Reconfiguration
-from sequencer.config import Config, RollupConfig
-from sequencer.genesis_file import chain_spec_to_json
+from sequencer.config import Config, ConfigError, RollupConfig
+from sequencer.genesis_file import chain_spec_to_json, read_chain_spec
 from sequencer.homes import (
     ChainPlan,
     HomeError,
@@ -208,10 +209,16 @@ def test_a_validators_name_has_a_length(tmp_path: Path, name: str) -> None:
 def test_epochs_are_not_too_short_for_finality_to_hand_over(tmp_path: Path) -> None:
     """See ``test_finality_epochs.py`` for what happens to a chain that is made otherwise."""
     plan = replace(PLAN, validators=1, observers=0, reconfiguration=Reconfiguration(epoch_heights=7))
-    with pytest.raises(HomeError, match=r"epochs of 7 blocks with checkpoints 32 blocks apart: .* at least 8 blocks"):
+    said = r"reconfiguration.epoch_heights: epochs of 7 blocks with checkpoints 32 blocks apart .* at least 8 blocks"
+    with pytest.raises(ValueError, match=said):
         write_testnet(tmp_path, plan)
     assert not list(tmp_path.iterdir())
-    write_testnet(tmp_path, replace(plan, checkpoint_interval=28))
+    [home] = write_testnet(tmp_path, replace(plan, checkpoint_interval=28))
+
+    made = read_chain_spec(home / "genesis.json")
+    (home / "genesis.json").write_text(chain_spec_to_json(msgspec.structs.replace(made, checkpoint_interval=32)))
+    with pytest.raises(ConfigError, match=f"genesis_file: .*genesis.json: {said}"):
+        Config.load(home / "node.toml")  # a hand-written genesis is judged alike
 
 
 def test_a_chain_whose_validators_change_has_its_governors_keys_beside_its_homes(tmp_path: Path) -> None:
