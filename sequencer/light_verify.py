@@ -46,6 +46,8 @@ CLAIM_SIZE_MAX: Final = 256 * 1024 * 1024
 """The largest section in JSON, with room."""
 
 _ABSENT: Final = msgspec.Raw()
+_ARRAYS: Final = tuple(bytes([first]) for first in (*range(0x90, 0xA0), 0xDC, 0xDD))
+"""How MessagePack of an array begins."""
 
 Claim: TypeAlias = Receipt | Section | BlockSummary
 
@@ -94,6 +96,8 @@ def read_claim(data: bytes) -> Claim | EpochChanges | Malformed:
         return Malformed(f"larger than {CLAIM_SIZE_MAX} bytes")
     if data.lstrip()[:1] == b"{":
         return _claim_in_json(data)
+    if not data.startswith(_ARRAYS):
+        return _claim_in_state(data)
     reasons = []
     for kind in (Receipt, Section, BlockSummary, EpochChanges):
         claim = kind.from_bytes(data)
@@ -111,6 +115,19 @@ class _Document(msgspec.Struct, frozen=True):
     transactions: msgspec.Raw = _ABSENT
     sections: msgspec.Raw = _ABSENT
     changes: msgspec.Raw = _ABSENT
+
+
+class _State(msgspec.Struct, frozen=True):
+    """What the API answers about a transaction in MessagePack: its receipt, and what is not proven besides."""
+
+    receipt: bytes
+
+
+def _claim_in_state(data: bytes) -> Receipt | Malformed:
+    try:
+        return Receipt.from_bytes(msgspec.msgpack.decode(data, type=_State).receipt)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Malformed(f"no receipt, no section, no block summary and no changes of epochs: {error}")
 
 
 def _claim_in_json(data: bytes) -> Claim | EpochChanges | Malformed:
@@ -137,10 +154,12 @@ def _claim_in_json(data: bytes) -> Claim | EpochChanges | Malformed:
 
 
 def _summary_in_json(data: bytes) -> BlockSummary | Malformed:
-    """As the API shows it: with the id, which is hashed anew here, and maybe without a proof."""
+    """As the API shows it: with the id, which is hashed anew here, a rung, which nothing proves, and maybe without a
+    proof."""
     fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
     fields.setdefault("commit_proof", msgspec.Raw(b"null"))
-    fields.pop("block_id", None)
+    for unproven in ("block_id", "level"):
+        fields.pop(unproven, None)
     return from_json(msgspec.json.encode(fields), BlockSummary)
 
 
@@ -367,7 +386,8 @@ def _is_at(checkpoint: Checkpoint, change: EpochChange) -> bool:
 def _shows(claim: Claim) -> str:
     match claim:
         case Receipt():
-            return f"transaction {claim.transaction_id.hex()}, number {claim.index} of rollup {claim.rollup_id}"
+            rung = ", final" if claim.finality is not None else ""
+            return f"transaction {claim.transaction_id.hex()}, number {claim.index} of rollup {claim.rollup_id}{rung}"
         case Section():
             return f"all of rollup {claim.rollup_id}: {len(claim.transactions)} transactions"
         case BlockSummary():

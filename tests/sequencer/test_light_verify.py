@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 
 from consensus.codec import Malformed, digest, encode
 from consensus.light_client import Checkpoint, Proven
+from sequencer.api.documents import block_document
+from sequencer.api.representation import encode as answered
 from sequencer.block_summary import BlockSummary
 from sequencer.cli import app
 from sequencer.cli.console import NO, UNUSABLE
@@ -296,13 +298,14 @@ def test_claims_are_read_in_all_their_forms(chain: SignedChain) -> None:
     for claim in (receipt, section, summary):
         assert read_claim(claim.to_bytes()) == claim
         assert read_claim(claim.to_json()) == claim
-    answer = json.loads(summary.to_json()) | {"block_id": summary.block_id.hex()}
-    assert read_claim(json.dumps(answer).encode()) == summary
-    del answer["commit_proof"]
-    assert read_claim(json.dumps(answer).encode()) == replace(summary, commit_proof=None)
+    bare = replace(summary, commit_proof=None)
+    for known, final_height in ((summary, 0), (summary, 9), (bare, 0)):  # as /v1/blocks/N answers
+        assert read_claim(answered(block_document(known, final_height), packed=False)) == known
     state = {"level": "confirmed", "receipt": json.loads(receipt.to_json())}
     assert read_claim(json.dumps(state).encode()) == receipt
     assert read_claim(json.dumps({"receipt": receipt.to_bytes().hex()}).encode()) == receipt
+    state = {"level": "confirmed", "position": {"height": 1}, "receipt": receipt.to_bytes()}
+    assert read_claim(answered(state, packed=True)) == receipt
 
 
 @pytest.mark.parametrize(
