@@ -143,14 +143,16 @@ class RareLog:
         self._subjects_max = subjects_max
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
-    def say(self, subject: str, message: str) -> None:
+    def say(self, subject: str, message: str) -> bool:
+        """Whether it was said."""
         now = trio.current_time()
         last, held_back = self._seen.get(subject, (-self._interval_s, 0))
         if now - last < self._interval_s:
             self._seen[subject] = (last, held_back + 1)
-            return
+            return False
         self._seen[subject] = (now, 0)
         self._seen.move_to_end(subject)
         if len(self._seen) > self._subjects_max:
             self._seen.popitem(last=False)
         self._logger.warning("%s%s", message, f" ({held_back} more of this kind before)" if held_back else "")
+        return True

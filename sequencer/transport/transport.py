@@ -39,6 +39,7 @@ from sequencer.transport.tls import Parted, TlsIdentity, TlsStream, tls_context
 
 Address = tuple[str, int]
 _EXPONENT_MAX: Final = 32
+TURNED_AWAY_MAX: Final = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +133,8 @@ class TlsTransport:
         }
         self._log = logging.getLogger(__name__)
         self._rare_log = RareLog(self._log)
+        self._turned_away: OrderedDict[PeerId, str] = OrderedDict()
+        """What the log said of strangers that were refused, and have had no link since."""
         self.set_members(validators=config.validators, guests=frozenset(), addresses=config.peers)
 
     # --- who belongs here ----------------------------------------------------------------------------------------
@@ -350,13 +353,14 @@ class TlsTransport:
         if len(self._handshakes) > self._limits.handshakes_max:
             # A flood of silent connections must not shut out a peer, whose handshake takes milliseconds.
             self._handshakes.popitem(last=False)[1].cancel()
-        remote = "somebody"
+        remote, peer = "somebody", None
         try:
             hello: Hello | None = None
             try:
                 with scope:
                     remote = str(tcp.socket.getpeername()[0])
                     await stream.handshake()
+                    peer = stream.peer
                     reader = self._reader(stream)
                     hello = await self._greet(stream, reader)
             finally:
@@ -366,9 +370,22 @@ class TlsTransport:
             await self._join(hello, stream, reader)
         except (Parted, OSError) as error:
             self._refused += 1
-            self._rare_log.say(f"accept {remote}", f"connection from {remote}: {error}")
+            self._say_refused(remote, peer, str(error))
         finally:
             stream.close()
+
+    def _say_refused(self, remote: str, peer: PeerId | None, reason: str) -> None:
+        """A stranger, such as somebody else's observer, dials for ever: what is wrong with it is said once."""
+        message = f"connection from {remote}: {reason}"
+        if peer is None or peer in self._records:
+            self._rare_log.say(f"accept {remote}", message)
+            return
+        if self._turned_away.get(peer) == reason:
+            return
+        if self._rare_log.say(f"accept {remote}", f"{message}. This is said once"):
+            self._turned_away[peer] = reason
+            if len(self._turned_away) > TURNED_AWAY_MAX:
+                self._turned_away.popitem(last=False)
 
     async def _greet(self, stream: TlsStream, reader: FrameReader) -> Hello:
         def answer(theirs: Hello) -> Hello:
@@ -418,6 +435,7 @@ class TlsTransport:
                 older.part("replaced by a newer connection")
                 await older.finished.wait()
             self._links[link.peer] = link
+            self._turned_away.pop(link.peer, None)
             record.connections += 1
             record.round_trip_ns = None
             self._log.info("connected to %s %s", record.role, _short(link.peer))

@@ -90,6 +90,40 @@ async def test_a_guest_is_let_in_becomes_a_validator_on_its_link_and_is_parted_f
         joiner.close()
 
 
+async def test_a_stranger_that_dials_for_ever_is_named_once_until_it_is_served(
+    mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An observer of other validators dials a new one too, which knows nothing of it, every few seconds."""
+
+    def said(name: TlsIdentity) -> int:
+        return sum(f"the key {name.peer.hex()[:12]} is unknown here" in message for message in caplog.messages)
+
+    async with AsyncExitStack() as stack:
+        transport = await opened(stack, LOW, LOW)
+        observer, other = Stranger(STRANGER, transport.port), Stranger(HIGH, transport.port)
+
+        async def dials(who: Stranger, times: int) -> None:
+            for _ in range(times):
+                refused = transport.state().refused
+                with pytest.raises(Parted, match="is unknown here"):
+                    await who.link()
+                await until(lambda before=refused: transport.state().refused > before)  # type: ignore[misc]
+                mock_clock.jump(60)
+
+        await dials(observer, 3)
+        await dials(other, 2)
+        assert (said(STRANGER), said(HIGH)) == (1, 1)
+        change(transport, LOW, guests=frozenset({STRANGER.peer}))
+        await observer.link()
+        await receive_connected(transport)
+        change(transport, LOW)
+        await until(lambda: not connected(transport, STRANGER.peer))
+        await dials(observer, 2)
+        assert (said(STRANGER), said(HIGH)) == (2, 1)
+        observer.close()
+        other.close()
+
+
 async def test_whoever_leaves_and_is_a_configured_observer_keeps_its_link() -> None:
     async with AsyncExitStack() as stack:
         transport = await opened(stack, LOW, LOW, STRANGER, observers=frozenset({STRANGER.peer}))
