@@ -164,9 +164,28 @@ def swallowed_faults(source: Source) -> list[str]:
     return found
 
 
+JUMPING_CLOCKS: Final = ("autojump_clock", "mock_clock")
+"""Fixtures of pytest-trio; who asks for the second sets its threshold."""
+
+
 def real_sleeps(source: Source) -> list[str]:
-    """time.sleep blocks trio and makes tests slow and flaky."""
-    return [source.finding(call, "time.sleep") for call, name in source.calls() if name == "time.sleep"]
+    """time.sleep blocks trio. In the tests trio.sleep is for clocks that jump: a test that sleeps has that clock, a
+    helper stands beside tests that have it, and what must pass in real time does so in tests/support/waiting.py."""
+    found = [source.finding(call, "time.sleep") for call, name in source.calls() if name == "time.sleep"]
+    if not source.inside("tests") or source.inside("tests/support/waiting.py"):
+        return found
+    jumps = any(clock in source.text for clock in JUMPING_CLOCKS)
+    in_tests: dict[ast.AST, bool] = {
+        inner: any(argument.arg in JUMPING_CLOCKS for argument in node.args.args)
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.AsyncFunctionDef) and node.name.startswith("test_")
+        for inner in ast.walk(node)
+    }
+    return found + [
+        source.finding(call, "trio.sleep in real time: wait for what comes, with tests/support/waiting.py")
+        for call, name in source.calls()
+        if name == "trio.sleep" and not in_tests.get(call, jumps)
+    ]
 
 
 def unseeded_chance(source: Source) -> list[str]:
@@ -328,6 +347,7 @@ def test_the_tests_keep(rule: Rule) -> None:
     assert findings(rule, sources("tests", "tools")) == []
 
 
+JUMPS: Final = "async def test_y(autojump_clock): await trio.sleep(1)"
 BROKEN: Final = (
     (room_wall, "consensus/types.py", "import sequencer.config"),
     (room_wall, "sequencer/api/app.py", "from ..cli import main\nfrom netsim import world"),
@@ -364,6 +384,8 @@ BROKEN: Final = (
     (swallowed_faults, "sequencer/node.py", "from contextlib import suppress\nwith suppress(Exception):\n    f()"),
     (real_sleeps, "tests/test_x.py", "import time\ntime.sleep(1)"),
     (real_sleeps, "tests/test_x.py", "from time import sleep as nap\nnap(1)"),
+    (real_sleeps, "tests/test_x.py", "import trio\nasync def until():\n    await trio.sleep(1)"),
+    (real_sleeps, "tests/test_x.py", "import trio\nasync def test_x(): await trio.sleep(1)\n" + JUMPS),
     (unseeded_chance, "netsim/world.py", "import random\nrandom.shuffle(peers)"),
     (unseeded_chance, "netsim/world.py", "from random import choice\nchoice(peers)"),
     (unseeded_chance, "netsim/world.py", "from random import Random\nrng = Random()"),
@@ -394,7 +416,9 @@ SOUND: Final = (
     (protocol_wall, "consensus/protocols/registry.py", "rules = {'jolteon': Jolteon}[name]"),
     (swallowed_faults, "sequencer/node.py", "try:\n    f()\nexcept OSError:\n    pass"),
     (swallowed_faults, "sequencer/node.py", "try:\n    f()\nexcept Exception as e:\n    raise Fatal from e"),
-    (real_sleeps, "tests/test_x.py", "import trio\nasync def f():\n    await trio.sleep(1)"),
+    (real_sleeps, "tests/test_x.py", "import trio\nasync def until(): await trio.sleep(1)\n" + JUMPS),
+    (real_sleeps, "tests/support/waiting.py", "import trio\nasync def until(): await trio.sleep(1)"),
+    (real_sleeps, "sequencer/node.py", "import trio\nasync def f(): await trio.sleep(1)"),
     (unseeded_chance, "netsim/world.py", "import random\nrng = random.Random(7)\nrng.shuffle(peers)"),
     (set_order, "consensus/epochs.py", "def f(peers: set[int]) -> list[int]:\n    return sorted(p for p in peers)"),
     (set_order, "consensus/epochs.py", "def f(a):\n    b = set(a)\n    return {-x for x in b}, sum(x for x in b)"),

@@ -39,6 +39,7 @@ class Temperamental:
         self.delivering = 0
         self.overlapped = False
         self.settled: list[JsonValue] = []
+        self.go_on = trio.Event()
 
     async def check(self, transactions: Sequence[bytes]) -> Sequence[Admission]:
         if b"raise" in transactions:
@@ -71,8 +72,7 @@ class Temperamental:
             case b"sleep":
                 await trio.sleep_forever()
             case b"wait":
-                while not (self.directory / "go on").exists():  # noqa: ASYNC110 - a query makes it
-                    await trio.sleep(0.01)
+                await self.go_on.wait()
 
     async def last_delivered(self) -> Height:
         return int(self.cursor_file.read_text()) if self.cursor_file.exists() else 0
@@ -88,7 +88,7 @@ class Temperamental:
                 print(params, flush=True)
                 return None
             case "go_on":
-                (self.directory / "go on").touch()
+                self.go_on.set()
                 return None
             case "seen":
                 return {"cancelled": self.cancelled, "overlapped": self.overlapped, "settled": self.settled}
@@ -98,6 +98,7 @@ class Temperamental:
                 finally:
                     self.cancelled += 1
             case "block":
+                (self.directory / "blocked").touch()
                 threading.Event().wait()
             case "raise":
                 raise RuntimeError("query is broken")

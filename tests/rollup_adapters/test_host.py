@@ -10,7 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from rollup_adapters.host import AdapterHost, AdapterSpec, AdapterUnavailable, H
 from rollup_adapters.host.supervisor import NICENESS_ABOVE_OURS
 from rollup_adapters.raw import RawAdapter
 from tests.rollup_adapters.common import install
+from tests.support.waiting import until
 
 PATIENT = HostLimits(
     unavailable_after_s=60.0,
@@ -73,12 +74,6 @@ async def running(spec: AdapterSpec, limits: HostLimits = PATIENT) -> AsyncItera
 
 def block(height: int, *transactions: bytes) -> SequencedBlock:
     return SequencedBlock(height=height, timestamp_ms=height, block_id=bytes(32), transactions=transactions)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Until a state is reached that no call reports."""
-    while not condition():  # noqa: ASYNC110
-        await trio.sleep(0.01)
 
 
 async def seen(host: AdapterHost) -> dict[str, JsonValue]:
@@ -173,7 +168,7 @@ async def test_adapter_that_blocks_outside_deliver_is_killed(spec: AdapterSpec) 
         with pytest.raises(AdapterUnavailable, match="it hung: no answer within"):
             await host.query("block", None)
         assert await host.last_delivered() == 0
-        assert host.restarts == 1
+        assert host.restarts >= 1  # a busy machine may be slow enough to look hung once more
 
 
 async def test_long_delivery_is_not_taken_for_hung_by_pings(spec: AdapterSpec) -> None:
@@ -294,12 +289,13 @@ async def test_close_does_not_cancel_a_delivery(spec: AdapterSpec) -> None:
 
 
 async def test_close_kills_what_does_not_end(spec: AdapterSpec) -> None:
-    async with running(spec, replace(PATIENT, close_timeout_s=0.1)) as host:
+    async with running(spec, replace(PATIENT, close_timeout_s=0.1)) as host, trio.open_nursery() as nursery:
         await host.last_delivered()
         process = host.process_id
         assert process is not None
-        with trio.move_on_after(0.05):
-            await host.query("block", None)
+        nursery.start_soon(host.query, "block", None)
+        await until((spec.directory / "blocked").exists)
+        nursery.cancel_scope.cancel()
     with pytest.raises(ProcessLookupError):
         os.kill(process, 0)
 
@@ -315,10 +311,9 @@ async def main():
     async with trio.open_nursery() as nursery:
         await nursery.start(host.run)
         await host.last_delivered()
-        if sys.argv[2] == "block":
-            nursery.start_soon(host.query, "block", None)
-        await trio.sleep(0.2)
         print("up", flush=True)
+        if sys.argv[2] == "block":
+            await host.query("block", None)
 
 trio.run(main)
 """
@@ -335,6 +330,8 @@ async def test_adapter_ends_when_the_node_dies(spec: AdapterSpec, state: str) ->
     assert node.stderr is not None
     async with node.stdout, node.stderr:
         said = await node.stdout.receive_some()
+        if state == "block":
+            await until((spec.directory / "blocked").exists)
         node.send_signal(signal.SIGKILL)
         await node.wait()
         assert said.startswith(b"up")

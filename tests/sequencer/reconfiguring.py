@@ -22,12 +22,13 @@ from sequencer.config import RollupConfig
 from sequencer.genesis import Genesis, genesis_of
 from sequencer.genesis_file import read_chain_spec
 from sequencer.homes import ChainPlan, write_testnet
+from tests.support.waiting import random_moment
 
 ROLLUP: Final = 1
 PORTS_MAX: Final = 32
 COMMAND_TIMEOUT_S: Final = 240.0
 THINK_S: Final = 0.05
-"""Between two transactions of one user: the machine is shared, and this is not about throughput."""
+"""Between two transactions of one user, on average: the machine is shared, and this is not about throughput."""
 
 
 @dataclass
@@ -150,7 +151,7 @@ async def _user(sender: Sender, stopping: trio.Event, number: int) -> None:
     choice = Random(number)
     while not stopping.is_set():
         await sender.send(ROLLUP, choice.randbytes(choice.randrange(8, 600)))
-        await trio.sleep(THINK_S)
+        await random_moment(choice, 2 * THINK_S)
 
 
 async def _follow(chain: Chain, apis: Sequence[str]) -> None:

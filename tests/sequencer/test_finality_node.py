@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from sequencer.node import Node, open_node
 from sequencer.receipts import Receipt, VerificationError
 from sequencer.transactions import Level
 from sequencer.transport import PeerState
+from tests.support.waiting import until
 
 PATIENCE_S = 30
 IDLE_S = 0.1
@@ -56,13 +57,6 @@ def homes(
 async def running(*files: Path) -> AsyncIterator[list[Node]]:
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(open_node(Config.load(home / "node.toml"))) for home in files]
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while True:
-        if holds():
-            return
-        await trio.sleep(0.05)
 
 
 async def until_final(node: Node, height: int) -> None:
@@ -142,6 +136,7 @@ async def test_an_idle_chain_is_quiet_and_goes_on_finalizing(tmp_path: Path) -> 
             before, began = nodes[0].status(), trio.current_time()
             await until_final(nodes[0], before.final_height + 10)
             after, took_s = nodes[0].status(), trio.current_time() - began
+    # A rate: the longer a busy machine takes, the more it allows.
     assert after.ledger_height - before.ledger_height <= 4 * (took_s / IDLE_S + 1)
 
 

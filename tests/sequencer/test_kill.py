@@ -30,6 +30,7 @@ from sequencer.homes import ChainPlan, write_testnet
 from sequencer.verify import home_of, verify
 from tests.sequencer.archives import signed_chain, write_home
 from tests.support.committee import committee
+from tests.support.waiting import random_moment, until
 
 KILLS: Final = 50
 USERS: Final = 12
@@ -50,7 +51,7 @@ async def _users(sender: Sender, stopping: trio.Event, number: int) -> None:
 
 async def _kill_and_restart(fleet: Fleet, choice: Random) -> int:
     """One to all validators, at a random moment. Returns how many."""
-    await trio.sleep(choice.uniform(0.0, 2.5))
+    await random_moment(choice, 2.5)
     victims: Sequence[NodeProcess] = fleet.nodes
     if choice.randrange(ALL_AT_ONCE_EVERY):
         victims = choice.sample(fleet.nodes, 2 if choice.random() < TOGETHER_SHARE else 1)
@@ -73,7 +74,9 @@ async def _torture(homes: Sequence[Path], seed: int) -> Sender:
             kills = 0
             while kills < KILLS:
                 kills += await _kill_and_restart(fleet, choice)
-            await trio.sleep(1)
+            count = sender.seen.rollups[ROLLUP]
+            enough = count.acknowledged + USERS
+            await until(lambda: count.acknowledged >= enough)  # it goes on after the last of them
             stopping.set()
         assert await fleet.stop_all() == []
     return sender

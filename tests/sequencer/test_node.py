@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from sequencer.mempool import Full, Pending, SubmissionRefused
 from sequencer.node import Node, open_node
 from sequencer.receipts import VerificationError
 from sequencer.transactions import Level
+from tests.support.waiting import until
 
 PACING = Pacing(view_timeout_ms=600, idle_interval_ms=200)
 PATIENCE_S = 30
@@ -112,13 +113,6 @@ async def test_a_late_node_catches_up(tmp_path: Path) -> None:
                         if len(seen) == 30:
                             break
                 assert seen == [b"%d" % number for number in range(30)]
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while True:
-        if holds():
-            return
-        await trio.sleep(0.01)
 
 
 async def test_evidence_reaches_every_node_and_outlives_them(tmp_path: Path) -> None:
@@ -227,8 +221,7 @@ async def test_adapters_agree_and_a_dead_one_comes_back(tmp_path: Path) -> None:
             assert host.process_id is not None
             os.kill(host.process_id, signal.SIGKILL)
             receipt = await nodes[0].wait(await nodes[0].submit(rollup_id=7, transaction=b"after"))
-            while any(_delivered(node, 7)[0] < receipt.height for node in nodes):  # noqa: ASYNC110 - other processes
-                await trio.sleep(0.02)
+            await until(lambda: all(_delivered(node, 7)[0] >= receipt.height for node in nodes))
             assert len({_delivered(node, 7)[1] for node in nodes}) == 1
             assert nodes[2].status().adapters[0].restarts >= 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -27,15 +26,11 @@ from sequencer.homes import ChainPlan, write_home, write_testnet
 from sequencer.keys import load_consensus_key, load_governor_key
 from sequencer.node import Node, open_node
 from sequencer.receipts import Receipt
+from tests.support.waiting import until
 
 PATIENCE_S = 60
 ROLLUP = 7
 EXPIRES_AT = 10_000
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    while not holds():  # noqa: ASYNC110 - sockets bring it about
-        await trio.sleep(0.02)
 
 
 async def ordered(node: Node, data: bytes, rollup_id: int = ROLLUP) -> Receipt:

@@ -35,7 +35,7 @@ from sequencer import mempool as mempool_module
 from sequencer import registries as registries_module
 from sequencer.body import EMPTY_PAYLOAD, Payload, PayloadCache, decode_payload
 from sequencer.forwarding import Forwarder
-from sequencer.ledger import Ledger
+from sequencer.ledger import INDEX_DELAY_S, Ledger
 from sequencer.mempool import NOT_LOOKED_AT, ChangeRefused, Full, Mempool, Ordered, Pending, UnknownRollup
 from sequencer.payload import InlinePayloadSource
 from sequencer.registries import Registries, next_validators_hash
@@ -539,7 +539,7 @@ async def test_the_queue_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("indexed", [0, 1, 7, 8, 9, 12])
-async def test_a_restart_finds_the_registry_again(indexed: int) -> None:
+async def test_a_restart_finds_the_registry_again(indexed: int, autojump_clock: trio.testing.MockClock) -> None:
     """Whatever the index has of the chain, the rest comes from the block store; and what the index has needs no block
     below its window."""
     chain = governed()
@@ -548,7 +548,7 @@ async def test_a_restart_finds_the_registry_again(indexed: int) -> None:
     async with trio.open_nursery() as nursery:
         await world.go_on(indexed)
         nursery.start_soon(world.ledger.run)
-        await trio.sleep(0.05)
+        await trio.sleep(2 * INDEX_DELAY_S)
         nursery.cancel_scope.cancel()
     assert world.index.height == indexed
     await world.go_on(12 - indexed)
@@ -566,7 +566,7 @@ async def test_a_restart_finds_the_registry_again(indexed: int) -> None:
     assert again.names() == [*FIRST[1:], "late"]
 
 
-async def test_a_restart_after_pruning_needs_the_index_only() -> None:
+async def test_a_restart_after_pruning_needs_the_index_only(autojump_clock: trio.testing.MockClock) -> None:
     chain = governed()
     world = World(chain)
     world.submit(chain.add("late"))
@@ -574,7 +574,7 @@ async def test_a_restart_after_pruning_needs_the_index_only() -> None:
         nursery.start_soon(world.ledger.run)
         for _ in range(300):
             await world.go_on()
-        await trio.sleep(0.05)
+        await trio.sleep(2 * INDEX_DELAY_S)
         nursery.cancel_scope.cancel()
     world.blocks.pruned_below = world.index.height - chain.spec.deduplication_heights + 1
     again = World(chain, world.blocks, world.index)

@@ -27,6 +27,7 @@ from sequencer.mempool import Expired, Full, MempoolLimits, Ordered, Pending, Su
 from sequencer.receipts import Receipt, Section
 from sequencer.transactions import Level, transaction_id
 from tests.sequencer.api.fake_node import FakeNode, Served, served
+from tests.support.waiting import PATIENCE_S
 
 NOWHERE = "http://127.0.0.1:1"
 
@@ -327,7 +328,7 @@ async def test_follow_leaves_a_liar_and_resumes_elsewhere(tell: Callable[[Sectio
     async with two_nodes() as (liar, honest), client_of(liar, honest) as client:
         await orders(honest.node, 6)
         lie_from(liar.node, 4, tell)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             async with client.follow(3) as sections:
                 heights = [(await anext(sections)).height for _ in range(6)]
         assert heights == [1, 2, 3, 4, 5, 6]
@@ -347,7 +348,7 @@ async def test_follow_resumes_when_its_node_dies() -> None:
                 await serve_api(dying, config, limits=limits, task_status=task_status)
 
         urls = [f"http://127.0.0.1:{await nursery.start(live)}", survivor.url]
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             async with SequencerClient(urls, dying.genesis) as client, client.follow(3) as sections:
                 heights = [(await anext(sections)).height]
                 life.cancel()

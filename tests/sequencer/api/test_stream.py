@@ -11,6 +11,7 @@ from functools import partial
 import httpx
 import pytest
 import trio
+import trio.testing
 
 from sequencer.api.limits import ApiLimits
 from sequencer.api.server import serve_api
@@ -18,6 +19,7 @@ from sequencer.config import ApiConfig
 from sequencer.event_stream import ServerSentEvent, open_event_stream
 from sequencer.receipts import Genesis, Section
 from tests.sequencer.api.fake_node import FakeNode, Served, served
+from tests.support.waiting import PATIENCE_S, until_told
 
 STREAM = "/v1/rollups/3/stream"
 
@@ -143,9 +145,7 @@ async def read_to_the_end(stream: trio.SocketStream) -> None:
 
 async def nobody_follows(api: Served) -> None:
     """Returns when the server counts no follower."""
-    with trio.fail_after(5):
-        while "sequencer_api_streams 0.0" not in (await api.http.get("/metrics")).text:
-            pass
+    await until_told(partial(api.http.get, "/metrics"), lambda answer: "sequencer_api_streams 0.0" in answer.text)
 
 
 async def fill(node: FakeNode, blocks: int) -> None:
@@ -188,15 +188,15 @@ async def test_a_stop_ends_streams_and_does_not_wait_for_those_who_do_not_read()
     node = FakeNode()
     await fill(node, 8)
     config = ApiConfig(listen=("127.0.0.1", 0), body_size_bytes_max=1000)
-    limits = ApiLimits(shutdown_timeout_s=0.3, send_timeout_s=60)
-    with trio.fail_after(5):
+    limits = ApiLimits(shutdown_timeout_s=0.3, send_timeout_s=10 * PATIENCE_S)
+    with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:
             port = await nursery.start(partial(serve_api, node, config, limits=limits))
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http, trio.open_nursery() as others:
                 stalled = await open_reader(port)
                 async with open_event_stream(http, STREAM, params={}, event_bytes_max=1000) as events:
                     assert (await events.receive()).kind == "comment"
-                    await trio.sleep(0.2)  # until the stalled reader's buffers are full
+                    await trio.testing.wait_all_tasks_blocked(0.1)  # the stalled reader's buffers are full
                     nursery.cancel_scope.cancel()
                     with trio.CancelScope(shield=True), pytest.raises(trio.EndOfChannel):
                         await events.receive()

@@ -7,12 +7,14 @@ import contextlib
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from sequencer.api.limits import ApiLimits
 from sequencer.mempool import MempoolLimits
 from sequencer.receipts import Receipt
 from sequencer.transactions import Level, TransactionStatus, transaction_id
 from tests.sequencer.api.fake_node import FakeAdapter, FakeNode, served
+from tests.support.waiting import PATIENCE_S
 
 PACKED = {"content-type": "application/msgpack", "accept": "application/msgpack"}
 PATH = "/v1/rollups/3/transactions"
@@ -226,7 +228,7 @@ async def test_an_endless_body_is_refused_while_it_comes() -> None:
 
             nursery.start_soon(send)
             received = b""
-            with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+            with trio.fail_after(PATIENCE_S), contextlib.suppress(trio.BrokenResourceError):
                 while chunk := await stream.receive_some():
                     received += chunk
             nursery.cancel_scope.cancel()
@@ -241,12 +243,12 @@ async def test_a_body_that_nobody_reads_does_not_block_the_answer() -> None:
     async with served() as api:
 
         async def slow_status(transaction_id: bytes) -> TransactionStatus:
-            await trio.sleep(0.1)
+            await trio.testing.wait_all_tasks_blocked(0.01)  # the client cannot send any more
             return TransactionStatus(level=Level.UNKNOWN)
 
         api.node.status_of = slow_status  # type: ignore[method-assign]
         request = f"GET /v1/transactions/{'00' * 32} HTTP/1.1\r\nhost: a\r\n".encode()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_S):
             async with await trio.open_tcp_stream("127.0.0.1", api.port) as stream:
                 await stream.send_all(request + b"content-length: 3000000\r\n\r\n" + b"x" * 3_000_000)
                 await stream.send_all(request + b"\r\n")

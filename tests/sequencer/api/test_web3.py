@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +29,7 @@ from rollup_adapters.host import AdapterUnavailable
 from sequencer.api.limits import ApiLimits
 from tests.rollup_adapters.evm.common import ALICE, BOB, CAROL, CHAIN_ID, running, signed
 from tests.sequencer.api.fake_node import FakeAdapter, FakeDelivered, FakeNode, Served, served
+from tests.support.waiting import until_told
 
 SUPPLY = 10**24
 
@@ -200,10 +202,8 @@ async def result(api: Served, method: str, *params: JsonValue) -> Any:
 
 async def executed(api: Served, raw: bytes) -> Any:
     """The receipt."""
-    with trio.fail_after(5):
-        while (receipt := await result(api, "eth_getTransactionReceipt", "0x" + keccak(raw).hex())) is None:
-            pass
-    return receipt
+    ask = partial(result, api, "eth_getTransactionReceipt", "0x" + keccak(raw).hex())
+    return await until_told(ask, lambda receipt: receipt is not None)
 
 
 async def test_what_waits_is_shown_as_pending(tmp_path: Path) -> None:
@@ -229,9 +229,8 @@ async def test_what_was_skipped_may_be_sent_again(tmp_path: Path) -> None:
     async with evm(tmp_path) as api:
         early = signed(ALICE, nonce=1)
         await result(api, "eth_sendRawTransaction", "0x" + early.hex())
-        with trio.fail_after(5):
-            while await result(api, "eth_getTransactionByHash", "0x" + keccak(early).hex()) is not None:
-                pass
+        ask = partial(result, api, "eth_getTransactionByHash", "0x" + keccak(early).hex())
+        await until_told(ask, lambda found: found is None)
         assert await result(api, "eth_getTransactionCount", ALICE.address, "pending") == "0x0"
         await result(api, "eth_sendRawTransaction", "0x" + signed(ALICE).hex())
         await executed(api, signed(ALICE))

@@ -50,7 +50,7 @@ from tests.sequencer.signer.common import (
     socket_path,
 )
 from tests.sequencer.signer.subjects import ffg, proposal, timeout, vote
-from tests.sequencer.transport.common import until
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from sequencer.signer.rules import Refusal, Rule
 from tests.sequencer.signer.common import Chain, chain, remote, socket_path
 from tests.sequencer.signer.signer_child import STEPS
 from tests.sequencer.signer.subjects import ffg, proposal, timeout, vote
-from tests.sequencer.transport.common import until
+from tests.support.waiting import random_moment, until
 
 ROOT = Path(__file__).parents[3]
 
@@ -144,12 +144,15 @@ async def kill_at_random(one: Chain, path: Path, kills: int, seed: int) -> None:
                     answers.setdefault((views + 1, position), set()).add(signature)
                 views += 1
 
+        async def another_view() -> None:
+            goal = views + 1
+            await until(lambda: views >= goal)
+
         nursery.start_soon(node)
         for _ in range(kills):
             async with child(one, path) as process:
-                goal = views + 1
-                await until(lambda goal=goal: views >= goal)  # type: ignore[misc]
-                await trio.sleep(choice.uniform(0.0, 0.05))
+                await another_view()
+                await random_moment(choice, 0.05)
                 process.kill()
         nursery.cancel_scope.cancel()
     assert views >= kills

@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import httpx
 import pytest
@@ -28,6 +30,7 @@ from sequencer.signer.homes import separate_all
 from sequencer.verify import home_of, verify
 from tests.sequencer.signer.processes import short_directory, signers
 from tests.sequencer.test_kill import Slots, _collect
+from tests.support.waiting import until_told
 
 ROLLUP = 1
 
@@ -77,22 +80,18 @@ async def check(homes: list[Path], sender: Sender, protocol: str) -> None:
 
 async def waits_for_signer(client: httpx.AsyncClient, node: NodeProcess) -> None:
     """Until the node says that it waits."""
-    with trio.fail_after(60):
-        while True:
-            status = (await client.get(f"{node.api}/v1/status")).json()
-            if not status["signer"]["connected"] and status["signer"]["pending"]:
-                break
-            await trio.sleep(0.05)
+
+    async def ask() -> dict[str, Any]:
+        answer: dict[str, Any] = (await client.get(f"{node.api}/v1/status")).json()
+        return answer
+
+    status = await until_told(ask, lambda status: not status["signer"]["connected"] and status["signer"]["pending"] > 0)
     assert any("the signing process is away" in reason for reason in status["unready_reasons"])
 
 
 async def ready(client: httpx.AsyncClient, node: NodeProcess) -> None:
     """Until the node may be asked."""
-    with trio.fail_after(60):
-        while True:
-            if (await client.get(f"{node.api}/ready")).status_code == 200:
-                return
-            await trio.sleep(0.05)
+    await until_told(partial(client.get, f"{node.api}/ready"), lambda answer: answer.status_code == 200)
 
 
 async def chain_with_signers(directory: Path, protocol: str, scheme: str = "ed25519") -> None:

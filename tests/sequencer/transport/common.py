@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 
 import trio
-import trio.testing
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from OpenSSL import SSL
@@ -143,14 +141,6 @@ class Stranger:
     def close(self) -> None:
         for stream in self.streams:
             stream.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that sockets bring about and no event tells."""
-    deadline = time.monotonic() + 20  # real seconds, whatever the test's clock says
-    while not condition():
-        assert time.monotonic() < deadline, "it never came about"
-        await trio.testing.wait_all_tasks_blocked(0.001)
 
 
 async def tls_pair(

@@ -24,8 +24,8 @@ from tests.sequencer.transport.common import (
     identity,
     receive_connected,
     receive_frame,
-    until,
 )
+from tests.support.waiting import until
 
 MEMBERS = committee(4)
 ME = 1

@@ -25,8 +25,8 @@ from tests.sequencer.transport.common import (
     identity,
     receive_connected,
     receive_frame,
-    until,
 )
+from tests.support.waiting import until
 
 LOW, MIDDLE, HIGH = committee(3)
 STRANGER = identity(100)
