@@ -371,7 +371,7 @@ class SequencerClient:
                 nursery.start_soon(_Follower(self, rollup_id, max(1, from_height), to_reader).run)
                 try:
                     yield SectionIterator(sections)
-                except Exception as error:
+                except Exception as error:  # raised again below, whatever it is
                     fault = error
                 sections.close()
                 nursery.cancel_scope.cancel()

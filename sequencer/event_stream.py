@@ -55,7 +55,7 @@ async def open_event_stream(
                 nursery.start_soon(_pump, response, to_reader, event_bytes_max, fault)
                 try:
                     yield events
-                except Exception as error:
+                except Exception as error:  # raised again below, whatever it is
                     fault.insert(0, error)
                 events.close()
                 nursery.cancel_scope.cancel()

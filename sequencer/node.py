@@ -361,7 +361,7 @@ async def open_node(config: Config, *, passphrase: str | None = None) -> AsyncIt
             node = await _assemble(config, genesis, keys, store, index, transport, nursery)
             try:
                 yield node
-            except Exception as error:
+            except Exception as error:  # raised again below, whatever it is
                 fault = error
             nursery.cancel_scope.cancel()
     finally:

@@ -58,6 +58,7 @@ class _Server:
         self._gate = gate
         self._context = WorkerContext(None)
         self._config = _hypercorn_config(gate.limits)
+        # Both are ASGI: starlette types its messages as mappings, hypercorn as one typed dict each.
         self._app = ASGIWrapper(CarefulExchange(build_app(node, gate), gate.limits))  # type: ignore[arg-type]
         self._streams: dict[int, _DeadlineStream] = {}
         self._accepted = 0

@@ -170,8 +170,8 @@ def remove_command(
     timeout_s: Timeout = TIMEOUT_DEFAULT_S,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a validator. It votes until the change is in effect, and for finality a little longer: keep its node running
-    until the final height that is then said."""
+    """Remove a validator. It votes until the change is in effect, and for finality a little longer: keep its node
+    running until the final height that is then said."""
     with failures(), open_cluster(node, genesis) as cluster:
         if (key is None) == (not governor):
             raise CommandError("give either --governor (once for each that signs) or --key", 2)

@@ -176,14 +176,12 @@ def open_listener(path: Path) -> trio.SocketListener:
     try:
         _prepare_directory(path.parent)
         _remove_stale(path)
-        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
+        with contextlib.ExitStack() as undo:
+            listening = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             listening.bind(os.fspath(path))
             path.chmod(0o600)  # nobody else may enter the directory, so there was no moment for others
             listening.listen(_BACKLOG)
-        except BaseException:
-            listening.close()
-            raise
+            undo.pop_all()
     except OSError as error:
         raise SocketError(f"{path}: {error.strerror or error}; set 'socket' to a path of this user's own") from error
     return trio.SocketListener(trio.socket.from_stdlib_socket(listening))

@@ -137,7 +137,7 @@ class Database:
                 self._writer.execute("BEGIN IMMEDIATE")
                 result = job(self._writer)
                 self._writer.execute("COMMIT")
-        except BaseException as error:
+        except BaseException as error:  # an interrupt too: what of the job reached the file is not known
             self._fail(error)
             raise
         self._checkpoint_when_due()
@@ -249,15 +249,14 @@ def lock_file(path: Path, mode: int, *, create: bool) -> int:
     itself, whatever symbolic links lead to it. Raises :class:`StorageError` when another process holds it,
     ``FileNotFoundError`` when it is absent and not created."""
     name = f"{os.path.realpath(path)}.lock"
-    descriptor = os.open(name, os.O_RDWR | os.O_CREAT if create else os.O_RDONLY, 0o600)
-    try:
-        fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise InUseError(f"{path}: a running node has it open. Stop that node first.") from error
-    except BaseException:
-        os.close(descriptor)
-        raise
+    with contextlib.ExitStack() as undo:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT if create else os.O_RDONLY, 0o600)
+        undo.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InUseError(f"{path}: a running node has it open. Stop that node first.") from error
+        undo.pop_all()
     return descriptor
 
 
@@ -271,8 +270,8 @@ def set_pragma(connection: apsw.Connection, name: str, value: int) -> None:
 
 
 def _connect(path: Path, layout: Layout, cache_bytes: int) -> apsw.Connection:
-    connection = apsw.Connection(str(path))
-    try:
+    with contextlib.ExitStack() as undo:
+        connection = undo.enter_context(contextlib.closing(apsw.Connection(str(path))))
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         connection.pragma("page_size", PAGE_BYTES)  # has no effect, and needs none, on a file that has pages
         # Also makes the connection find the log: one that has not yet would checkpoint nothing, and report (-1, -1).
@@ -288,9 +287,7 @@ def _connect(path: Path, layout: Layout, cache_bytes: int) -> apsw.Connection:
         set_pragma(connection, "cache_size", -(cache_bytes // 1024))
         set_pragma(connection, "cell_size_check", 1)
         set_pragma(connection, "trusted_schema", 0)
-    except BaseException:
-        connection.close()
-        raise
+        undo.pop_all()
     return connection
 
 

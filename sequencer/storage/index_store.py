@@ -332,9 +332,11 @@ def _position(connection: apsw.Connection, number: int) -> Position | None:
 
 
 def _counts_of(height: Height, sections: object) -> _Counts:
+    if not isinstance(sections, bytes):
+        raise DamagedError(f"sections of height {height}: {sections!r}")
     try:
-        return _counts.decode(sections)  # type: ignore[arg-type]
-    except (msgspec.DecodeError, TypeError) as error:
+        return _counts.decode(sections)
+    except msgspec.DecodeError as error:
         raise DamagedError(f"sections of height {height}: {error}") from error
 
 

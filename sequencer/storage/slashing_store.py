@@ -218,7 +218,7 @@ class SlashingStore:
                 try:
                     yield self._connection
                     self._connection.execute("COMMIT")
-                except BaseException as error:
+                except BaseException as error:  # an interrupt too: what reached the file is not known
                     self._failure = error
                     with contextlib.suppress(apsw.Error):
                         self._connection.execute("ROLLBACK")
@@ -301,8 +301,8 @@ def _create(path: Path, genesis_validators_root: bytes, *, besides_known: bool) 
 
 
 def _connect(path: Path, flags: int) -> apsw.Connection:
-    connection = apsw.Connection(str(path), flags=flags)
-    try:
+    with contextlib.ExitStack() as undo:
+        connection = undo.enter_context(contextlib.closing(apsw.Connection(str(path), flags=flags)))
         connection.set_busy_timeout(BUSY_TIMEOUT_MS)
         if (mode := connection.pragma("journal_mode", "wal")) != "wal":
             raise StorageError(
@@ -313,9 +313,7 @@ def _connect(path: Path, flags: int) -> apsw.Connection:
         set_pragma(connection, "checkpoint_fullfsync", 1)
         set_pragma(connection, "cell_size_check", 1)
         set_pragma(connection, "trusted_schema", 0)
-    except BaseException:
-        connection.close()
-        raise
+        undo.pop_all()
     return connection
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar, cast
 
@@ -218,9 +218,9 @@ class TlsStream:
         except SSL.Error as error:
             raise Parted(f"TLS failed: {_reason(error)}") from error
 
-    async def _wait(self, ready: Callable[[trio.socket.SocketType], object]) -> None:
+    async def _wait(self, ready: Callable[[trio.socket.SocketType], Awaitable[None]]) -> None:
         try:
-            await ready(self._tcp.socket)  # type: ignore[misc]
+            await ready(self._tcp.socket)
         except trio.ClosedResourceError:
             raise Parted("the connection was closed here") from None
 
