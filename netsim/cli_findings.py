@@ -1,26 +1,30 @@
-"""The commands that take a finding apart or bring scenarios in: shrink, twins, import."""
+"""The commands that take a finding apart or bring scenarios in: shrink, homes, twins, import."""
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from netsim.cli_files import folder, read_schedule, write
+from netsim.cli_files import folder, read, read_schedule, write
 from netsim.imports import import_twins
 from netsim.schedule import BadSchedule, Schedule
 from netsim.show import commands
 from netsim.shrink import RUNS_MAX, Run, shrink
 from netsim.simulation import Result, run_schedule
-from netsim.sweep import Variant
+from netsim.sweep import Variant, explicit
 from netsim.twins import Shape, sample, scenarios, schedule_of
 from netsim.validation import read_bytes
 from netsim.words import in_words
+
+if TYPE_CHECKING:
+    from netsim.homes import Split
 
 FileArgument = Annotated[str, typer.Argument(help="an explicit schedule (.json)")]
 ProtocolFile = Annotated[str, typer.Option(help="run the DEFINITION of this Python file (or FILE:NAME)")]
@@ -139,9 +143,49 @@ def import_command(
     sys.stdout.write(f'{{"schedules":{len(imported)}}}\n' if json else f"{len(imported)} schedules in {out}\n")
 
 
+def homes_command(
+    file: Annotated[str, typer.Argument(help="a scenario (.toml), an explicit schedule (.json), or a name of ours")],
+    out: Annotated[str, typer.Option(help="write the homes into this folder")],
+    seed: Annotated[int | None, typer.Option(min=-(2**62), max=2**62, help="the seed; else the file's, or 0")] = None,
+    protocol: Annotated[str, typer.Option(help="run this protocol instead of the scenario's")] = "",
+    json: Json = False,
+) -> None:
+    """Write what the honest nodes have on their disks when a chain has split, or at the end of the run: homes for
+    ``sequencer evidence extract``. Judged by A1 and A2 alone."""
+    from netsim.homes import write_homes  # what a node is made of: no other command needs it
+
+    variant = Variant(name=protocol)
+    scenario = read(file, variant)
+    wanted = scenario.base.seed if seed is None else seed
+    written = write_homes(explicit(scenario, variant, wanted), folder("--out", out))
+    split, result = written.split, written.result
+    if json:
+        document = {
+            "verdict": result.verdict,
+            "violations": [msgspec.to_builtins(violation) for violation in result.violations],
+            "homes": [str(home) for home in written.homes],
+            "split": None if split is None else {"height": split.height, "homes": [str(each) for each in split[1:]]},
+        }
+        sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+    else:
+        typer.echo(f"{len(written.homes)} honest nodes: {', '.join(str(home) for home in written.homes)}")
+        for violation in result.violations:
+            typer.echo(f"  {violation.oracle} at {violation.at_ns / 1e6:.3f} ms: {violation.text}")
+        typer.echo("they agree: no split" if split is None else _next_step(split, written.homes, Path(out) / "proofs"))
+    raise typer.Exit(0 if result.silent else 1)
+
+
+def _next_step(split: Split, homes: Sequence[Path], proofs: Path) -> str:
+    further = [word for home in homes if home not in split[1:] for word in ("--transcript", home)]
+    words = ("sequencer", "evidence", "extract", *split[1:], *further, "--out", proofs)
+    command = " ".join(shlex.quote(str(word)) for word in words)
+    return f"the chain splits at height {split.height}. Who did it?\n  {command}"
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to the program."""
     app.command("shrink")(shrink_command)
+    app.command("homes")(homes_command)
     app.command("twins")(twins_command)
     app.command("import")(import_command)
     commands.register(app)

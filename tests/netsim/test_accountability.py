@@ -4,6 +4,7 @@ files alone; nobody honest ever is."""
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -15,8 +16,7 @@ import trio
 from typer.testing import CliRunner
 
 from consensus.block_tree import Entry
-from consensus.codec import block_of
-from consensus.engine import BlockRecord, CommitRecord, Record, TranscriptRecord
+from consensus.engine import Record, TranscriptRecord
 from consensus.evidence import decode_evidence, encode_evidence
 from consensus.forensics import Extraction
 from consensus.offences import signed_in_proof
@@ -29,18 +29,18 @@ from consensus.protocols.tendermint_definition import tendermint
 from consensus.protocols.tendermint_types import PRECOMMIT, PREVOTE
 from consensus.signing import VOTE
 from consensus.types import Certificate
-from netsim import load, run_schedule
+from netsim import homes, load, run_schedule
 from netsim.checks import scenario_path
+from netsim.cli import app as netsim_app
 from netsim.committee import committee_of
+from netsim.homes import records_of
 from netsim.oracles.accountability import Accountable, Convicted
 from netsim.oracles.judge import Judge
 from netsim.scenario import expand
-from netsim.schedule import Schedule
+from netsim.schedule import BadSchedule, Schedule
 from netsim.world import Host
 from sequencer.cli import app
 from sequencer.genesis_file import chain_spec_to_json
-from sequencer.homes import nodetoml_value
-from sequencer.storage import ChainStore
 
 SPLITS = (
     ("jolteon", 11, "timeout-denies-vote"),
@@ -192,24 +192,48 @@ def test_seeds_of_every_scenario_of_splits(protocol: str) -> None:
 
 
 async def write_home(directory: Path, host: Host, schedule: Schedule, *, transcript: bool = True) -> None:
-    """A node's home as it would lie on its disk; without the ``transcript``, as if it had fetched all blocks."""
-    spec = committee_of(schedule).spec
-    (directory / "data").mkdir(parents=True)
-    (directory / "genesis.json").write_text(chain_spec_to_json(spec))
-    loopback = ("127.0.0.1", 26680)
-    (directory / "node.toml").write_text(nodetoml_value(listen=None, api=loopback, peers={}, observers=[], rollups=[]))
-    journal = host.journal
-    records: list[Record] = [BlockRecord(block_of(each.header), each.body) for each in journal.blocks.values()]
-    records += [CommitRecord(height, block_id, proof) for height, (block_id, proof) in sorted(journal.commits.items())]
-    records += [TranscriptRecord(proof) for proof in journal.transcript if transcript]
-    records += journal.safety.values()
-    async with ChainStore.open(directory / "data" / "chain.db", spec.hash) as store:
-        await store.append(records)
+    """A node's home; without the ``transcript``, as if it had fetched all blocks."""
+    records = [each for each in records_of(host.journal) if transcript or not isinstance(each, TranscriptRecord)]
+    await homes.write_home(directory, committee_of(schedule).spec, records)
 
 
 def sequencer(*arguments: object) -> tuple[int, Any]:
     result = CliRunner().invoke(app, ("evidence", *map(str, arguments)))
     return result.exit_code, json.loads(result.stdout) if "--json" in arguments else result.output
+
+
+def netsim(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(netsim_app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize("protocol", protocol_names())
+def test_three_commands_lead_from_a_simulated_split_to_the_guilty(protocol: str, tmp_path: Path) -> None:
+    """The way that the documentation shows, typed as it is printed: the two twins are named, and nobody else."""
+    code, text = netsim("homes", "too-many-twins", "--protocol", protocol, "--out", tmp_path)
+    assert (code, "the chain splits at height" in text) == (0, True), text
+    command = shlex.split(text.splitlines()[-1])
+    assert command[:2] == ["sequencer", "evidence"]
+    code, text = sequencer(*command[2:])
+    assert (code, "guilty of" in text) == (0, True), text
+    convicted = set()
+    for file in (tmp_path / "proofs").iterdir():
+        code, verdict = sequencer("verify", file, "--genesis", tmp_path / "node-2" / "genesis.json", "--json")
+        assert code == 0
+        convicted |= {each["name"] for each in verdict["guilty"]}
+    assert convicted == {"validator-0", "validator-1"}
+
+
+def test_homes_of_nodes_that_agree_and_what_leaves_none(tmp_path: Path) -> None:
+    code, text = netsim("homes", "calm", "--out", tmp_path / "calm", "--json")
+    said = json.loads(text)
+    assert (code, said["split"], len(said["homes"])) == (0, None, 4)
+    assert sequencer("extract", *said["homes"][:2])[0] == 1
+    code, text = netsim("homes", "calm", "--out", tmp_path / "again")
+    assert "they agree" in text
+    for scenario in ("pruned-peers", "epochs-calm", "calm"):
+        with pytest.raises(BadSchedule, match=r"pruned|next validators|File exists"):
+            CliRunner().invoke(netsim_app, ["homes", scenario, "--out", str(tmp_path / "calm")], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(("protocol", "seed", "offence"), SPLITS[1:])
@@ -219,9 +243,8 @@ def test_the_command_names_the_guilty_from_files_alone(protocol: str, seed: int,
     watched = Watched()
     assert run_schedule(schedule, oracles=(watched,)).silent
     honest = [host for host in watched.hosts if host.honest]
-    homes = [tmp_path / f"node-{host.position}" for host in honest]
-    for home, host in zip(homes, honest, strict=True):
-        trio.run(partial(write_home, home, host, schedule))
+    for host in honest:
+        trio.run(partial(write_home, tmp_path / f"node-{host.position}", host, schedule))
     split = watched.oracle.split
     assert split is not None
     first, second = (tmp_path / f"node-{host.position}" for host in split[1:])
