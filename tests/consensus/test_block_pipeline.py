@@ -299,7 +299,7 @@ def test_in_a_full_tree_what_is_needed_stays_and_givers_are_remembered(
     b2 = chain.block(7, on=b1)  # over a gap: nothing is committed
     c3, e5, e6 = (chain.block(view) for view in (3, 5, 6))
     d4 = chain.block(4, on=c3, body=b"d4")
-    tree = alone.engine._blocks.tree  # type: ignore[attr-defined]
+    tree = alone.engine._blocks.tree  # type: ignore[attr-defined]  # this engine's own
     for block in (b1, b2, c3, e5, e6):
         assert tree.insert(block, chain.body(block)) is not None
     alone.hear(told(chain, b2))
@@ -316,7 +316,7 @@ def test_in_a_full_tree_what_is_known_to_be_committed_stays(protocol: str, monke
     proof = CommitProof(epoch=0, headers=tuple(block.header for block in blocks[2:]), certificate=chain.qc(blocks[-1]))
     alone.feed(BlocksFetched(peer=GIVER, blocks=((blocks[1], chain.body(blocks[1])),), proof=proof))
     monkeypatch.setattr(block_tree, "ENTRIES_MAX", 2)
-    tree = alone.engine._blocks.tree  # type: ignore[attr-defined]
+    tree = alone.engine._blocks.tree  # type: ignore[attr-defined]  # this engine's own
     rivals = [chain.block(view) for view in (7, 8)]
     for block in rivals:
         alone.feed(BlocksFetched(peer=GIVER, blocks=((block, chain.body(block)),), proof=None))
@@ -328,7 +328,7 @@ def test_a_check_that_was_answered_is_not_pending(protocol: str) -> None:
     chain, alone = setting(protocol)
     b1 = chain.block(1)
     grow(chain, alone, b1)
-    entry = alone.engine._blocks.tree.get(b1.id)  # type: ignore[attr-defined]
+    entry = alone.engine._blocks.tree.get(b1.id)  # type: ignore[attr-defined]  # this engine's own
     entry.certified_check_pending = True
     alone.feed(PayloadVerdict(block_id=b1.id, certified=True, valid=True))
     assert (entry.check_pending, entry.certified_check_pending) == (False, False)

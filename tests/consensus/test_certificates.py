@@ -166,7 +166,7 @@ def test_groups_hold_only_together() -> None:
 def counting() -> tuple[Chain, CountingScheme, QuorumChecker]:
     members = committee()
     scheme = CountingScheme(members.scheme)
-    return Chain(members), scheme, QuorumChecker(members.epoch, scheme, ("vote",))  # type: ignore[arg-type]
+    return Chain(members), scheme, QuorumChecker(members.epoch, scheme, ("vote",))  # type: ignore[arg-type]  # it counts, and has what a checker asks
 
 
 def test_a_certificate_is_remembered_by_its_whole_content() -> None:

@@ -297,11 +297,11 @@ def test_a_flood_of_blocks_for_old_views_is_bounded(protocol: str) -> None:
     alone.hear(chain.proposal(chain.block(far)))
     assert alone.view == far
     for view, kept in ((1, 0), (far - FIRST_PROPOSALS_KEPT - 1, 0), (far - FIRST_PROPOSALS_KEPT, 1)):
-        before = len(alone.engine._blocks.tree)  # type: ignore[attr-defined]
+        before = len(alone.engine._blocks.tree)  # type: ignore[attr-defined]  # this engine's own
         tc = chain.tc(view - 1, [chain.genesis] * 3) if view > 1 else None
         for number in range(20):
             alone.hear(chain.proposal(chain.block(view, tc=tc, timestamp_ms=2_000 + number)))
-        assert len(alone.engine._blocks.tree) - before == kept  # type: ignore[attr-defined]
+        assert len(alone.engine._blocks.tree) - before == kept  # type: ignore[attr-defined]  # this engine's own
 
 
 @every_protocol
@@ -310,7 +310,7 @@ def test_first_proposals_are_forgotten_with_their_views(protocol: str, monkeypat
     chain, alone = setting(protocol)
     for view in range(1, 10):
         alone.hear(chain.proposal(chain.block(view)))
-    assert sorted(alone.engine._first_proposals._first) == [7, 8, 9]  # type: ignore[attr-defined]
+    assert sorted(alone.engine._first_proposals._first) == [7, 8, 9]  # type: ignore[attr-defined]  # this engine's own
 
 
 # --- what a vote waits for -----------------------------------------------------------------------------------------

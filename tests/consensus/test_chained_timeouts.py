@@ -74,11 +74,11 @@ def test_timeouts_are_counted_for_people(protocol: str) -> None:
 def test_a_timer_that_finds_its_rule_false_is_our_bug() -> None:
     """A state that no sequence of events leads to: the lock is above the highest certificate."""
     chain, alone = setting("jolteon")
-    alone.engine._lock = chain.qc(chain.block(1))  # type: ignore[attr-defined]
+    alone.engine._lock = chain.qc(chain.block(1))  # type: ignore[attr-defined]  # this engine's own
     with pytest.raises(RuntimeError, match=r"^view 1 cannot be given up: the state contradicts its own votes$"):
         alone.time_out()
     chain, alone = setting("hotstuff")
-    alone.engine._last_voted_view = 2  # type: ignore[attr-defined]
+    alone.engine._last_voted_view = 2  # type: ignore[attr-defined]  # this engine's own
     with pytest.raises(RuntimeError, match=r"^view 1 cannot be given up: the state contradicts its own votes$"):
         alone.time_out()
 
@@ -139,7 +139,7 @@ def test_a_quorum_of_timeouts_opens_the_next_view_and_is_passed_on(protocol: str
     assert told.high_tc is not None
     assert (told.high_tc.view, told.high_tc.high_qc) == (2, chain.qc(b1))
     assert alone.view == 3
-    assert alone.engine._certifier.check(told.high_tc) is None  # type: ignore[attr-defined]
+    assert alone.engine._certifier.check(told.high_tc) is None  # type: ignore[attr-defined]  # this engine's own
 
 
 @every_protocol

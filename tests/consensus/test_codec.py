@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from consensus.codec import FRAME_SIZE_MAX, WIRE_VERSION, Malformed, Wire, encode, headers
 from consensus.protocols.registry import JOLTEON
-from consensus.types import RangeRequest, Vote
+from consensus.types import AncestorsResponse, RangeRequest, StoredBlock, Vote
 from tests.support import messages as strategies
 
 WIRE: Wire = JOLTEON.wire()
@@ -107,9 +107,8 @@ def test_an_oversized_frame_is_refused_before_it_is_read() -> None:
 def test_bodies_are_views_into_the_frame() -> None:
     @given(strategies.stored_blocks)
     def check(block: msgspec.Struct) -> None:
-        from consensus.types import AncestorsResponse
-
-        frame = WIRE.encode(AncestorsResponse(epoch=0, request_id=1, blocks=(block,)))  # type: ignore[arg-type]
+        assert isinstance(block, StoredBlock)
+        frame = WIRE.encode(AncestorsResponse(epoch=0, request_id=1, blocks=(block,)))
         decoded = WIRE.decode(frame)
         assert isinstance(decoded, AncestorsResponse)
         body = decoded.blocks[0].body

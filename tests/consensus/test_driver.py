@@ -36,7 +36,7 @@ from consensus.engine import (
     TimerFired,
 )
 from consensus.genesis import Pacing
-from consensus.ports import LoadedBlocks
+from consensus.ports import Connected, Disconnected, Frame, LoadedBlocks
 from consensus.protocols.registry import protocol_named
 from consensus.replica import Replica
 from consensus.signing import SigningDomain
@@ -156,7 +156,7 @@ class ListeningTransport:
     def send(self, peer: PeerId, frame: bytes, *, bulk: bool) -> None:
         self._inner.send(peer, frame, bulk=bulk)
 
-    async def receive(self):  # type: ignore[no-untyped-def]
+    async def receive(self) -> Connected | Disconnected | Frame:
         return await self._inner.receive()
 
     def reject(self, peer: PeerId, reason: str) -> None:

@@ -90,7 +90,7 @@ async def test_a_payload_source_that_cannot_say_who_follows_stops_the_node(autoj
     async def fails(request: EndEpoch) -> EpochReady:
         raise LookupError("no registry")
 
-    made.ports[2].end_epoch = fails  # type: ignore[method-assign]
+    made.ports[2].end_epoch = fails  # type: ignore[method-assign]  # one port behaves otherwise
     with pytest.RaisesGroup(pytest.RaisesExc(LookupError, match="no registry"), flatten_subgroups=True):
         async with trio.open_nursery() as nursery:
             for driver in made.drivers:
@@ -153,7 +153,7 @@ async def test_what_waits_for_the_signer_while_its_epoch_ends_is_not_signed(auto
         scripted.live = 1
         return b"signature"
 
-    made.ports[0].sign = slowly  # type: ignore[method-assign]
+    made.ports[0].sign = slowly  # type: ignore[method-assign]  # one port behaves otherwise
     await run(made, scripted)
     assert [event.subject for event in scripted.events if isinstance(event, Signed)] == [first, new]
     assert asked == [first, new]
@@ -173,7 +173,7 @@ async def test_a_signer_that_is_away_for_long_stops_nothing(autojump_clock: Mock
         await back.wait()
         return b"signature"
 
-    made.ports[0].sign = away  # type: ignore[method-assign]
+    made.ports[0].sign = away  # type: ignore[method-assign]  # one port behaves otherwise
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, made, scripted)
         await trio.sleep(1)
@@ -192,7 +192,7 @@ async def test_what_the_signer_does_not_sign_is_as_if_it_were_lost(autojump_cloc
     async def begins_with_the_second(subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes | None:
         return b"signature" if subject == second else None
 
-    made.ports[0].sign = begins_with_the_second  # type: ignore[method-assign, assignment]
+    made.ports[0].sign = begins_with_the_second  # type: ignore[method-assign, assignment]  # one port behaves otherwise
     await run(made, scripted)
     assert [event.subject for event in scripted.events if isinstance(event, Signed)] == [second]
 
@@ -219,7 +219,7 @@ async def test_a_payload_that_the_old_epoch_wanted_is_never_answered(autojump_cl
         steps = list(later)
         scripted = Scripted(
             Step((), (build, EndEpoch(B2)) if first == "both" else (build,)),
-            lambda event, steps=steps: steps.pop() if steps else NOTHING,  # type: ignore[misc]
+            lambda event, steps=steps: steps.pop() if steps else NOTHING,  # type: ignore[misc]  # mypy infers no type for a default
         )
         await run(made, scripted)
         assert [type(event) for event in scripted.events] == [expected]

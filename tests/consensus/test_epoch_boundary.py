@@ -6,6 +6,8 @@ The epoch is the third and begins above a block at height 40. Validator 0 leads 
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from consensus.engine import (
@@ -279,14 +281,15 @@ def test_a_closing_leader_proposes_at_once(protocol: str) -> None:
 
 @every_chained
 def test_a_closing_block_that_is_filled_is_our_bug(protocol: str) -> None:
-    for change in ({"body": b"body"}, {"next_validators_hash": NEXT}):
+    changes: tuple[dict[str, Any], ...] = ({"body": b"body"}, {"next_validators_hash": NEXT})
+    for change in changes:
         chain, alone = setting(protocol, me=2)
         b1, b2, _ = row(chain, 0)
         for block in (b1, b2):
             alone.hear(chain.proposal(block))
         certified(chain, alone, b2)
         with pytest.raises(RuntimeError, match="the payload source fills the block of view 3 after the end"):
-            alone.build(3, b2.id, **change)  # type: ignore[arg-type]
+            alone.build(3, b2.id, **change)
 
 
 # --- restarts --------------------------------------------------------------------------------------------------------

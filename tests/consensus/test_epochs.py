@@ -365,7 +365,7 @@ def test_all_die_between_two_epochs(protocol: str) -> None:
 def lies(cluster: Cluster, told: Callable[[Node, Node, msgspec.Struct], msgspec.Struct]) -> None:
     """What some nodes send is changed on its way, as if they had sent it."""
     transmit = cluster._transmit
-    cluster._transmit = lambda node, other, message: transmit(  # type: ignore[method-assign]
+    cluster._transmit = lambda node, other, message: transmit(  # type: ignore[method-assign]  # the network loses what the test says
         node, other, told(node, other, message)
     )
 

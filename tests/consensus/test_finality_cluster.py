@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from consensus.finality.overlay import Finality
+from consensus.finality.types import Checkpoint
 from tests.support.finality_cluster import CHECKPOINTS, INTERVAL, FfgCluster
 
 SEEDS = 100
@@ -43,10 +44,10 @@ def test_with_sources_of_its_own_knowledge_less_is_final(monkeypatch: pytest.Mon
     """Each would choose the highest checkpoint that it knows to be justified: the votes split."""
     sound = progress(played(60))
 
-    def local(self: Finality, target: object) -> None:
+    def local(self: Finality, target: Checkpoint) -> None:
         chain, self._chain = self._chain, self._known
         try:
-            vote(self, target)  # type: ignore[arg-type]
+            vote(self, target)
         finally:
             self._chain = chain
 

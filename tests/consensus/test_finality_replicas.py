@@ -76,7 +76,7 @@ def test_all_die_again_and_again() -> None:
     cluster = new_cluster()
     cluster.start()
     for height in range(2, 12, 2):
-        assert cluster.run(60 * SECOND, lambda: all_final(cluster, height * INTERVAL))  # noqa: B023
+        assert cluster.run(60 * SECOND, lambda: all_final(cluster, height * INTERVAL))  # noqa: B023 - called in this round
         for node in cluster.nodes:
             cluster.crash(node)
             node.final = 0

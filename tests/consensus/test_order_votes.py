@@ -451,12 +451,12 @@ def test_three_delays() -> None:
     """A block is committed everywhere three message delays after its leader sent it; without order votes, four."""
     for drops, delays in ((False, 3), (True, 4)):
         cluster = Cluster(committee(), delay_ns=(10 * MILLISECOND, 10 * MILLISECOND))
-        cluster.route = lambda source, target, message, now, drops=drops: (  # type: ignore[misc]
+        cluster.route = lambda source, target, message, now, drops=drops: (  # type: ignore[misc]  # mypy infers no type for a default
             () if drops and isinstance(message, OrderVote) else (10 * MILLISECOND,)
         )
         cluster.submit(b"payload")
         cluster.start()
-        assert cluster.run(SECOND, until=lambda cluster=cluster: cluster.reached(1))  # type: ignore[misc]
+        assert cluster.run(SECOND, until=lambda cluster=cluster: cluster.reached(1))  # type: ignore[misc]  # mypy infers no type for a default
         assert cluster.now // (10 * MILLISECOND) == delays
 
 

@@ -250,7 +250,7 @@ def test_15_a_flood_of_far_future_views_is_bounded(protocol: str) -> None:
             signature=b"anything",
         )
         feed(cluster, node, members.peer(3), vote)
-    kept = node.replica._engine._votes._views  # type: ignore[attr-defined]
+    kept = node.replica._engine._votes._views  # type: ignore[attr-defined]  # this engine's own
     assert len(kept) <= VIEWS_AHEAD + 1
     cluster.submit(b"payload")
     assert cluster.run(2 * SECOND, until=cluster.drained)
@@ -262,7 +262,7 @@ def test_17_nothing_is_taken_from_another_chain(protocol: str) -> None:
     here, there = cluster_of(protocol), Cluster(committee(4, protocol=protocol, pacing=PACING, chain_id="other"))
     heard: list[tuple[bytes, msgspec.Struct]] = []
     there.route = lambda source, target, message, now: (
-        heard.append((there.peer(source), message)) or (2 * MILLISECOND,)  # type: ignore[func-returns-value]
+        heard.append((there.peer(source), message)) or (2 * MILLISECOND,)  # type: ignore[func-returns-value]  # None, so the delay follows
     )
     there.start()
     silence(there, "v3")
@@ -316,7 +316,7 @@ def test_14_lying_peers_are_named_and_passed_over(protocol: str) -> None:
         return message
 
     transmit = cluster._transmit
-    cluster._transmit = lambda node, other, message: transmit(  # type: ignore[method-assign]
+    cluster._transmit = lambda node, other, message: transmit(  # type: ignore[method-assign]  # the network, overheard
         node, other, lie(message) if node.name == "v1" else message
     )
     cluster.start()

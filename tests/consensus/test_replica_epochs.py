@@ -32,6 +32,7 @@ from consensus.engine import (
     PayloadVerdict,
     PeerConnected,
     Received,
+    Record,
     Recovered,
     Refusal,
     SafetyRecord,
@@ -192,9 +193,9 @@ class Stage:
         self.engine.given.clear()
         return step
 
-    def does(self, records: Sequence[object], *effects: Effect) -> Step:
+    def does(self, records: Sequence[Record], *effects: Effect) -> Step:
         """What an event causes that makes the engine do that."""
-        self.engine.steps.append(Step(tuple(records), effects))  # type: ignore[arg-type]
+        self.engine.steps.append(Step(tuple(records), effects))
         return self.replica.handle(PayloadVerdict(block_id=B2.id, certified=True, valid=True), self.now)
 
     def ends(self) -> Step:

@@ -9,6 +9,7 @@ every block.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -113,8 +114,8 @@ class Stage:
         return self.replica.handle(Received(peer(host), heard), 0)
 
 
-def started(**arguments: object) -> Stage:
-    stage = Stage(**arguments)  # type: ignore[arg-type]
+def started(**arguments: Any) -> Stage:
+    stage = Stage(**arguments)
     stage.start()
     for engine in stage.engines:
         engine.given.clear()

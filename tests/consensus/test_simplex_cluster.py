@@ -77,8 +77,8 @@ def test_three_delays_to_a_commit_and_the_messages_that_are_declared(count: int)
             proposed_ns.setdefault(msgspec.msgpack.encode(subject), cluster.now)
         transmit(node, other, message)
 
-    cluster._commit = on_commit  # type: ignore[method-assign, assignment]
-    cluster._transmit = on_transmit  # type: ignore[method-assign]
+    cluster._commit = on_commit  # type: ignore[method-assign, assignment]  # the cluster, overheard and slowed
+    cluster._transmit = on_transmit  # type: ignore[method-assign]  # the cluster, overheard and slowed
     cluster.start()
     assert cluster.run(5 * SECOND, until=cluster.drained)
     for block_id, at in committed_ns.items():
@@ -140,7 +140,7 @@ def scale_timers(cluster: Cluster, name: str, numerator: int, denominator: int) 
             deadline_ns = cluster.now + (deadline_ns - cluster.now) * numerator // denominator
         original(node, timer, deadline_ns)
 
-    cluster._set_timer = scaled  # type: ignore[method-assign, assignment]
+    cluster._set_timer = scaled  # type: ignore[method-assign, assignment]  # the cluster, overheard and slowed
 
 
 @pytest.mark.parametrize("slow", [True, False])

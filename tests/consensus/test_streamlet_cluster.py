@@ -95,7 +95,7 @@ def scale_timers(cluster: Cluster, name: str, numerator: int, denominator: int) 
             deadline_ns = cluster.now + (deadline_ns - cluster.now) * numerator // denominator
         original(node, timer, deadline_ns)
 
-    cluster._set_timer = scaled  # type: ignore[method-assign, assignment]
+    cluster._set_timer = scaled  # type: ignore[method-assign, assignment]  # timers of another length
 
 
 @pytest.mark.parametrize("slow", [True, False])

@@ -132,7 +132,7 @@ def test_a_partition_heals(alone: tuple[str, ...], seed: int) -> None:
         cluster.run(SECOND + cluster.random.randint(0, SECOND))
         parted[0] = False
         reached = max(cluster.heights())
-        assert cluster.run(10 * SECOND, until=lambda: height(cluster) >= reached + 2), cluster.heights()  # noqa: B023
+        assert cluster.run(10 * SECOND, until=lambda: height(cluster) >= reached + 2), cluster.heights()  # noqa: B023 - called in this round
 
 
 def after_loss(seed: int, engine: Factory = TendermintEngine) -> bool:
@@ -264,7 +264,7 @@ def test_no_round_is_left_behind_for_want_of_votes_that_nobody_has_any_more() ->
         cluster = new_cluster(7, seed=seed)
         draw = random.Random(seed)
         lossy = [True]
-        drop(cluster, lambda source, target, message, now: lossy[0] and draw.random() < 0.45)  # noqa: B023
+        drop(cluster, lambda source, target, message, now: lossy[0] and draw.random() < 0.45)  # noqa: B023 - called in this round
         cluster.start()
         for _ in range(10):
             cluster.run(draw.randint(50, 600) * MILLISECOND)
@@ -276,7 +276,7 @@ def test_no_round_is_left_behind_for_want_of_votes_that_nobody_has_any_more() ->
             cluster.crash(node)
         five = cluster.nodes[:5]
         reached = max(cluster.heights())
-        assert cluster.run(30 * SECOND, until=lambda: min(len(node.ledger) for node in five) >= reached + 2), seed  # noqa: B023
+        assert cluster.run(30 * SECOND, until=lambda: min(len(node.ledger) for node in five) >= reached + 2), seed  # noqa: B023 - called in this round
 
 
 # --- a proposer with two blocks ------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_a_twin_changes_nothing_but_rounds() -> None:
     for seed in range(4):
         cluster = new_cluster(seed=seed, twins=(0,))
         cluster.start()
-        assert cluster.run(30 * SECOND, until=lambda: height(cluster) >= 20), cluster.heights()  # noqa: B023
+        assert cluster.run(30 * SECOND, until=lambda: height(cluster) >= 20), cluster.heights()  # noqa: B023 - called in this round
         assert not any(node.rejects for node in cluster.nodes if node.index != 0)
 
 
@@ -304,7 +304,7 @@ def test_an_equivocating_proposer_is_reported_and_agreement_holds() -> None:
             message = msgspec.structs.replace(message, header=header, signature=cluster.committee.sign(0, subject))
         transmit(node, other, message)
 
-    cluster._transmit = two_faced  # type: ignore[method-assign]
+    cluster._transmit = two_faced  # type: ignore[method-assign]  # one validator with two faces
     cluster.start()
     assert cluster.run(20 * SECOND, until=lambda: height(cluster) >= 20)
     assert len(cluster.nodes[1].evidence) >= 4

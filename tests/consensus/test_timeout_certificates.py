@@ -196,7 +196,7 @@ def test_each_group_signed_its_own_view() -> None:
 def test_what_was_verified_is_remembered_by_its_whole_content_and_within_bounds() -> None:
     members = committee()
     chain, scheme = Chain(members), CountingScheme(members.scheme)
-    checker = QuorumChecker(members.epoch, scheme, ("vote",))  # type: ignore[arg-type]
+    checker = QuorumChecker(members.epoch, scheme, ("vote",))  # type: ignore[arg-type]  # it counts, and has what a checker asks
     certifier = TimeoutCertifier(members.epoch, checker, Jolteon())
     certificates = [chain.tc(view, [chain.genesis] * 3) for view in range(1, VERIFIED_MAX + 2)]
     for certificate in certificates:

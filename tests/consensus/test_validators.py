@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from fractions import Fraction
+from typing import Any
 
 import msgspec
 import pytest
@@ -118,10 +119,11 @@ def test_stake_weighted_leaders_follow_their_stake() -> None:
 
 
 def test_the_genesis_certificate_is_a_function_of_all_it_names() -> None:
-    base = {"epoch": 0, "boundary_id": bytes(32), "height": 0, "timestamp_ms": 1, "validators_hash": bytes(32)}
+    base: dict[str, Any] = {"epoch": 0, "boundary_id": bytes(32), "height": 0, "timestamp_ms": 1}
+    base["validators_hash"] = bytes(32)
     changes = {"epoch": 1, "boundary_id": b"\x01" * 32, "height": 1, "timestamp_ms": 2, "validators_hash": b"\x01" * 32}
-    certificates = {encode(genesis_certificate(**base))}  # type: ignore[arg-type]
-    certificates |= {encode(genesis_certificate(**{**base, key: value})) for key, value in changes.items()}  # type: ignore[arg-type]
+    certificates = {encode(genesis_certificate(**base))}
+    certificates |= {encode(genesis_certificate(**{**base, key: value})) for key, value in changes.items()}
     assert len(certificates) == 1 + len(changes)
 
 
@@ -166,7 +168,7 @@ def test_every_field_of_a_chain_spec_is_in_its_hash() -> None:
         ("election", {"election": "lottery"}),
     ],
 )
-def test_a_bad_chain_spec_names_its_field(field: str, change: dict[str, object]) -> None:
+def test_a_bad_chain_spec_names_its_field(field: str, change: dict[str, Any]) -> None:
     spec = msgspec.structs.replace(committee(4).spec, **change)
     scheme = scheme_named("simulated", allow_simulated=True)
     with pytest.raises(ValueError, match=field):

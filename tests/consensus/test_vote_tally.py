@@ -188,7 +188,7 @@ def test_nothing_is_verified_before_a_quorum_and_a_quorum_once() -> None:
     members = committee()
     chain = Chain(members)
     scheme = CountingScheme(members.scheme)
-    checker = QuorumChecker(members.epoch, scheme, ("vote",))  # type: ignore[arg-type]
+    checker = QuorumChecker(members.epoch, scheme, ("vote",))  # type: ignore[arg-type]  # it counts, and has what a checker asks
     tally = VoteTally(members.epoch.validators, checker)
     block = chain.block(1)
     tally.add(chain.vote(block, 0))

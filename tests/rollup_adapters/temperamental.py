@@ -103,7 +103,7 @@ class Temperamental:
             case "raise":
                 raise RuntimeError("query is broken")
             case "bytes":
-                return b"not json"  # type: ignore[return-value]
+                return b"not json"  # type: ignore[return-value]  # the fault
             case "large":
                 return "x" * (5 * 1024 * 1024)
             case _:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -237,9 +238,9 @@ async def test_queries_are_bounded_in_number(spec: AdapterSpec) -> None:
         ({"settings": {"large": 2**70}}, "does not fit MessagePack"),
     ],
 )
-async def test_reason_for_not_opening_is_reported(spec: AdapterSpec, change: dict[str, object], reason: str) -> None:
+async def test_reason_for_not_opening_is_reported(spec: AdapterSpec, change: dict[str, Any], reason: str) -> None:
     limits = replace(PATIENT, unavailable_after_s=0.01)
-    async with running(replace(spec, **change), limits) as host:  # type: ignore[arg-type]
+    async with running(replace(spec, **change), limits) as host:
         await until(lambda: host.restarts >= 1)
         with pytest.raises(AdapterUnavailable, match=rf"'\w+' of rollup 7 is down: .*{reason}"):
             await host.last_delivered()

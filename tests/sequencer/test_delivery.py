@@ -167,7 +167,7 @@ async def test_a_long_history_is_cut_into_runs(autojump_clock: MockClock) -> Non
     async def few(rollup_id: int, from_height: Height) -> Sequence[Section]:
         return (await ledger_sections(rollup_id, from_height))[:10]
 
-    ledger.sections = few  # type: ignore[method-assign]
+    ledger.sections = few  # type: ignore[method-assign]  # the ledger shows fewer
     await running(feed_of(host, ledger), 1)
     assert sum(map(len, host.runs)) == 3 * RUN_BLOCKS_MAX
     assert max(map(len, host.runs)) < RUN_BLOCKS_MAX + 10

@@ -8,6 +8,7 @@ from contextlib import closing
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -74,10 +75,10 @@ CONTENTS = {
 
 
 @lru_cache(maxsize=8)
-def full(**options: object) -> FullChain:
+def full(**options: Any) -> FullChain:
     """Epochs of heights 1-4, 5-8 and 9-11: one validator joins, one leaves."""
-    defaults: dict[str, object] = {"sets": SETS, "lengths": (4, 4, 3), "reconfiguration": RULES}
-    return full_chain(CONTENTS, **(defaults | options))  # type: ignore[arg-type]
+    defaults: dict[str, Any] = {"sets": SETS, "lengths": (4, 4, 3), "reconfiguration": RULES}
+    return full_chain(CONTENTS, **(defaults | options))
 
 
 async def homes_of(directory: Path, *chains: FullChain) -> list[Home]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -314,9 +315,9 @@ async def test_a_report_of_a_later_epoch_is_evidence(tmp_path: Path) -> None:
 # --- extraction and the command line -----------------------------------------------------------------------------
 
 
-def split_homes(directory: Path, **options: object) -> tuple[Home, Home]:
+def split_homes(directory: Path, **options: Any) -> tuple[Home, Home]:
     one = trio.run(write_epoch_home, directory / "a", full())
-    other = trio.run(write_epoch_home, directory / "b", full_chain(**options))  # type: ignore[arg-type]
+    other = trio.run(write_epoch_home, directory / "b", full_chain(**options))
     return one, other
 
 
@@ -332,7 +333,7 @@ def split_homes(directory: Path, **options: object) -> tuple[Home, Home]:
     ],
 )
 def test_a_split_in_a_later_epoch_names_its_validators(
-    tmp_path: Path, options: dict[str, object], height: int, epoch: int
+    tmp_path: Path, options: dict[str, Any], height: int, epoch: int
 ) -> None:
     found = extract_from_homes(*split_homes(tmp_path, **options))
     assert isinstance(found, SplitOfHomes), found
@@ -380,7 +381,7 @@ def test_evidence_of_a_later_epoch_on_the_command_line(tmp_path: Path) -> None:
     document = EpochChanges(chain=full().chain.spec.hash, newest=2, changes=full().chain.changes)
     (tmp_path / "epochs.json").write_bytes(document.to_json())
 
-    def run(name: str, *options: str) -> tuple[int, dict[str, object]]:
+    def run(name: str, *options: str) -> tuple[int, dict[str, Any]]:
         arguments = ["evidence", "verify", str(tmp_path / name), "--genesis", str(tmp_path / "genesis.json")]
         result = CliRunner().invoke(app, [*arguments, *options, "--json"])
         return result.exit_code, json.loads(result.output)
@@ -392,7 +393,7 @@ def test_evidence_of_a_later_epoch_on_the_command_line(tmp_path: Path) -> None:
     ):
         code, verdict = run(name, *options)
         assert (code, verdict["epoch"]) == (0, 2)
-        assert [each["name"] for each in verdict["guilty"]] == ["validator-4", "validator-5", "validator-6"]  # type: ignore[attr-defined]
+        assert [each["name"] for each in verdict["guilty"]] == ["validator-4", "validator-5", "validator-6"]
     code, verdict = run("bare.evidence")
     assert (code, verdict["guilty"]) == (NO, [])
     assert "known are the validators up to epoch 0" in str(verdict["reason"])

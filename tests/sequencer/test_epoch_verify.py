@@ -8,6 +8,7 @@ from contextlib import closing
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -51,8 +52,8 @@ def genesis() -> Genesis:
     return genesis_of(full().chain.spec)
 
 
-def archive_of(directory: Path, whole: FullChain, **options: object) -> Path:
-    return trio.run(partial(write_epoch_home, directory, whole, **options)).archive  # type: ignore[arg-type]
+def archive_of(directory: Path, whole: FullChain, **options: Any) -> Path:
+    return trio.run(partial(write_epoch_home, directory, whole, **options)).archive
 
 
 def checkpoint_of(height: int) -> Checkpoint:

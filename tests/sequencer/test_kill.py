@@ -137,7 +137,7 @@ def _signatures(archive: Path, protocol: str, index: int) -> Iterator[tuple[int,
         for kind, encoded in connection.execute("SELECT kind, subject FROM safety"):
             subject = codec.decode(encoded)
             if hasattr(subject, "block_id"):
-                named: Subject = subject  # type: ignore[assignment]
+                named: Subject = subject  # type: ignore[assignment]  # every kind has a slot
                 slot = named.slot
                 yield index, (kind, slot.epoch, slot.major), subject.block_id
 

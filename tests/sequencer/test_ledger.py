@@ -50,7 +50,7 @@ class MemoryBlocks:
         self.reads += 1
         if height < self.pruned_below:
             return ()
-        return tuple((row, memoryview(body)) for row, body in self.rows[height - 1 : height - 1 + min(limit, 3)])  # type: ignore[misc]
+        return tuple((row, memoryview(body)) for row, body in self.rows[height - 1 : height - 1 + min(limit, 3)])  # type: ignore[misc]  # as the store: a view
 
     async def proof_for(self, height: Height) -> CommitProof | None:
         await trio.lowlevel.checkpoint()

@@ -23,7 +23,7 @@ from sequencer.config import Config, RollupConfig
 from sequencer.homes import ChainPlan, write_testnet
 from sequencer.mempool import Full, Pending, SubmissionRefused
 from sequencer.node import Node, open_node
-from sequencer.receipts import VerificationError
+from sequencer.receipts import Receipt, VerificationError
 from sequencer.transactions import Level
 from tests.support.waiting import until
 
@@ -87,13 +87,15 @@ async def test_every_node_sees_the_same_and_a_restart_resumes(tmp_path: Path) ->
             assert nodes[0].status().consensus.committed_height > max(heights)
 
 
-async def _receipts(node: Node, count: int):  # type: ignore[no-untyped-def]
+async def _receipts(node: Node, count: int) -> AsyncIterator[Receipt]:
     for rollup_id in (7, 9):
         taken = 0
         async with node.follow(rollup_id) as sections:
             async for section in sections:
                 for transaction_id in section.transaction_ids():
-                    yield await node.receipt(transaction_id)
+                    receipt = await node.receipt(transaction_id)
+                    assert receipt is not None
+                    yield receipt
                     taken += 1
                 if taken == count // 2:
                     break

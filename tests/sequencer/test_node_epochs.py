@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -24,6 +25,7 @@ from sequencer.config import Config, RollupConfig, address_text
 from sequencer.genesis import genesis_of
 from sequencer.homes import ChainPlan, write_home, write_testnet
 from sequencer.keys import load_consensus_key, load_governor_key
+from sequencer.mempool import Pending
 from sequencer.node import Node, open_node
 from sequencer.receipts import Receipt
 from tests.support.waiting import until
@@ -129,7 +131,7 @@ async def test_a_change_that_came_too_late_is_ordered_and_ignored(tmp_path: Path
     governor = load_governor_key(tmp_path / "governor-0.json")
 
     def signed(expires_at: int) -> SystemTransaction:
-        change = AddValidator(**{**_fields(addition), "expires_at": expires_at})  # type: ignore[arg-type]
+        change = AddValidator(**{**_fields(addition), "expires_at": expires_at})
         domain = ChangeDomain.of(spec)
         assert spec.reconfiguration is not None
         return approved_by_governors(
@@ -141,7 +143,8 @@ async def test_a_change_that_came_too_late_is_ordered_and_ignored(tmp_path: Path
             taken = node.submit_batch(SYSTEM_ROLLUP, [(0, encode(signed(900))), (0, encode(signed(901)))])
             outcomes = []
             for each in taken:
-                receipt = await node.wait(each)  # type: ignore[arg-type]
+                assert isinstance(each, Pending)
+                receipt = await node.wait(each)
                 outcomes.append(await node.change_outcome(receipt.position))
             accepted = [outcome for outcome in outcomes if isinstance(outcome, ChangeAccepted)]
             ignored = [outcome for outcome in outcomes if isinstance(outcome, ChangeIgnored)]
@@ -149,5 +152,5 @@ async def test_a_change_that_came_too_late_is_ordered_and_ignored(tmp_path: Path
             assert ignored[0].reason == "the name anna is taken"
 
 
-def _fields(change: AddValidator) -> dict[str, object]:
+def _fields(change: AddValidator) -> dict[str, Any]:
     return {name: getattr(change, name) for name in change.__struct_fields__}

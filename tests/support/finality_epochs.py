@@ -25,7 +25,7 @@ from consensus.finality.chain_links import initial_state
 from consensus.finality.overlay import Finality
 from consensus.finality.rules import SetChange, ValidatorSets
 from consensus.finality.types import Checkpoint, FfgVote, Link, LinkCertificate
-from consensus.types import PeerId
+from consensus.types import PeerId, Subject
 from tests.support.epoch_chain import EpochChain, Era, key
 
 INTERVAL = 4
@@ -115,7 +115,7 @@ class EpochStory:
                 case _:
                     raise AssertionError(f"unexpected {effect!r}")
 
-    def sign(self, host: Host, epoch: int, subject: object) -> bytes:
+    def sign(self, host: Host, epoch: int, subject: Subject) -> bytes:
         """With the key of this host that belongs to the epoch."""
         era: Era = self.chain.eras[epoch]
         index = next(
@@ -123,7 +123,7 @@ class EpochStory:
             for index, public in enumerate(era.info.validators.public_keys)
             if self.numbers.get(public) in host.numbers
         )
-        return era.sign(index, subject)  # type: ignore[arg-type]
+        return era.sign(index, subject)
 
     def send(self, host: Host, vote: FfgVote) -> None:
         era = self.chain.eras[vote.epoch]

@@ -428,8 +428,8 @@ def run_puppet(
         if effect.proof is not None and len(effect.proof.headers) <= depth:  # by itself, not as an ancestor
             puppet.judge_commit(effect.block)
 
-    cluster._transmit = listening  # type: ignore[method-assign]
-    cluster._commit = judging  # type: ignore[method-assign,assignment]
+    cluster._transmit = listening  # type: ignore[method-assign]  # the cluster, overheard
+    cluster._commit = judging  # type: ignore[method-assign,assignment]  # and judged
     prepare(cluster, draw)
     cluster.start(*honest)
     cluster.run(DURATION_NS, until=lambda: _highest_view(honest) > VIEWS)

@@ -24,8 +24,9 @@ async def refused(adapter: EvmAdapter, raw: bytes) -> str:
 
 async def test_what_is_previewed_is_what_is_executed(tmp_path: Path) -> None:
     async with running(tmp_path / "evm") as adapter:
-        for nonce, fields in enumerate(({}, {"gasPrice": FEE}, {"gasPrice": FEE, "accessList": []})):
-            raw = signed(nonce=nonce, **fields)  # type: ignore[arg-type]
+        kinds: tuple[dict[str, Any], ...] = ({}, {"gasPrice": FEE}, {"gasPrice": FEE, "accessList": []})
+        for nonce, fields in enumerate(kinds):
+            raw = signed(nonce=nonce, **fields)
             shown: Any = await adapter.query(METHOD, ["0x" + raw.hex()])
             assert (shown["blockHash"], shown["blockNumber"], shown["transactionIndex"]) == (None, None, None)
             assert shown["gasPrice"] == hex(FEE)

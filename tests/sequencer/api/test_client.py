@@ -165,7 +165,7 @@ async def test_a_false_proof_of_finality_names_its_node() -> None:
         async def receipt(transaction_id: bytes, level: Level = Level.CONFIRMED) -> Receipt | None:
             return lie
 
-        liar.node.receipt = receipt  # type: ignore[method-assign]
+        liar.node.receipt = receipt  # type: ignore[method-assign]  # the fake node answers so
         assert await client.receipt(final.transaction_id, level="final") == final
         assert [(lie.url, lie.what) for lie in client.lies] == [(liar.url, "finality")]
 
@@ -204,7 +204,7 @@ async def test_a_false_receipt_names_its_node_and_another_is_asked(
         async def receipt(transaction_id: bytes, level: Level = Level.CONFIRMED) -> Receipt | None:
             return tell(true)
 
-        liar.node.receipt = receipt  # type: ignore[method-assign]
+        liar.node.receipt = receipt  # type: ignore[method-assign]  # the fake node answers so
         assert await client.receipt(true.transaction_id) == true
         assert [(lie.url, lie.what) for lie in client.lies] == [(liar.url, what)]
         assert await client.receipt(true.transaction_id) == true
@@ -253,7 +253,7 @@ def lie_from(node: FakeNode, height: int, tell: Callable[[Section], Section]) ->
         true = await honest_section(rollup_id, asked)
         return true if asked < height else tell(true)
 
-    node.section = cast(Any, section)  # type: ignore[method-assign]
+    node.section = cast(Any, section)  # type: ignore[method-assign]  # the fake node answers so
 
     @asynccontextmanager
     async def follow(rollup_id: int, from_height: int) -> AsyncIterator[Any]:
@@ -265,7 +265,7 @@ def lie_from(node: FakeNode, height: int, tell: Callable[[Section], Section]) ->
         async with honest_follow(rollup_id, from_height):
             yield told()
 
-    node.follow = follow  # type: ignore[method-assign]
+    node.follow = follow  # type: ignore[method-assign]  # the fake node answers so
 
 
 @pytest.mark.parametrize(("tell", "what"), LIES)
@@ -300,7 +300,7 @@ async def test_a_node_that_takes_another_transaction_than_was_given_is_named() -
         def submit_batch(rollup_id: int, transactions: Any) -> list[Submission]:
             return honest(rollup_id, [(valid_until, data + b"!") for valid_until, data in transactions])
 
-        api.node.submit_batch = cast(Any, submit_batch)  # type: ignore[method-assign]
+        api.node.submit_batch = cast(Any, submit_batch)  # type: ignore[method-assign]  # the fake node answers so
         with pytest.raises(NoNodeAnswered):
             await client.submit(3, b"x")
         assert [lie.what for lie in client.lies] == ["transaction id"]

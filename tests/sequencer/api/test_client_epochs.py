@@ -150,7 +150,7 @@ async def test_an_epoch_that_nobody_knows_is_not_believed() -> None:
     async def answer(rollup_id: int, height: int) -> Section:
         return forged
 
-    node.section = answer  # type: ignore[method-assign]
+    node.section = answer  # type: ignore[method-assign]  # the fake node answers so
     async with client_of(node) as (client, _):
         with pytest.raises(NoNodeAnswered) as error:
             await client.section(1, 9)
@@ -194,7 +194,7 @@ async def test_a_closing_block_does_not_pass_for_an_empty_height() -> None:
     async def answer(rollup_id: int, height: int) -> Section:
         return hidden
 
-    node.section = answer  # type: ignore[method-assign]
+    node.section = answer  # type: ignore[method-assign]  # the fake node answers so
     async with client_of(node, EpochNode(whole)) as (client, urls):
         assert (await client.section(1, 4)).transactions == (b"transaction at 4",)
         assert [lie.url for lie in client.lies] == [urls[0]]

@@ -11,7 +11,7 @@ import msgspec
 from consensus.engine import Commit
 from consensus.genesis import LINKS_ROLLUP
 from sequencer.body import assemble_payload
-from sequencer.membership import PendingChange, ValidatorEntry
+from sequencer.membership import PendingChange, PendingKind, ValidatorEntry
 from tests.sequencer.api.fake_node import FakeAdapter, FakeDelivered, FakeNode, FakeStatus, chain_spec, served
 
 VOID = {"meta", "link", "rect", "br", "input"}
@@ -131,7 +131,7 @@ async def test_many_viewers_cost_one_rendering() -> None:
             asked += 1
             return await honest(height)
 
-        api.node.block = block  # type: ignore[method-assign, assignment]
+        api.node.block = block  # type: ignore[method-assign, assignment]  # the fake node answers so
         for _ in range(5):
             await api.http.get("/?part=live")
         assert asked == 1
@@ -142,10 +142,15 @@ async def test_pending_changes_of_the_validators_are_shown() -> None:
         assert "Pending changes" not in (await api.http.get("/")).text
     node = FakeNode()
     await node.order()
-    for kind, name, stake in (("joins", "<anna>", 5), ("leaves", "validator-1", 0), ("rotates", "validator-2", 1)):
+    changes: tuple[tuple[PendingKind, str, int], ...] = (
+        ("joins", "<anna>", 5),
+        ("leaves", "validator-1", 0),
+        ("rotates", "validator-2", 1),
+    )
+    for kind, name, stake in changes:
         node.pending_changes.append(
             PendingChange(
-                kind=kind,  # type: ignore[arg-type]
+                kind=kind,
                 name=name,
                 operator=name,
                 public_key=b"\x01" * 32,
@@ -180,7 +185,7 @@ async def test_blocks_of_an_earlier_epoch_have_the_names_of_its_validators() -> 
             )
             return replace(now, validators=msgspec.structs.replace(now.validators, epoch=1, validators=others))
 
-        node.status = status  # type: ignore[method-assign]
+        node.status = status  # type: ignore[method-assign]  # the fake node answers so
         text = (await api.http.get("/")).text
         latest = text.partition("Latest blocks")[2]
         assert "validator-" in latest

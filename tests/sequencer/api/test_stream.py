@@ -120,7 +120,7 @@ async def test_what_is_pruned_on_the_way_ends_the_stream() -> None:
     await node.ledger.restore()
     async with served(node) as api:
         status, node.store.pruned_below = node.status(), 2
-        node.status = lambda: status  # type: ignore[method-assign]
+        node.status = lambda: status  # type: ignore[method-assign]  # the fake node answers so
         async with following(api, from_height=1) as events:
             while (event := await events.next()).kind == "comment":
                 pass

@@ -246,7 +246,7 @@ async def test_a_body_that_nobody_reads_does_not_block_the_answer() -> None:
             await trio.testing.wait_all_tasks_blocked(0.01)  # the client cannot send any more
             return TransactionStatus(level=Level.UNKNOWN)
 
-        api.node.status_of = slow_status  # type: ignore[method-assign]
+        api.node.status_of = slow_status  # type: ignore[method-assign]  # the fake node answers so
         request = f"GET /v1/transactions/{'00' * 32} HTTP/1.1\r\nhost: a\r\n".encode()
         with trio.fail_after(PATIENCE_S):
             async with await trio.open_tcp_stream("127.0.0.1", api.port) as stream:

@@ -111,7 +111,7 @@ def use_token(url: str) -> None:
     with pytest.raises(ContractCustomError):
         call.transfer(ALICE.address, 1).call({"from": CAROL.address})
     with pytest.raises(TransactionNotFound):
-        web3.eth.get_transaction("0x" + "00" * 32)  # type: ignore[arg-type]
+        web3.eth.get_transaction("0x" + "00" * 32)  # type: ignore[arg-type]  # in digits, as people have it
     assert web3.eth.fee_history(1, "latest", [50])["reward"]
     assert web3.net.version == str(CHAIN_ID)
     provider = web3.provider
@@ -130,7 +130,7 @@ def use_middleware(url: str) -> None:
     web3 = Web3(Web3.HTTPProvider(url))
     web3.middleware_onion.inject(SignAndSendRawMiddlewareBuilder.build(ALICE), layer=0)
     hashes = [
-        web3.eth.send_transaction({"from": ALICE.address, "to": BOB.address, "value": value})  # type: ignore[typeddict-item]
+        web3.eth.send_transaction({"from": ALICE.address, "to": BOB.address, "value": value})  # type: ignore[typeddict-item]  # web3 takes an int for Wei
         for value in range(1, 6)
     ]
     receipts = [web3.eth.wait_for_transaction_receipt(each, timeout=5, poll_latency=0.01) for each in hashes]

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -23,7 +24,7 @@ LIGHT = Case(client="single", size_bytes=250, outstanding=1)
 BULK = Case(client="saturated", size_bytes=250)
 
 
-def row(case: Case, **changes: object) -> Row:
+def row(case: Case, **changes: Any) -> Row:
     made = Row(
         case=case,
         scheme="ed25519",
@@ -39,7 +40,7 @@ def row(case: Case, **changes: object) -> Row:
         client_share=0.1,
         others_share=0.02,
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)
 
 
 def result(*rows: Row) -> Result:
@@ -153,7 +154,7 @@ async def exchange(answer: bytes, cuts: int = 1) -> tuple[int, bytes, bytes]:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
-        return await Connection(ours).exchange(request("POST", "http://h:1", "/x", b"body"))  # type: ignore[arg-type]
+        return await Connection(ours).exchange(request("POST", "http://h:1", "/x", b"body"))  # type: ignore[arg-type]  # a stream in memory
     raise AssertionError("not reached")
 
 

@@ -97,14 +97,14 @@ def test_the_memory_goes_with_the_keys(directory: Path) -> None:
     votes, proposals = codec.decode(signed["vote"]), codec.decode(signed["proposal"])
     assert not isinstance(votes, Malformed)
     assert not isinstance(proposals, Malformed)
-    asked = [vote(votes.view, 9), vote(1, 9), proposal(proposals.view, 9)]  # type: ignore[attr-defined]
+    asked = [vote(votes.view, 9), vote(1, 9), proposal(proposals.view, 9)]  # type: ignore[attr-defined]  # Jolteon names its views so
     with SigningStore(signer.database, signer.spec.hash) as store:
         authority = SigningAuthority(genesis, [load_consensus_key(apart / "keys" / "consensus.json").secret_key], store)
         for subject in asked:
             request = Request(
                 public_key=public_key,
                 validators_hash=genesis.epoch.validators.hash,
-                subject=encode(subject),  # type: ignore[arg-type]
+                subject=encode(subject),  # type: ignore[arg-type]  # every subject is a Struct
             )
             answer = authority.sign(request)
             assert isinstance(answer, Refusal)

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
+from typing import Any
 
 import trio
 from cryptography import x509
@@ -52,10 +53,10 @@ def committee(size: int) -> list[TlsIdentity]:
 
 
 def config_for(
-    members: list[TlsIdentity], others: list[TlsTransport], *, limits: Limits = QUICK, **changes: object
+    members: list[TlsIdentity], others: list[TlsTransport], *, limits: Limits = QUICK, **changes: Any
 ) -> TransportConfig:
     """The configuration of a validator, or observer, that knows the addresses of ``others``."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "chain_id": CHAIN_ID,
         "genesis_hash": GENESIS,
         "validators": frozenset(member.peer for member in members),
@@ -64,11 +65,11 @@ def config_for(
         "limits": limits,
         **changes,
     }
-    return TransportConfig(**values)  # type: ignore[arg-type]
+    return TransportConfig(**values)
 
 
 @asynccontextmanager
-async def cluster(size: int, *, limits: Limits = QUICK, **changes: object) -> AsyncIterator[list[TlsTransport]]:
+async def cluster(size: int, *, limits: Limits = QUICK, **changes: Any) -> AsyncIterator[list[TlsTransport]]:
     """Validators in ascending order of peer id. They open from the last, which dials nobody, to the first."""
     members = committee(size)
     transports: list[TlsTransport] = []
@@ -105,8 +106,8 @@ class Stranger:
         self.port = port
         self.streams: list[TlsStream] = []
 
-    def hello(self, kind: StreamKind = "control", **changes: object) -> Hello:
-        values: dict[str, object] = {
+    def hello(self, kind: StreamKind = "control", **changes: Any) -> Hello:
+        values: dict[str, Any] = {
             "wire_version": WIRE_VERSION,
             "chain_id": CHAIN_ID,
             "genesis_hash": GENESIS,
@@ -115,7 +116,7 @@ class Stranger:
             "session": bytes(16),
             **changes,
         }
-        return Hello(**values)  # type: ignore[arg-type]
+        return Hello(**values)
 
     async def open(self) -> TlsStream:
         """A TLS connection without a hello."""
@@ -132,7 +133,7 @@ class Stranger:
         await greet_as_dialler(stream, reader, hello, lambda _key, _hello: "")
         return stream, reader
 
-    async def link(self, **changes: object) -> tuple[TlsStream, TlsStream]:
+    async def link(self, **changes: Any) -> tuple[TlsStream, TlsStream]:
         """Both streams of a link."""
         control, _ = await self.greet(self.hello("control", **changes))
         bulk, _ = await self.greet(self.hello("bulk", **changes))

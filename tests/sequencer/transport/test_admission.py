@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -33,8 +34,8 @@ ME = 1
 UNKNOWN = identity(100)
 
 
-def me(**changes: object) -> TlsTransport:
-    config = config_for(MEMBERS, [], peers={member.peer: ("127.0.0.1", 1) for member in MEMBERS}, **changes)  # type: ignore[arg-type]
+def me(**changes: Any) -> TlsTransport:
+    config = config_for(MEMBERS, [], peers={member.peer: ("127.0.0.1", 1) for member in MEMBERS}, **changes)
     return TlsTransport(config, MEMBERS[ME], Random(0))
 
 
@@ -51,14 +52,14 @@ def me(**changes: object) -> TlsTransport:
     ],
 )
 async def test_a_wrong_hello_is_refused_and_both_ends_know_why(
-    who: TlsIdentity, changes: dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
+    who: TlsIdentity, changes: dict[str, Any], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     transport = me()
     async with trio.open_nursery() as nursery:
         await nursery.start(transport.run)
         stranger = Stranger(who, transport.port)
         with pytest.raises(Parted) as parted:
-            await stranger.greet(stranger.hello(**changes))  # type: ignore[arg-type]
+            await stranger.greet(stranger.hello(**changes))
         assert "the peer refuses us: " in str(parted.value)
         assert reason in str(parted.value).replace("\\'", "'")
         await until(lambda: transport.state().refused == 1)
@@ -155,9 +156,9 @@ async def dial_into(acceptor: TlsIdentity, hello: Hello) -> str:
     ],
 )
 async def test_a_dialler_refuses_a_wrong_acceptor_and_both_ends_know_why(
-    who: TlsIdentity, changes: dict[str, object], reason: str
+    who: TlsIdentity, changes: dict[str, Any], reason: str
 ) -> None:
-    assert reason in await dial_into(who, Stranger(who, 0).hello(**changes))  # type: ignore[arg-type]
+    assert reason in await dial_into(who, Stranger(who, 0).hello(**changes))
 
 
 # --- half-open connections -----------------------------------------------------------------------------------

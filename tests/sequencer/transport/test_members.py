@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -44,7 +45,7 @@ def connected(transport: TlsTransport, peer: PeerId) -> bool:
 
 def members(
     *validators: TlsIdentity, guests: frozenset[PeerId] = NOBODY, at: Mapping[PeerId, int] | None = None
-) -> dict[str, object]:
+) -> dict[str, Any]:
     return {
         "validators": frozenset(validator.peer for validator in validators),
         "guests": guests,
@@ -52,12 +53,12 @@ def members(
     }
 
 
-def change(transport: TlsTransport, *validators: TlsIdentity, **others: object) -> None:
-    transport.set_members(**members(*validators, **others))  # type: ignore[arg-type]
+def change(transport: TlsTransport, *validators: TlsIdentity, **others: Any) -> None:
+    transport.set_members(**members(*validators, **others))
 
 
-async def opened(stack: AsyncExitStack, own: TlsIdentity, *validators: TlsIdentity, **changes: object) -> TlsTransport:
-    config = config_for(list(validators), [], **changes)  # type: ignore[arg-type]
+async def opened(stack: AsyncExitStack, own: TlsIdentity, *validators: TlsIdentity, **changes: Any) -> TlsTransport:
+    config = config_for(list(validators), [], **changes)
     return await stack.enter_async_context(open_transport(config, own, Random(0)))
 
 
@@ -107,7 +108,7 @@ async def test_a_stranger_that_dials_for_ever_is_named_once_until_it_is_served(
                 refused = transport.state().refused
                 with pytest.raises(Parted, match="is unknown here"):
                     await who.link()
-                await until(lambda before=refused: transport.state().refused > before)  # type: ignore[misc]
+                await until(lambda: transport.state().refused > refused)  # noqa: B023 - called in this round
                 mock_clock.jump(60)
 
         await dials(observer, 3)
