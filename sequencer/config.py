@@ -56,11 +56,11 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias, TypeVar, cast
 
 from consensus.crypto.registry import scheme_named
 from consensus.finality.types import Checkpoint
@@ -79,6 +79,8 @@ from sequencer.tables import KeyPathError, Table, hexadecimal
 Address: TypeAlias = tuple[str, int]
 """Host and port."""
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+T = TypeVar("T")
 
 LISTEN_DEFAULT: Final = "127.0.0.1:26600"
 API_LISTEN_DEFAULT: Final = "127.0.0.1:26680"
@@ -161,19 +163,7 @@ class Config:
     @classmethod
     def load(cls, path: Path | str) -> Config:
         """Read and check a node's file and its genesis file. Raises :class:`ConfigError`."""
-        file = Path(path).absolute()
-        try:
-            with file.open("rb") as source:
-                text = source.read(FILE_SIZE_MAX + 1)
-            if len(text) > FILE_SIZE_MAX:
-                raise ConfigError(f"{file}: larger than {FILE_SIZE_MAX} bytes")
-            return _config(file, Table(tomllib.loads(text.decode())))
-        except KeyPathError as error:
-            raise ConfigError(f"{file}: {error}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: not TOML: {error}") from None
-        except OSError as error:
-            raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+        return load_file(path, _config)
 
     def check_keys(self) -> None:
         """Raise :class:`ConfigError` when the file names other consensus keys by now. To be asked where the
@@ -181,6 +171,23 @@ class Config:
         one may sign."""
         if self.consensus_key_files and Config.load(self.file).consensus_key_files != self.consensus_key_files:
             raise ConfigError(f"{self.file}: names other consensus keys than it did when it was read; try again")
+
+
+def load_file(path: Path | str, read: Callable[[Path, Table], T]) -> T:
+    """What ``read`` makes of the file's absolute path and its table. Raises :class:`ConfigError`."""
+    file = Path(path).absolute()
+    try:
+        with file.open("rb") as source:
+            text = source.read(FILE_SIZE_MAX + 1)
+        if len(text) > FILE_SIZE_MAX:
+            raise ConfigError(f"{file}: larger than {FILE_SIZE_MAX} bytes")
+        return read(file, Table(tomllib.loads(text.decode())))
+    except KeyPathError as error:
+        raise ConfigError(f"{file}: {error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def _config(file: Path, table: Table) -> Config:

@@ -14,7 +14,7 @@ exception: the node has stopped, and nothing that depended on what failed was se
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,6 @@ from typing import Final, Literal
 import msgspec
 import trio
 
-from consensus.crypto.scheme import SecretKey
 from consensus.driver import Driver, TrioClock
 from consensus.engine import Status
 from consensus.epochs import EpochChange
@@ -35,8 +34,7 @@ from consensus.ports import Clock, Signer, Transport
 from consensus.reconfiguration import ChangeOutcome
 from consensus.registry import Registry
 from consensus.replica import Replica
-from consensus.signing import SigningDomain
-from consensus.types import INTEGER_MAX, Epoch, Height, PeerId, Subject
+from consensus.types import INTEGER_MAX, Epoch, Height
 from rollup_adapters.host import AdapterHost, AdapterSpec
 from sequencer.block_summary import BlockSummary
 from sequencer.body import PayloadCache
@@ -46,9 +44,10 @@ from sequencer.evidence_store import EvidenceExchange, EvidenceStore
 from sequencer.forwarding import Forwarder
 from sequencer.genesis import Genesis, genesis_of
 from sequencer.keys import NodeKeys, load_node_keys
-from sequencer.ledger import Follower, HeightUnavailable, IndexedBlock, Ledger
+from sequencer.ledger import Follower, HeightUnavailable, Ledger
 from sequencer.membership import Membership, ValidatorsView
 from sequencer.mempool import Mempool, Ordered, Pending, Submission, SubmissionRefused
+from sequencer.node_ports import EvidenceChannel, LedgerIndex, LocalSigner, TransactionChannel
 from sequencer.payload import InlinePayloadSource
 from sequencer.receipts import Receipt, Section
 from sequencer.registries import Registries
@@ -97,86 +96,6 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Of the signing process, where one holds the keys."""
 
 
-class LocalSigner:
-    """The signer port over keys in this process."""
-
-    def __init__(self, keys: Sequence[SecretKey]) -> None:
-        self._keys = {key.public_key: key for key in keys}
-
-    async def sign(self, subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes:
-        """The signature; the same for the same subject. Raises ``ValueError`` for a key that is not here."""
-        key = self._keys.get(public_key)
-        if key is None:
-            held = ", ".join(each.hex() for each in self._keys) or "none"
-            raise ValueError(f"public key {public_key.hex()} is not held here; held are {held}")
-        return key.sign(domain.bytes_to_sign(subject))
-
-
-class _LedgerIndex:
-    """The index store in the ledger's terms."""
-
-    def __init__(self, store: IndexStore) -> None:
-        self._store = store
-
-    @property
-    def height(self) -> Height:
-        return self._store.height
-
-    async def append(self, blocks: Sequence[IndexedBlock]) -> None:
-        saved = [block.saved.registry for block in blocks if block.saved.registry]
-        await self._store.append(
-            [(block.height, [(rollup_id, b"".join(ids)) for rollup_id, ids in block.sections]) for block in blocks],
-            registry=saved[-1] if saved else b"",
-            outcomes=[(block.height, block.saved.outcomes) for block in blocks if block.saved.outcomes],
-        )
-
-    async def registry(self) -> bytes:
-        return await self._store.registry()
-
-    async def outcomes(self, height: Height) -> bytes:
-        return await self._store.outcomes(height)
-
-    async def lookup(self, transaction_id: TransactionId) -> Position | None:
-        found = await self._store.lookup(transaction_id)
-        if not found:
-            return None
-        latest = found[-1]
-        return Position(rollup_id=latest.rollup_id, height=latest.height, index=latest.index)
-
-
-class _Channel:
-    """The transport's channel for transactions, in the forwarder's terms."""
-
-    def __init__(self, transport: TlsTransport, joining: Callable[[], frozenset[PeerId]]) -> None:
-        self._transport = transport
-        self._joining = joining
-
-    def broadcast(self, data: bytes) -> None:
-        for peer in self.connected_validators():
-            self._transport.send_on(TRANSACTIONS, peer, data)
-
-    def send(self, peer: PeerId, data: bytes) -> None:
-        self._transport.send_on(TRANSACTIONS, peer, data)
-
-    def connected_validators(self) -> Sequence[PeerId]:
-        peers, joining = self._transport.state().peers, self._joining()
-        return sorted(
-            peer.peer for peer in peers if peer.connected and (peer.role == "validator" or peer.peer in joining)
-        )
-
-
-class _EvidenceChannel:
-    """The transport's channel for evidence."""
-
-    def __init__(self, transport: TlsTransport) -> None:
-        self._transport = transport
-
-    def broadcast(self, data: bytes) -> None:
-        for peer in self._transport.state().peers:
-            if peer.connected:
-                self._transport.send_on(EVIDENCE, peer.peer, data)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
     """What a node is made of."""
@@ -185,6 +104,7 @@ class _Parts:
     genesis: Genesis
     keys: NodeKeys
     store: ChainStore
+    index: IndexStore
     transport: TlsTransport
     mempool: Mempool
     ledger: Ledger
@@ -358,7 +278,7 @@ async def open_node(config: Config, *, passphrase: str | None = None) -> AsyncIt
             open_transport(_transport_config(config), keys.tls, Random(int.from_bytes(keys.tls.peer))) as transport,
             trio.open_nursery() as nursery,
         ):
-            node = await _assemble(config, genesis, keys, store, index, transport, nursery)
+            node = await _run(_parts(config, genesis, keys, store, index, transport), nursery)
             try:
                 yield node
             except Exception as error:  # raised again below, whatever it is
@@ -376,16 +296,8 @@ async def _held_journal(config: Config) -> AsyncIterator[ChainStore]:
         yield store
 
 
-async def _assemble(
-    config: Config,
-    genesis: Genesis,
-    keys: NodeKeys,
-    store: ChainStore,
-    index: IndexStore,
-    transport: TlsTransport,
-    nursery: trio.Nursery,
-) -> Node:
-    parts = _parts(config, genesis, keys, store, index, transport)
+async def _run(parts: _Parts, nursery: trio.Nursery) -> Node:
+    config, genesis, store, transport = parts.config, parts.genesis, parts.store, parts.transport
     ledger, window, driver, signer = parts.ledger, parts.window, parts.driver, parts.signer
     await _learn_epochs(store, genesis)
     await parts.evidence.load()
@@ -403,7 +315,7 @@ async def _assemble(
         nursery.start_soon(partial(_judge_trusted, config.trust, ledger, window, joins=joins))
     if config.prune_keep_heights:
         window_heights = config.spec.deduplication_heights
-        nursery.start_soon(_prune, store, index, config.prune_keep_heights, window_heights)
+        nursery.start_soon(_prune, store, parts.index, config.prune_keep_heights, window_heights)
     await nursery.start(partial(driver.run, ledger_height=ledger.height))
     for feed in parts.feeds:
         await nursery.start(feed.host.run)
@@ -412,12 +324,7 @@ async def _assemble(
 
 
 def _parts(
-    config: Config,
-    genesis: Genesis,
-    keys: NodeKeys,
-    store: ChainStore,
-    index: IndexStore,
-    transport: TlsTransport,
+    config: Config, genesis: Genesis, keys: NodeKeys, store: ChainStore, index: IndexStore, transport: TlsTransport
 ) -> _Parts:
     spec, clock = config.spec, TrioClock()
     window = CommittedWindow(spec.deduplication_heights)
@@ -427,10 +334,10 @@ def _parts(
     mempool = Mempool(spec, window, config.mempool, registries)
     cache = PayloadCache()
     evidence = EvidenceStore(config.data_directory / EVIDENCE_DIRECTORY, genesis, store.epoch_changes)
-    exchange = EvidenceExchange(evidence, _EvidenceChannel(transport), genesis)
+    exchange = EvidenceExchange(evidence, EvidenceChannel(transport), genesis)
     ledger = Ledger(
         blocks=store,
-        index=_LedgerIndex(index),
+        index=LedgerIndex(index),
         window=window,
         mempool=mempool,
         cache=cache,
@@ -452,13 +359,14 @@ def _parts(
     signer = _signer(config, keys)
     driver = _driver(genesis, replica, store, transport, signer, payloads, ledger, clock)
     membership = _membership(config, keys, transport, ledger)
-    channel = _Channel(transport, lambda: membership.joining)
+    channel = TransactionChannel(transport, lambda: membership.joining)
     forwarder = Forwarder(mempool, window, channel, observes=lambda: membership.own is None)
     return _Parts(
         config=config,
         genesis=genesis,
         keys=keys,
         store=store,
+        index=index,
         transport=transport,
         mempool=mempool,
         ledger=ledger,

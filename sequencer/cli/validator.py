@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -12,7 +13,14 @@ from rich.table import Table
 
 from consensus.crypto.scheme import SecretKey
 from consensus.genesis import ChainSpec
-from consensus.reconfiguration import LIFETIME_HEIGHTS_MAX, AddValidator, ChangeStake, RemoveValidator, RotateKey
+from consensus.reconfiguration import (
+    LIFETIME_HEIGHTS_MAX,
+    AddValidator,
+    ChangeStake,
+    RemoveValidator,
+    RotateKey,
+    SystemTransaction,
+)
 from consensus.validators import STAKE_MAX
 from rollup_adapters.base import JsonValue
 from sequencer.cli.change_files import write_change
@@ -20,6 +28,7 @@ from sequencer.cli.changes import (
     LIFETIME_HEIGHTS,
     Cluster,
     Listed,
+    Ordered,
     ValidatorsStatus,
     by_governors,
     by_validator,
@@ -145,13 +154,15 @@ def add_command(
         )
         passphrase = read_secret(passphrase_file, ask_passphrase, confirm=False)
         transaction = by_governors(cluster, change, governor or [], passphrase, enough=out_file is None)
-        if out_file is not None:
-            write_change(out_file, cluster.genesis.spec, transaction, new=True)
-            return
-        ordered, after = carry_out(cluster, transaction, wait=wait, timeout_s=timeout_s)
-        if after is not None:
-            _say_whether_connected(after, validator.peer.hex())
-        _finish(result_document(ordered, after), as_json)
+        _hand_over(
+            cluster,
+            transaction,
+            out_file,
+            wait=wait,
+            timeout_s=timeout_s,
+            as_json=as_json,
+            say=lambda _, after: _unless_connected(after, validator.peer.hex()),
+        )
 
 
 def remove_command(
@@ -186,13 +197,15 @@ def remove_command(
             if secret.public_key.hex() != public_key:
                 raise CommandError(f"{key}: {name!r} signs with {public_key}, not with this key", UNUSABLE)
             transaction = by_validator(cluster, change, secret)
-        if out_file is not None:
-            write_change(out_file, cluster.genesis.spec, transaction, new=True)
-            return
-        ordered, after = carry_out(cluster, transaction, wait=wait, timeout_s=timeout_s)
-        if after is not None:
-            err().print(escape(_about_who_left(name, ordered.effective_at, cluster.genesis.spec)), soft_wrap=True)
-        _finish(result_document(ordered, after), as_json)
+        _hand_over(
+            cluster,
+            transaction,
+            out_file,
+            wait=wait,
+            timeout_s=timeout_s,
+            as_json=as_json,
+            say=lambda ordered, _: escape(_about_who_left(name, ordered.effective_at, cluster.genesis.spec)),
+        )
 
 
 def stake_command(
@@ -221,11 +234,7 @@ def stake_command(
         )
         passphrase = read_secret(passphrase_file, ask_passphrase, confirm=False)
         transaction = by_governors(cluster, change, governor or [], passphrase, enough=out_file is None)
-        if out_file is not None:
-            write_change(out_file, cluster.genesis.spec, transaction, new=True)
-            return
-        ordered, after = carry_out(cluster, transaction, wait=wait, timeout_s=timeout_s)
-        _finish(result_document(ordered, after), as_json)
+        _hand_over(cluster, transaction, out_file, wait=wait, timeout_s=timeout_s, as_json=as_json)
 
 
 def rotate_command(
@@ -273,7 +282,31 @@ def rotate_command(
         ordered, after = carry_out(cluster, by_validator(cluster, change, old), wait=wait, timeout_s=timeout_s)
         if after is not None:
             err().print(_about_the_old_key(old, ordered.effective_at, cluster.genesis.spec), soft_wrap=True)
-        _finish({"stage": "rotated", **result_document(ordered, after)}, as_json)
+        if as_json:
+            print_json({"stage": "rotated", **result_document(ordered, after)})
+
+
+def _hand_over(
+    cluster: Cluster,
+    transaction: SystemTransaction,
+    out_file: Path | None,
+    *,
+    wait: bool,
+    timeout_s: float,
+    as_json: bool,
+    say: Callable[[Ordered, ValidatorsStatus], str] = lambda _ordered, _after: "",
+) -> None:
+    """Write the change to ``out_file``, or have it ordered; ``say`` tells what the operator must know once it is in
+    effect."""
+    if out_file is not None:
+        write_change(out_file, cluster.genesis.spec, transaction, new=True)
+        return
+    ordered, after = carry_out(cluster, transaction, wait=wait, timeout_s=timeout_s)
+    said = "" if after is None else say(ordered, after)
+    if said:
+        err().print(said, soft_wrap=True)
+    if as_json:
+        print_json(result_document(ordered, after))
 
 
 def _about_who_left(name: str, boundary: int, spec: ChainSpec) -> str:
@@ -431,15 +464,11 @@ def _connection(validator: Listed) -> str:
     return "[green]connected[/]" if validator.connected else "[yellow]away[/]"
 
 
-def _say_whether_connected(status: ValidatorsStatus, peer: str) -> None:
+def _unless_connected(status: ValidatorsStatus, peer: str) -> str:
     joined = next((validator for validator in status.validators if validator.peer == peer), None)
-    if joined is not None and not (joined.connected or joined.self_):
-        err().print(
-            f"[yellow]{escape(joined.name)} is not connected to this node: start it (sequencer start --home HOME), its "
-            "vote counts as missing until then[/]"
-        )
-
-
-def _finish(document: dict[str, JsonValue], as_json: bool) -> None:
-    if as_json:
-        print_json(document)
+    if joined is None or joined.connected or joined.self_:
+        return ""
+    return (
+        f"[yellow]{escape(joined.name)} is not connected to this node: start it (sequencer start --home HOME), its "
+        "vote counts as missing until then[/]"
+    )

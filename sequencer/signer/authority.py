@@ -89,13 +89,7 @@ class SigningAuthority:
         subject = self._subject(request.subject)
         if isinstance(subject, Refusal):
             return subject
-        spec = self.genesis.spec
-        domain = SigningDomain(
-            chain_id=spec.chain_id,
-            genesis_hash=spec.hash,
-            epoch=subject.epoch,
-            validators_hash=request.validators_hash,
-        )
+        domain = self._domain(subject.epoch, request.validators_hash)
         refusal = self._record(key.public_key, self._entry(subject, domain))
         return key.sign(domain.bytes_to_sign(subject)) if refusal is None else refusal
 
@@ -105,14 +99,14 @@ class SigningAuthority:
         subject = self._subject(encoded)
         if isinstance(subject, Refusal):
             return subject
-        spec = self.genesis.spec
-        domain = SigningDomain(
-            chain_id=spec.chain_id,
-            genesis_hash=spec.hash,
-            epoch=subject.epoch,
-            validators_hash=validators_hashes.get(subject.epoch, bytes(HASH_SIZE)),
-        )
+        domain = self._domain(subject.epoch, validators_hashes.get(subject.epoch, bytes(HASH_SIZE)))
         return self._record(public_key, self._entry(subject, domain))
+
+    def _domain(self, epoch: Epoch, validators_hash: bytes) -> SigningDomain:
+        spec = self.genesis.spec
+        return SigningDomain(
+            chain_id=spec.chain_id, genesis_hash=spec.hash, epoch=epoch, validators_hash=validators_hash
+        )
 
     def _entry(self, subject: Subject, domain: SigningDomain) -> Entry:
         """What is remembered of a signature; of a vote of finality its link."""

@@ -16,15 +16,14 @@ Everything but ``nodes`` and ``keys`` has the default shown above.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from consensus.genesis import ChainSpec
 from consensus.types import HASH_SIZE, PeerId
-from sequencer.config import FILE_SIZE_MAX, ConfigError, LogLevel, read_log_level, read_spec
+from sequencer.config import LogLevel, load_file, read_log_level, read_spec
 from sequencer.signer.messages import KEYS_MAX
-from sequencer.tables import KeyPathError, Table, hexadecimal
+from sequencer.tables import Table, hexadecimal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +41,8 @@ class SignerConfig:
 
     @classmethod
     def load(cls, path: Path | str) -> SignerConfig:
-        """Read and check a signing process's file and its genesis file. Raises :class:`ConfigError`."""
-        file = Path(path).absolute()
-        try:
-            with file.open("rb") as source:
-                text = source.read(FILE_SIZE_MAX + 1)
-            if len(text) > FILE_SIZE_MAX:
-                raise ConfigError(f"{file}: larger than {FILE_SIZE_MAX} bytes")
-            return _config(file, Table(tomllib.loads(text.decode())))
-        except KeyPathError as error:
-            raise ConfigError(f"{file}: {error}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: not TOML: {error}") from None
-        except OSError as error:
-            raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+        """Read and check a signing process's file and its genesis file. Raises ``ConfigError``."""
+        return load_file(path, _config)
 
 
 def _config(file: Path, table: Table) -> SignerConfig:

@@ -15,7 +15,7 @@ says why a connection ends. Frames are those of ``sequencer/transport/framing.py
 
 from __future__ import annotations
 
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -36,6 +36,7 @@ REASON_LENGTH_MAX: Final = 2000
 PENDING_MAX: Final = 64
 """Requests of one node that wait for an answer; below ``rules.SUBJECTS_KEPT``, so that all of them can be repeated."""
 
+T = TypeVar("T", bound=msgspec.Struct)
 PublicKey: TypeAlias = Annotated[bytes, Meta(min_length=1, max_length=96)]
 
 
@@ -107,17 +108,17 @@ def framed(message: FromNode | FromSigner) -> bytes:
 
 async def receive_from_node(reader: FrameReader) -> FromNode:
     """The next message. Raises :class:`Parted` for bytes that are none."""
-    _, data = await reader.read()
-    message = from_node.decode(data)
-    if isinstance(message, Malformed):
-        raise Parted(f"malformed: {message.reason}")
-    return message
+    return await _receive(reader, from_node)
 
 
 async def receive_from_signer(reader: FrameReader) -> FromSigner:
     """The next message. Raises :class:`Parted` for bytes that are none."""
+    return await _receive(reader, from_signer)
+
+
+async def _receive(reader: FrameReader, messages: Canonical[T]) -> T:
     _, data = await reader.read()
-    message = from_signer.decode(data)
+    message = messages.decode(data)
     if isinstance(message, Malformed):
         raise Parted(f"malformed: {message.reason}")
     return message
