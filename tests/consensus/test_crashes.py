@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -13,8 +12,9 @@ from consensus.genesis import Pacing
 from consensus.protocols.chained_types import OrderVote
 from consensus.types import VoteSubject
 from tests.support.chain import CHAINED_NAMES
-from tests.support.cluster import MILLISECOND, SECOND, Cluster, Crash, Node
+from tests.support.cluster import MILLISECOND, SECOND, Cluster, Node
 from tests.support.committee import committee
+from tests.support.faults import crash_at, kill_all_in_mid_view
 
 PACING = Pacing(view_timeout_ms=100, idle_interval_ms=50)
 KILLS_OF_ALL = 1_000
@@ -25,23 +25,6 @@ def new_cluster(protocol: str, seed: int = 0, delay_ns: tuple[int, int] = (MILLI
     for number in range(8):
         cluster.submit(b"payload %d" % number)
     return cluster
-
-
-def crash_at(cluster: Cluster, victim: str, boundary: int, killed: list[str]) -> Callable[[Node, str], None]:
-    """Kill ``victim`` at its ``boundary``-th boundary; it comes back 20 ms later."""
-    passed = 0
-
-    def crash_point(node: Node, where: str) -> None:
-        nonlocal passed
-        if node.name != victim:
-            return
-        passed += 1
-        if passed == boundary:
-            killed.append(where)
-            cluster.at(cluster.now + 20 * MILLISECOND, lambda: cluster.start(node))
-            raise Crash
-
-    return crash_point
 
 
 def with_a_silent_leader(cluster: Cluster) -> None:
@@ -80,32 +63,11 @@ def test_a_node_may_die_at_every_boundary(protocol: str) -> None:
         assert f"before send {message}" in seen
 
 
-def kill_all_in_mid_view(cluster: Cluster, seed: int) -> None:
-    """All nodes die at one moment drawn from the seed, with whatever was durable; all come back."""
-    draw = random.Random(seed)
-    cluster.start()
-    boundary = draw.randint(1, 120)
-    passed = 0
-
-    def crash_point(node: Node, where: str) -> None:
-        nonlocal passed
-        passed += 1
-        if passed == boundary:
-            for other in cluster.nodes:
-                if other is not node:
-                    cluster.crash(other)
-                cluster.at(cluster.now + draw.randint(1, 30) * MILLISECOND, partial(cluster.start, other))
-            raise Crash
-
-    cluster.crash_point = crash_point
-    cluster.run(SECOND)
-
-
 @pytest.mark.parametrize("protocol", CHAINED_NAMES)
 def test_all_nodes_killed_at_once_come_back(protocol: str) -> None:
     for seed in range(KILLS_OF_ALL // 10):
         cluster = new_cluster(protocol, seed)
-        kill_all_in_mid_view(cluster, seed)
+        kill_all_in_mid_view(cluster, random.Random(seed), boundary_max=120, away_ms_max=30)
         assert cluster.run(20 * SECOND, until=cluster.drained), f"seed {seed}"
 
 
@@ -114,7 +76,7 @@ def test_all_nodes_killed_at_once_come_back(protocol: str) -> None:
 def test_all_nodes_killed_at_once_come_back_a_thousand_times(protocol: str) -> None:
     for seed in range(KILLS_OF_ALL):
         cluster = new_cluster(protocol, seed)
-        kill_all_in_mid_view(cluster, seed)
+        kill_all_in_mid_view(cluster, random.Random(seed), boundary_max=120, away_ms_max=30)
         assert cluster.run(20 * SECOND, until=cluster.drained), f"seed {seed}"
 
 

@@ -41,6 +41,7 @@ from consensus.types import (
     vote_of,
 )
 from tests.support.committee import Committee, committee
+from tests.support.headers import headers_at
 
 A, B = b"a" * 32, b"b" * 32
 SCHEMES: Final = ("simulated", "ed25519", "bls")
@@ -74,20 +75,20 @@ def precommit(round_: int, block_id: bytes = A) -> VoteSubject:
 
 def chain(members: Committee, views: Sequence[int]) -> list[BlockHeader]:
     """Headers that stand on each other, at these views; nothing in them is signed."""
-    found: list[BlockHeader] = []
-    justify = members.epoch.genesis
-    for view in views:
-        header = BlockHeader(
-            chain=members.epoch.chain, epoch=0, view=view, height=justify.height + 1, parent=justify.block_id,
-            justify=justify, entry_proof_hash=b"", payload_root=bytes(32), payload_size=0, next_validators_hash=b"",
-            timestamp_ms=view, proposer=0,
-        )  # fmt: skip
-        found.append(header)
-        justify = Certificate(
-            kind="vote", epoch=0, view=view, block_id=digest(header), height=header.height,
-            justify_view=header.justify.view, signers=b"", signature=b"",
-        )  # fmt: skip
-    return found
+    return headers_at(
+        members,
+        views,
+        lambda header: Certificate(
+            kind="vote",
+            epoch=0,
+            view=header.view,
+            block_id=digest(header),
+            height=header.height,
+            justify_view=header.justify.view,
+            signers=b"",
+            signature=b"",
+        ),
+    )
 
 
 def signed(members: Committee, subject: Subject, *signers: int) -> Signed:

@@ -32,6 +32,7 @@ from consensus.types import (
 )
 from tests.support.chain import Chain
 from tests.support.committee import Committee, committee
+from tests.support.headers import headers_at
 
 replace = msgspec.structs.replace
 SIGNER: Final = 2
@@ -75,17 +76,9 @@ def order(members: Committee, view: int) -> OrderVote:
 
 def headers_of(members: Committee, views: Sequence[int]) -> list[BlockHeader]:
     """Headers that stand on each other, at these views."""
-    found: list[BlockHeader] = []
-    justify = members.epoch.genesis
-    for view in views:
-        header = BlockHeader(
-            chain=members.epoch.chain, epoch=0, view=view, height=justify.height + 1, parent=justify.block_id,
-            justify=justify, entry_proof_hash=b"", payload_root=bytes(32), payload_size=0, next_validators_hash=b"",
-            timestamp_ms=view, proposer=0,
-        )  # fmt: skip
-        found.append(header)
-        justify = replace(certificate(view), block_id=digest(header), height=header.height)
-    return found
+    return headers_at(
+        members, views, lambda header: replace(certificate(header.view), block_id=digest(header), height=header.height)
+    )
 
 
 def watch_of(members: Committee, headers: Sequence[BlockHeader] = ()) -> OffenceWatch:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -20,8 +19,9 @@ from consensus.protocols.simplex_types import NOTARIZE, NULLIFY, Certificates, C
 from consensus.types import Vote
 from tests.support.changed_bytes import Heard, check_message, listen
 from tests.support.chaos import run_schedule
-from tests.support.cluster import MILLISECOND, SECOND, Cluster, Crash, Node
+from tests.support.cluster import MILLISECOND, SECOND, Cluster, Node
 from tests.support.committee import committee
+from tests.support.faults import crash_at, kill_all_in_mid_view, scale_timers
 
 PACING = Pacing(view_timeout_ms=100, idle_interval_ms=50)
 
@@ -129,18 +129,6 @@ def test_12_every_fourth_leader_silent() -> None:
     ours = committed_views(cluster)
     assert [view for view in ours if view % 4 == 0] == []
     assert [view for view in range(1, ours[-1]) if view % 4] == ours[:-1], "and nobody else's block is lost"
-
-
-def scale_timers(cluster: Cluster, name: str, numerator: int, denominator: int) -> None:
-    """This node's clock runs slower (above 1) or faster."""
-    original = cluster._set_timer
-
-    def scaled(node: Node, timer: str, deadline_ns: int) -> None:
-        if node.name == name:
-            deadline_ns = cluster.now + (deadline_ns - cluster.now) * numerator // denominator
-        original(node, timer, deadline_ns)
-
-    cluster._set_timer = scaled  # type: ignore[method-assign, assignment]  # the cluster, overheard and slowed
 
 
 @pytest.mark.parametrize("slow", [True, False])
@@ -287,21 +275,6 @@ def test_much_trouble_and_healing(block: int) -> None:
 # --- kill -9 ---------------------------------------------------------------------------------------------------------
 
 
-def crash_at(cluster: Cluster, victim: str, boundary: int, killed: list[str]) -> Callable[[Node, str], None]:
-    """Kill ``victim`` at its ``boundary``-th boundary; it comes back 20 ms later."""
-    passed = 0
-
-    def crash_point(node: Node, where: str) -> None:
-        nonlocal passed
-        passed += node.name == victim
-        if node.name == victim and passed == boundary:
-            killed.append(where)
-            cluster.at(cluster.now + 20 * MILLISECOND, lambda: cluster.start(node))
-            raise Crash
-
-    return crash_point
-
-
 def test_1_a_node_may_die_at_every_boundary() -> None:
     seen: Counter[str] = Counter()
     boundary = 0
@@ -323,35 +296,19 @@ def test_1_a_node_may_die_at_every_boundary() -> None:
     assert wanted <= set(seen)
 
 
-def kill_all_in_mid_view(cluster: Cluster, seed: int) -> None:
-    """All nodes die at one moment drawn from the seed, with whatever was durable; all come back."""
-    draw = random.Random(seed)
-    lossy = draw.random() < 0.5  # then views fail, and nullifications are what must survive
+def lose_in_the_first_second(cluster: Cluster, draw: random.Random) -> None:
+    """With half of the seeds: then views fail, and nullifications are what must survive."""
+    lossy = draw.random() < 0.5
     cluster.route = lambda source, target, message, now: (
         () if lossy and now < SECOND and draw.random() < 0.4 else (draw.randint(1, 5) * MILLISECOND,)
     )
-    cluster.start()
-    boundary = draw.randint(1, 400)
-    passed = 0
-
-    def crash_point(node: Node, where: str) -> None:
-        nonlocal passed
-        passed += 1
-        if passed == boundary:
-            for other in cluster.nodes:
-                if other is not node:
-                    cluster.crash(other)
-                cluster.at(cluster.now + draw.randint(1, 300) * MILLISECOND, partial(cluster.start, other))
-            raise Crash
-
-    cluster.crash_point = crash_point
-    cluster.run(SECOND)
 
 
 def check_kills_of_all(seeds: range) -> None:
     for seed in seeds:
-        cluster = new_cluster(seed=seed, payloads=6)
-        kill_all_in_mid_view(cluster, seed)
+        cluster, draw = new_cluster(seed=seed, payloads=6), random.Random(seed)
+        lose_in_the_first_second(cluster, draw)
+        kill_all_in_mid_view(cluster, draw, boundary_max=400, away_ms_max=300)
         assert cluster.run(30 * SECOND, until=cluster.drained), f"seed {seed}"
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -18,8 +17,9 @@ from consensus.genesis import Pacing
 from consensus.protocols.streamlet_definition import STREAMLET
 from consensus.types import Vote
 from tests.support.changed_bytes import Heard, check_message, listen
-from tests.support.cluster import MILLISECOND, SECOND, Cluster, Crash, Node
+from tests.support.cluster import MILLISECOND, SECOND, Cluster, Node
 from tests.support.committee import committee
+from tests.support.faults import crash_at, kill_all_in_mid_view, scale_timers
 
 PACING = Pacing(view_timeout_ms=100, idle_interval_ms=20)
 VIEW = 100 * MILLISECOND
@@ -84,18 +84,6 @@ def test_a_payload_commits_with_the_votes_of_the_view_after_its_own() -> None:
 
 
 # --- clocks --------------------------------------------------------------------------------------------------------
-
-
-def scale_timers(cluster: Cluster, name: str, numerator: int, denominator: int) -> None:
-    """This node's clock runs slower (above 1) or faster."""
-    original = cluster._set_timer
-
-    def scaled(node: Node, timer: str, deadline_ns: int) -> None:
-        if node.name == name:
-            deadline_ns = cluster.now + (deadline_ns - cluster.now) * numerator // denominator
-        original(node, timer, deadline_ns)
-
-    cluster._set_timer = scaled  # type: ignore[method-assign, assignment]  # timers of another length
 
 
 @pytest.mark.parametrize("slow", [True, False])
@@ -222,21 +210,6 @@ def two_bodies(seed: int) -> list[ReportEvidence]:
 # --- kill -9 -------------------------------------------------------------------------------------------------------
 
 
-def crash_at(cluster: Cluster, victim: str, boundary: int, killed: list[str]) -> Callable[[Node, str], None]:
-    """Kill ``victim`` at its ``boundary``-th boundary; it comes back 20 ms later."""
-    passed = 0
-
-    def crash_point(node: Node, where: str) -> None:
-        nonlocal passed
-        passed += node.name == victim
-        if node.name == victim and passed == boundary:
-            killed.append(where)
-            cluster.at(cluster.now + 20 * MILLISECOND, lambda: cluster.start(node))
-            raise Crash
-
-    return crash_point
-
-
 def test_1_a_node_may_die_at_every_boundary() -> None:
     seen: Counter[str] = Counter()
     boundary = 0
@@ -259,33 +232,12 @@ def test_1_a_node_may_die_at_every_boundary() -> None:
     assert wanted <= set(seen)
 
 
-def kill_all_in_mid_view(cluster: Cluster, seed: int) -> None:
-    """All nodes die at one moment drawn from the seed, with whatever was durable; all come back."""
-    draw = random.Random(seed)
-    cluster.start()
-    boundary = draw.randint(1, 250)
-    passed = 0
-
-    def crash_point(node: Node, where: str) -> None:
-        nonlocal passed
-        passed += 1
-        if passed == boundary:
-            for other in cluster.nodes:
-                if other is not node:
-                    cluster.crash(other)
-                cluster.at(cluster.now + draw.randint(1, 300) * MILLISECOND, partial(cluster.start, other))
-            raise Crash
-
-    cluster.crash_point = crash_point
-    cluster.run(SECOND)
-
-
 def check_kills_of_all(seeds: range) -> None:
     for seed in seeds:
         cluster = new_cluster(seed=seed)
         for number in range(4):
             cluster.submit(b"payload %d" % number)
-        kill_all_in_mid_view(cluster, seed)
+        kill_all_in_mid_view(cluster, random.Random(seed), boundary_max=250, away_ms_max=300)
         assert cluster.run(20 * SECOND, until=cluster.drained), f"seed {seed}"
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from sequencer.node import Node, open_node
 from sequencer.receipts import Receipt, VerificationError
 from sequencer.transactions import Level
 from sequencer.transport import PeerState
+from tests.sequencer.whole_nodes import running
 from tests.support.waiting import until
 
 PATIENCE_S = 30
@@ -51,12 +51,6 @@ def homes(
         reconfiguration=reconfiguration,
     )
     return write_testnet(directory, plan)
-
-
-@asynccontextmanager
-async def running(*files: Path) -> AsyncIterator[list[Node]]:
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(open_node(Config.load(home / "node.toml"))) for home in files]
 
 
 async def until_final(node: Node, height: int) -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from sequencer.mempool import Full, Pending, SubmissionRefused
 from sequencer.node import Node, open_node
 from sequencer.receipts import Receipt, VerificationError
 from sequencer.transactions import Level
+from tests.sequencer.whole_nodes import running
 from tests.support.waiting import until
 
 PACING = Pacing(view_timeout_ms=600, idle_interval_ms=200)
@@ -41,12 +41,6 @@ def homes(directory: Path, *, protocol: str = "jolteon", scheme: str = "ed25519"
         pacing=PACING,
     )
     return write_testnet(directory, plan)
-
-
-@asynccontextmanager
-async def running(*files: Path) -> AsyncIterator[list[Node]]:
-    async with AsyncExitStack() as stack:
-        yield [await stack.enter_async_context(open_node(Config.load(home / "node.toml"))) for home in files]
 
 
 @pytest.mark.parametrize(("protocol", "scheme"), [("jolteon", "ed25519"), ("hotstuff", "bls")])

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import trio
 
 from sequencer.slashing_protection import SlashingProtection, SlashingRefusal
+from tests.sequencer.children import said_before_kill
 from tests.sequencer.slashing_child import signing_root
 from tests.sequencer.slashing_world import ANNA, CHAIN
 
-ROOT = Path(__file__).parents[2]
 Permitted = list[tuple[str, int]]
 
 
 async def signed_before_kill(path: Path, name: str, first: int, after_lines: int) -> Permitted:
     """Run a child, kill it after so many lines, and return what it was permitted and said so."""
-    command = [sys.executable, "-m", "tests.sequencer.slashing_child", str(path), name, str(first)]
-    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=ROOT)
-    assert process.stdout is not None
-    printed = b""
-    try:
-        async with process.stdout:
-            async for data in process.stdout:
-                printed += data
-                if printed.count(b"\n") >= after_lines:
-                    process.kill()  # and read on, to the end of the pipe
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
-    lines = [line.split() for line in printed[: printed.rfind(b"\n") + 1].decode().splitlines()]
+    said = await said_before_kill(
+        "tests.sequencer.slashing_child", str(path), name, str(first), after_lines=after_lines
+    )
+    lines = [line.split() for line in said]
     return [(kind, int(number)) for kind, number in lines if kind != "refused"]
 
 

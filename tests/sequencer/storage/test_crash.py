@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import trio
 
 from consensus.types import HASH_SIZE
 from sequencer.storage import ChainStore, open_raw_archive
+from tests.sequencer.children import said_before_kill
 from tests.sequencer.storage.chains import GENESIS, body_of, safety
 from tests.sequencer.storage.crash_child import SIZE_BYTES
-
-ROOT = Path(__file__).parents[3]
 
 
 async def acknowledged_before_kill(path: Path, after_lines: int) -> int:
     """Run the child, kill it after some acknowledgements, and return the last height it printed."""
-    command = [sys.executable, "-m", "tests.sequencer.storage.crash_child", str(path)]
-    process = await trio.lowlevel.open_process(command, stdout=subprocess.PIPE, cwd=ROOT)
-    assert process.stdout is not None
-    printed = b""
-    try:
-        async with process.stdout:
-            async for data in process.stdout:
-                printed += data
-                if printed.count(b"\n") >= after_lines:
-                    process.kill()  # and read on, to the end of the pipe
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
-    return int(printed.split(b"\n")[-2])
+    said = await said_before_kill("tests.sequencer.storage.crash_child", str(path), after_lines=after_lines)
+    return int(said[-1])
 
 
 async def check(path: Path, acknowledged: int) -> None:
