@@ -4,19 +4,27 @@ Both archives are read from the first height at which they hold different blocks
 guilty are validators of the epoch of that height, which follows from the blocks below it: both sides share them.
 Nothing that a home says is believed: headers are hashed and linked, proofs verified, and every pair of statements that
 accuses somebody is judged by its signatures (``consensus/forensics.py``).
+
+Where both sides have gone on to checkpoints of finality, their link certificates accuse by themselves whoever signed
+two that contradict each other: however many are faulty, and whatever was kept or not.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 from typing import Final
 
 from consensus.codec import Malformed, commit_proofs, headers
-from consensus.engine import Refusal
+from consensus.engine import Refusal, ReportEvidence
 from consensus.epochs import EpochChange, EpochInfo
-from consensus.forensics import Extraction, History, extract
+from consensus.evidence import Evidence, Guilt, epochs_of, evidence_of_report, keys_claimed, verify_within
+from consensus.finality.forensics import conflicting_links
+from consensus.finality.types import Link, LinkCertificate, link_certificates
+from consensus.forensics import FAILURES_MAX, Extraction, History, extract
 from consensus.types import PATH_LENGTH_MAX, BlockHeader, Height
 from sequencer.epoch_changes import decoded_change
 from sequencer.evidence_file import follow_changes
@@ -26,6 +34,8 @@ from sequencer.verify import Home
 
 TRANSCRIPTS_MAX: Final = 256
 """Further homes whose kept proofs are read."""
+LINKS_MAX: Final = 1024
+"""Link certificates of one home that are compared with those of the other: the lowest above the split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +78,9 @@ def extract_from_homes(first: Home, second: Home, transcripts: Sequence[Home] = 
         if isinstance(changes, Refusal):
             return changes
         kept = list(dict.fromkeys(row.proof for archive in archives for row in archive.raw_transcript()))
-    return _extracted(histories[0], histories[1], kept, changes, genesis)
+        links = _links_above(split, archives[:2])
+    found = _extracted(histories[0], histories[1], kept, changes, genesis)
+    return found if isinstance(found, Refusal) else _with_finality(found, links, genesis)
 
 
 def _extracted(
@@ -87,6 +99,59 @@ def _extracted(
     if isinstance(extraction, Refusal):
         return extraction
     return SplitOfHomes(extraction=extraction, epoch=epoch, changes=changes)
+
+
+def _links_above(split: Height, archives: Sequence[RawArchive]) -> dict[Link, list[LinkCertificate]]:
+    """The certificates of both sides, by what they link; those that cannot be read accuse nobody."""
+    found: dict[Link, list[LinkCertificate]] = {}
+    for archive in archives:
+        rows = (row for row in archive.raw_links() if row.target >= split)
+        for row in islice(rows, LINKS_MAX):
+            certificate = link_certificates.decode(row.certificate)
+            if isinstance(certificate, LinkCertificate):
+                found.setdefault(certificate.link, []).append(certificate)
+    return found
+
+
+def _with_finality(split: SplitOfHomes, links: dict[Link, list[LinkCertificate]], genesis: Genesis) -> SplitOfHomes:
+    """With those members of the epoch whom certificates of finality name besides."""
+    validators = split.epoch.validators
+    seats = {key: index for index, key in enumerate(validators.public_keys)}
+    named = dict.fromkeys(split.extraction.guilty)
+    evidence = list(split.extraction.evidence)
+    failures = 0
+    for accusation in _accusations(links, genesis):
+        if len(named) == len(validators) or failures > FAILURES_MAX:
+            break
+        if not any(key in seats and seats[key] not in named for key in _claimed(accusation, genesis)):
+            continue
+        verdict = verify_within(accusation, genesis.history, genesis.protocol, genesis.scheme)
+        failures += not isinstance(verdict, Guilt)
+        keys = [member.public_key for member in verdict.validators] if isinstance(verdict, Guilt) else []
+        also = [seats[key] for key in keys if key in seats and seats[key] not in named]
+        if also:
+            named.update(dict.fromkeys(also))
+            evidence.append(accusation)
+    extraction = dataclasses.replace(
+        split.extraction, evidence=tuple(evidence), guilty=tuple(sorted(named)), stake=validators.stake_of(named)
+    )
+    return dataclasses.replace(split, extraction=extraction)
+
+
+def _claimed(evidence: Evidence, genesis: Genesis) -> frozenset[bytes]:
+    """The keys of everybody whom it would convict."""
+    epochs = epochs_of(evidence, genesis.protocol)
+    one = genesis.history.info(evidence.epoch)
+    two = genesis.history.info(next((epoch for epoch in epochs if epoch != evidence.epoch), evidence.epoch))
+    return frozenset() if one is None or two is None else keys_claimed(evidence, one, two)
+
+
+def _accusations(links: dict[Link, list[LinkCertificate]], genesis: Genesis) -> Iterator[Evidence]:
+    """What certificates that contradict each other would prove, if their signatures verify."""
+    for first, second, _ in conflicting_links(sorted(links, key=lambda link: link.order)):
+        for one, two in product(links[first], links[second]):
+            report = ReportEvidence(first=one, second=two)
+            yield from evidence_of_report(report, genesis.history.info, genesis.protocol, genesis.scheme)
 
 
 def _changes(
