@@ -27,7 +27,6 @@ from base64 import b64decode
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -35,9 +34,8 @@ import httpx
 import msgspec
 import trio
 
-from consensus.codec import Malformed, digest
+from consensus.codec import digest
 from consensus.engine import Refusal
-from consensus.epochs import EpochChange
 from consensus.light_client import Advanced, Checkpoint, Fork, Known, LightClient, Proven
 from consensus.types import BlockId, Epoch, Height
 from sequencer.api.submit import NotAdmitted, SubmissionAnswer
@@ -46,6 +44,22 @@ from sequencer.epoch_changes import EpochChanges
 from sequencer.event_stream import EventStreamError, ServerSentEvent, open_event_stream
 from sequencer.genesis import Genesis
 from sequencer.mempool import Full, Ordered, Pending, SubmissionRefused
+from sequencer.node_answers import (
+    BEFORE_TRUST,
+    ConflictingBlocks,
+    Lie,
+    NodeFailed,
+    NodeLied,
+    NoNodeAnswered,
+    StateAnswer,
+    TransactionNotConfirmed,
+    check_ids,
+    checked,
+    failure,
+    read,
+    state_answers,
+    submission_answers,
+)
 from sequencer.receipts import Receipt, Section, VerificationError
 from sequencer.transactions import Level, TransactionId, TransactionStatus, transaction_id, transaction_ids
 
@@ -64,107 +78,9 @@ WAIT_STEP_S: Final = 10.0
 RETRY_MIN_S: Final = 0.1
 RETRY_MAX_S: Final = 5.0
 LIES_MAX: Final = 1024
-BEFORE_TRUST: Final = "before_trust"
 
 _PACKED: Final = "application/msgpack"
 _HEADERS: Final = {"accept": _PACKED, "accept-encoding": "identity"}
-
-
-# --- what goes wrong -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Lie:
-    """A false answer. ``what`` names the part that was false, as in ``VerificationError``."""
-
-    url: str
-    what: str
-    reason: str
-
-
-class NodeLied(Exception):
-    """A node gave an answer that does not verify."""
-
-    def __init__(self, lie: Lie) -> None:
-        super().__init__(f"{lie.url} lied about the {lie.what}: {lie.reason}")
-        self.lie = lie
-
-
-class NodeFailed(Exception):
-    """A node gave no answer: not reachable, busy, or it has not got what was asked for. ``status`` is that of HTTP, 0
-    without an answer; ``code`` that of the API's errors, empty without one, or ``BEFORE_TRUST``: the answer is of an
-    epoch before the first that this client trusts."""
-
-    def __init__(self, url: str, status: int, code: str, reason: str) -> None:
-        super().__init__(f"{url}: {reason}")
-        self.url = url
-        self.status = status
-        self.code = code
-
-
-class NoNodeAnswered(Exception):
-    """Every node failed or lied; ``problems`` says how."""
-
-    def __init__(self, problems: Sequence[NodeFailed | NodeLied]) -> None:
-        super().__init__("; ".join(map(str, problems)) or "every node has lied before")
-        self.problems = tuple(problems)
-
-
-class TransactionNotConfirmed(Exception):
-    """A transaction that was waited for expired. Submit it anew with a later expiry."""
-
-
-class ConflictingBlocks(Exception):
-    """Two blocks are both provably committed and exclude each other: more than the tolerated stake is faulty. Keep
-    them; they are evidence. ``before`` was shown first, ``after`` is what the node at ``url`` answered (another change
-    to an epoch, where the validators forked too); ``fork`` holds both proofs, and is None where ``before`` is no longer
-    kept."""
-
-    def __init__(
-        self,
-        before: BlockId,
-        after: Receipt | Section | BlockSummary | EpochChange,
-        *,
-        url: str = "",
-        fork: Fork | None = None,
-    ) -> None:
-        height = after.boundary.height if isinstance(after, EpochChange) else after.height
-        reason = f"the block at height {height} does not stand on {before.hex()}, which is committed too"
-        super().__init__(f"{url}: {reason if fork is None else fork.reason}")
-        self.before = before
-        self.after = after
-        self.url = url
-        self.fork = fork
-
-
-# --- answers ---------------------------------------------------------------------------------------------------------
-
-
-class _Place(msgspec.Struct, frozen=True):
-    rollup_id: int
-    height: int
-    index: int
-
-
-class _State(msgspec.Struct, frozen=True):
-    transaction_id: bytes
-    level: Level
-    position: _Place | None
-    receipt: bytes | None = None
-
-
-class _Error(msgspec.Struct, frozen=True):
-    code: str
-    message: str
-
-
-class _ErrorAnswer(msgspec.Struct, frozen=True):
-    error: _Error
-
-
-_answers: Final = msgspec.msgpack.Decoder(list[SubmissionAnswer])
-_states: Final = msgspec.msgpack.Decoder(_State)
-_errors: Final = msgspec.msgpack.Decoder(_ErrorAnswer)
 
 
 class SequencerClient:
@@ -218,8 +134,8 @@ class SequencerClient:
         async def ask(url: str) -> list[SubmissionAnswer]:
             nonlocal full
             path = f"{url}/v1/rollups/{rollup_id}/transactions"
-            answers = _read(_answers, url, await self._post(url, path, body, {"valid_until": valid_until}))
-            _check_ids(url, answers, expected)
+            answers = read(submission_answers, url, await self._post(url, path, body, {"valid_until": valid_until}))
+            check_ids(url, answers, expected)
             if any(isinstance(each, Full) for each in answers):
                 full = answers
                 raise NodeFailed(url, 503, "full", "its queue for this rollup is full")
@@ -308,22 +224,22 @@ class SequencerClient:
 
     async def _state(
         self, url: str, transaction_id: TransactionId, query: Mapping[str, str | int], level: Level = Level.CONFIRMED
-    ) -> tuple[_State, Receipt | None]:
+    ) -> tuple[StateAnswer, Receipt | None]:
         path = f"{url}/v1/transactions/{transaction_id.hex()}"
         return await self._read_state(url, await self._get(url, path, query), transaction_id, level)
 
     async def _read_state(
         self, url: str, body: bytes, transaction_id: TransactionId, level: Level
-    ) -> tuple[_State, Receipt | None]:
+    ) -> tuple[StateAnswer, Receipt | None]:
         """``level``: from which rung on the answer has to hold a receipt."""
-        state = _read(_states, url, body)
+        state = read(state_answers, url, body)
         if state.transaction_id != transaction_id:
             raise NodeLied(Lie(url, "transaction", "it answered about another one"))
         if state.receipt is None:
             if state.level in (level, Level.FINAL):
                 raise NodeLied(Lie(url, "level", f"{state.level.value}, but without a receipt"))
             return state, None
-        receipt = _checked(url, Receipt.from_bytes(state.receipt))
+        receipt = checked(url, Receipt.from_bytes(state.receipt))
         if receipt.transaction_id != transaction_id:
             raise NodeLied(Lie(url, "receipt", "it is of another transaction"))
         await self._verify(url, receipt)
@@ -338,7 +254,7 @@ class SequencerClient:
 
         async def ask(url: str) -> Section:
             body = await self._get(url, f"{url}/v1/rollups/{rollup_id}/sections/{height}", {})
-            section = _checked(url, Section.from_bytes(body))
+            section = checked(url, Section.from_bytes(body))
             await self._verify_section(url, section, rollup_id, height)
             return section
 
@@ -348,7 +264,7 @@ class SequencerClient:
         """The block at ``height`` without its transactions, verified. Raises :class:`NoNodeAnswered`."""
 
         async def ask(url: str) -> BlockSummary:
-            block = _checked(url, BlockSummary.from_bytes(await self._get(url, f"{url}/v1/blocks/{height}", {})))
+            block = checked(url, BlockSummary.from_bytes(await self._get(url, f"{url}/v1/blocks/{height}", {})))
             if block.height != height:
                 raise NodeLied(Lie(url, "height", f"asked for {height}, it answered {block.height}"))
             await self._verify(url, block)
@@ -442,7 +358,7 @@ class SequencerClient:
         while history.info(epoch) is None:
             first = epoch if history.boundary(epoch) is not None else history.newest.epoch + 1
             body = await self._get(url, f"{url}/v1/epochs", {"from": first})
-            answer = _checked(url, EpochChanges.from_bytes(body))
+            answer = checked(url, EpochChanges.from_bytes(body))
             if not answer.changes or answer.changes[0].epoch != first:
                 raise NodeFailed(url, 200, "", f"it spoke of epoch {epoch}, but does not show how {first} began")
             for change in answer.changes[: epoch - first + 1]:
@@ -493,7 +409,7 @@ class SequencerClient:
         if body is None:
             raise NodeFailed(url, response.status_code, "", f"its answer exceeds {RESPONSE_BYTES_MAX} bytes")
         if response.status_code not in (200, 202):
-            raise _failure(url, response.status_code, body)
+            raise failure(url, response.status_code, body)
         return body
 
 
@@ -561,7 +477,7 @@ class _Follower:
         except EventStreamError as error:
             if error.status == 200:
                 raise NodeLied(Lie(url, "stream", str(error))) from None
-            raise _failure(url, error.status, error.body) from None
+            raise failure(url, error.status, error.body) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise NodeFailed(url, 0, "", str(error) or type(error).__name__) from None
         raise NodeFailed(url, 200, "", "the stream ended")
@@ -578,12 +494,12 @@ class _Follower:
             if patience.cancelled_caught:
                 raise NodeFailed(url, 200, "", f"nothing after height {self._height - 1} for too long")
             if event.kind == "error":
-                raise _failure(url, 200, event.data)
+                raise failure(url, 200, event.data)
             await self._take(url, event)
 
     async def _take(self, url: str, event: ServerSentEvent) -> None:
         try:
-            section = _checked(url, Section.from_bytes(b64decode(event.data, validate=True)))
+            section = checked(url, Section.from_bytes(b64decode(event.data, validate=True)))
         except ValueError:
             raise NodeLied(Lie(url, "stream", "an event is not base64")) from None
         await self._client._verify_section(url, section, self._rollup_id, self._height)
@@ -609,13 +525,6 @@ async def _read_body(response: httpx.Response) -> bytes | None:
     return b"".join(chunks) if size_bytes <= RESPONSE_BYTES_MAX else None
 
 
-def _read(decoder: msgspec.msgpack.Decoder[T], url: str, body: bytes) -> T:
-    try:
-        return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NodeLied(Lie(url, "answer", f"it is not of the form that belongs here: {error}")) from None
-
-
 def _rung(level: str) -> Level:
     if level not in (Level.CONFIRMED, Level.FINAL):
         raise ValueError(f"level: {level!r} cannot be waited for; 'confirmed' or 'final' can")
@@ -627,32 +536,8 @@ def _of_level(receipt: Receipt | None, level: Level) -> Receipt | None:
     return receipt if level is Level.CONFIRMED or (receipt is not None and receipt.level is level) else None
 
 
-def _checked(url: str, decoded: T | Malformed) -> T:
-    if isinstance(decoded, Malformed):
-        raise NodeLied(Lie(url, "answer", f"it is not canonical: {decoded.reason}"))
-    return decoded
-
-
-def _check_ids(url: str, answers: Sequence[SubmissionAnswer], expected: Sequence[TransactionId]) -> None:
-    if len(answers) != len(expected):
-        raise NodeLied(Lie(url, "answer", f"{len(answers)} answers to {len(expected)} transactions"))
-    for result, own in zip(answers, expected, strict=True):
-        if isinstance(result, Pending | Ordered) and result.transaction_id != own:
-            raise NodeLied(Lie(url, "transaction id", f"{result.transaction_id.hex()}, not {own.hex()}"))
-
-
-def _failure(url: str, status: int, body: bytes) -> NodeFailed:
-    try:
-        error = _errors.decode(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        try:
-            error = msgspec.json.decode(body, type=_ErrorAnswer).error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return NodeFailed(url, status, "", f"it answered {status}")
-    return NodeFailed(url, status, error.code, error.message)
-
-
 __all__ = [
+    "BEFORE_TRUST",
     "ConflictingBlocks",
     "Lie",
     "NoNodeAnswered",
