@@ -94,6 +94,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     evidence: int
     signer: SignerState | None = None
     """Of the signing process, where one holds the keys."""
+    trusted_height: Height = 0
+    """That of the trusted checkpoint, where one is configured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +250,7 @@ class Node:
             archive_from=parts.store.pruned_below,
             evidence=len(parts.evidence.pieces),
             signer=parts.signer.state() if isinstance(parts.signer, RemoteSigner) else None,
+            trusted_height=0 if parts.config.trust is None else parts.config.trust.checkpoint.height,
         )
 
 

@@ -55,8 +55,9 @@ class AdapterStatus(Protocol):
 
 class NodeStatus(Protocol):
     """Where a node stands. ``ledger_height`` is the last height that clients see, ``final_height`` the last that is
-    final, ``archive_from`` the lowest that the node can still show. ``pruned_below`` is set when every peer has pruned
-    what this node needs. ``mempool`` holds (rollup id, transactions, bytes)."""
+    final, ``trusted_height`` that of the configured checkpoint, 0 without one, ``archive_from`` the lowest that the
+    node can still show. ``pruned_below`` is set when every peer has pruned what this node needs. ``mempool`` holds
+    (rollup id, transactions, bytes)."""
 
     @property
     def consensus(self) -> Status: ...
@@ -77,6 +78,9 @@ class NodeStatus(Protocol):
 
     @property
     def final_height(self) -> Height: ...
+
+    @property
+    def trusted_height(self) -> Height: ...
 
     @property
     def archive_from(self) -> Height: ...

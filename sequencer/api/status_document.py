@@ -147,6 +147,9 @@ def unready_reasons(status: NodeStatus, lag_heights_max: Height = 16) -> list[st
     lag = seen - status.ledger_height
     if lag > lag_heights_max:
         reasons.append(f"catching up: at height {status.ledger_height}, and {seen} was seen ({lag} behind)")
+    if status.ledger_height < status.trusted_height:
+        below = f"at height {status.ledger_height}, below the trusted checkpoint at {status.trusted_height}"
+        reasons.append(f"{below}: nothing here is tied to it yet")
     signer = status.signer
     if signer is not None and not signer.connected:
         reasons.append(f"the signing process is away, {signer.pending} signatures wait: {signer.last_reason}")

@@ -16,6 +16,7 @@ from consensus.crypto.ed25519 import Ed25519
 from consensus.finality.weak_subjectivity import UntrustedChain
 from consensus.genesis import SYSTEM_ROLLUP, Pacing, Reconfiguration
 from consensus.reconfiguration import ChangeDomain, RotateKey, approved_by_validator
+from sequencer.api.status_document import unready_reasons
 from sequencer.config import Config, RollupConfig
 from sequencer.genesis import genesis_of
 from sequencer.homes import ChainPlan, write_testnet
@@ -102,7 +103,9 @@ async def test_a_joiner_starts_from_a_trusted_checkpoint(tmp_path: Path) -> None
             checkpoint = final.finality.checkpoint
             async with open_node(trusting(files[4], checkpoint.height, bytes(32))) as joiner:
                 await until(lambda: any("checkpoint is 00" in peer.last_reason for peer in _peers(joiner)))
-                assert joiner.status().ledger_height < checkpoint.height
+                status = joiner.status()
+                assert status.ledger_height < checkpoint.height
+                assert any("below the trusted checkpoint" in reason for reason in unready_reasons(status))
             shutil.rmtree(files[4] / "data")
             with pytest.RaisesGroup(UntrustedChain, flatten_subgroups=True, allow_unwrapped=True) as raised:
                 config = trusting(files[4], checkpoint.height, checkpoint.id)
@@ -115,6 +118,7 @@ async def test_a_joiner_starts_from_a_trusted_checkpoint(tmp_path: Path) -> None
             for _ in range(2):
                 async with open_node(trusting(files[4], checkpoint.height, checkpoint.id)) as joiner:
                     (await joiner.wait(final.transaction_id, level="final")).verify(joiner.genesis)
+                    assert not any("trusted checkpoint" in reason for reason in unready_reasons(joiner.status()))
             with pytest.RaisesGroup(UntrustedChain, flatten_subgroups=True, allow_unwrapped=True) as raised:
                 async with open_node(trusting(files[4], checkpoint.height, bytes(32))):
                     await trio.sleep_forever()

@@ -115,6 +115,7 @@ class FakeStatus:
     adapters: tuple[FakeAdapterStatus, ...]
     evidence: int
     signer: SignerState | None = None
+    trusted_height: Height = 0
 
 
 @dataclass
