@@ -47,6 +47,7 @@ SPLITS = (
     ("jolteon", 12, "equivocation"),
     ("jolteon", 18, "timeout-denies-order-vote"),
     ("hotstuff", 11, "equivocation"),
+    ("hotstuff", 1233, "vote-below-lock"),
     ("hotstuff2", 11, "equivocation"),
     ("hotstuff2", 99, "vote-below-lock"),
     ("simplex", 11, "equivocation"),
@@ -79,7 +80,7 @@ class Watched:
         return self.oracle.extraction
 
 
-SEEDS_MAX = 400
+SEEDS_MAX = 2000
 
 
 def seed_with(recorded: int, holds: Callable[[int], bool]) -> int:
