@@ -193,12 +193,11 @@ def _verdict_json(verdict: Guilt | Refusal) -> JsonValue:
 
 def _text(subject: object) -> str:
     """A subject for people: its fields, bytes as hexadecimal digits."""
+    if isinstance(subject, bytes):
+        return subject.hex()[:16]
     if not isinstance(subject, msgspec.Struct):
         return str(subject)
-    fields = {name: getattr(subject, name) for name in subject.__struct_fields__}
-    shown = ", ".join(
-        f"{key}={value.hex()[:16] if isinstance(value, bytes) else value}" for key, value in fields.items()
-    )
+    shown = ", ".join(f"{name}={_text(getattr(subject, name))}" for name in subject.__struct_fields__)
     return f"{type(subject).__name__}({shown})"
 
 

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from consensus.engine import LinkRecord
-from consensus.evidence import Guilt, verify_within
+from consensus.evidence import Guilt, encode_evidence, verify_within
 from consensus.finality.types import Checkpoint, FfgVoteSubject, LinkCertificate, LinkGroup
 from consensus.types import bitmap_of
 from sequencer import extraction
+from sequencer.cli import app
 from sequencer.extraction import SplitOfHomes, extract_from_homes
 from sequencer.genesis import genesis_of
+from sequencer.genesis_file import chain_spec_to_json
 from sequencer.storage import ChainStore
 from sequencer.verify import Home
 from tests.sequencer.archives import SignedChain, signed_chain, write_home
@@ -73,6 +76,19 @@ async def test_links_that_contradict_each_other_name_who_signed_both(
     verdict = verify_within(last, genesis.history, genesis.protocol, genesis.scheme)
     assert isinstance(verdict, Guilt)
     assert verdict.signers == (1, 2, 3)
+
+
+async def test_what_was_signed_is_shown_for_people(tmp_path: Path) -> None:
+    """A checkpoint within a vote too: block ids as hexadecimal digits."""
+    found = await extracted(tmp_path, [link(ONE, 0, 4, (1, 2, 3))], [link(OTHER, 0, 4, (1, 2, 3))])
+    file, genesis = tmp_path / "one.evidence", tmp_path / "genesis.json"
+    file.write_bytes(encode_evidence(found.extraction.evidence[-1]))
+    genesis.write_text(chain_spec_to_json(ONE.spec))
+    said = CliRunner().invoke(app, ["evidence", "verify", str(file), "--genesis", str(genesis)])
+    assert said.exit_code == 0, said.output
+    assert "guilty of ffg-double: validator-1 (1), validator-2 (2), validator-3 (3)" in said.output
+    for chain in (ONE, OTHER):
+        assert f"target=Checkpoint(height=4, id={checkpoint(chain, 4).id.hex()[:16]})" in said.output
 
 
 async def test_links_that_one_honest_validator_signs_accuse_nobody(tmp_path: Path) -> None:
