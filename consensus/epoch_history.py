@@ -3,9 +3,10 @@
 It begins with an epoch that is trusted (that of genesis, or the one after a trusted boundary) and takes one
 :class:`~consensus.epochs.EpochChange` after the other. A change counts when its boundary follows the last one in epoch
 and height, where an epoch of this chain may end; when the epoch before shows it committed, by the protocol's own rule;
-and when the validators are those that the boundary names. Nothing is ever taken back: a second change of an epoch that
-is known, as well proven as the first, is a :class:`Contradiction`, and more than F of the stake of the epoch before is
-faulty.
+when the validators are those that the boundary names; and when each has proved that it holds its key, or faulty
+validators, if they were a quorum, could name keys that let them sign for the honest (``crypto/bls.py``). Nothing is
+ever taken back: a second change of an epoch that is known, as well proven as the first, is a :class:`Contradiction`,
+and more than F of the stake of the epoch before is faulty.
 
 Pure. Memory: ``EPOCHS_KEPT_MAX`` epochs whole, with their validators and an observer that verifies under them; of every
 other only the boundary, by which its change is known again without a signature (:meth:`EpochHistory.extend`).
@@ -148,6 +149,9 @@ class EpochHistory:
         refusal = before.observer.verify_commit(change.proof, change.boundary, change.boundary.epoch)
         if refusal is not None:
             return _refused(change, refusal.reason)
+        unproven = possession_fault(validators, before.info.validators, self._scheme)
+        if unproven is not None:
+            return _refused(change, unproven)
         if known is not None:
             return Contradiction(kept=self.change(change.epoch), shown=change)
         return epoch_after(self._spec, change.boundary, validators)
@@ -195,6 +199,15 @@ class EpochHistory:
     def _observed(self, info: EpochInfo, change: EpochChange | None) -> _Known:
         observer = self._engine(spec=self._spec, epoch=info, scheme=self._scheme, me=None)
         return _Known(info=info, observer=observer, change=change)
+
+
+def possession_fault(validators: ValidatorSet, proven: ValidatorSet, scheme: Scheme) -> str | None:
+    """None when every member shows that it holds its key, or has the key of a member of ``proven``, which did."""
+    known = frozenset(proven.public_keys)
+    for member in validators.validators:
+        if member.public_key not in known and not scheme.check_public_key(member.public_key, member.possession_proof):
+            return f"{member.name} does not prove that it holds its key {member.public_key.hex()}"
+    return None
 
 
 def _boundary(info: EpochInfo) -> Boundary:

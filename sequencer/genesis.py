@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from consensus.crypto.registry import scheme_named
 from consensus.crypto.scheme import Scheme
 from consensus.engine import Refusal
-from consensus.epoch_history import Contradiction, EpochHistory
+from consensus.epoch_history import Contradiction, EpochHistory, possession_fault
 from consensus.epochs import EpochChange, EpochInfo, epoch_after, first_epoch
 from consensus.finality.proof import FinalityProof, verify_finality
 from consensus.genesis import ChainSpec, check_chain_spec
@@ -65,10 +65,13 @@ def genesis_of(spec: ChainSpec) -> Genesis:
 
 def trusted_from(genesis: Genesis, change: EpochChange) -> Genesis:
     """The chain from ``change.boundary`` on, which the caller trusts by its id: nothing before it is needed, nothing
-    before it can be verified. Raises ``ValueError`` for a boundary of another chain and for validators that it does
-    not name."""
+    before it can be verified. Raises ``ValueError`` for a boundary of another chain, for validators that it does not
+    name, and for one that does not prove that it holds its key."""
     if change.boundary.chain != genesis.spec.hash:
         raise ValueError(f"the boundary is of chain {change.boundary.chain.hex()}, not of {genesis.spec.hash.hex()}")
     first = epoch_after(genesis.spec, change.boundary, ValidatorSet(change.validators))
+    fault = possession_fault(first.validators, ValidatorSet(genesis.spec.validators), genesis.scheme)
+    if fault is not None:
+        raise ValueError(fault)
     history = EpochHistory(spec=genesis.spec, scheme=genesis.scheme, engine=genesis.protocol.engine, first=first)
     return replace(genesis, history=history)

@@ -12,17 +12,29 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from py_ecc.bls.point_compression import compress_G1, decompress_G1
+from py_ecc.bls.typing import G1Compressed
+from py_ecc.optimized_bls12_381.optimized_curve import G1, add, multiply, neg
 from trio.testing import MockClock
 from typer.testing import CliRunner
 
 from consensus.codec import digest
 from consensus.engine import Refusal, ReportEvidence
-from consensus.epochs import EpochChange
-from consensus.evidence import Evidence, Guilt, encode_evidence, evidence_from, evidence_of_report, verify_within
+from consensus.epochs import EpochChange, EpochInfo, epoch_after
+from consensus.evidence import (
+    Evidence,
+    Guilt,
+    encode_evidence,
+    evidence_from,
+    evidence_of_report,
+    verify,
+    verify_within,
+)
 from consensus.finality.types import Checkpoint, FfgVote, FfgVoteSubject, LinkCertificate, LinkGroup
 from consensus.offences import Signed
 from consensus.protocols.registry import protocol_named
-from consensus.types import Subject, VoteSubject, bitmap_of, vote_of
+from consensus.types import CommitProof, Subject, VoteSubject, bitmap_of, vote_of
+from consensus.validators import ValidatorSet
 from sequencer import extraction
 from sequencer.cli import app
 from sequencer.cli.console import NO
@@ -30,11 +42,11 @@ from sequencer.epoch_changes import EpochChanges
 from sequencer.evidence_file import EvidenceOfLaterEpoch, decode_evidence_file, encode_evidence_file
 from sequencer.evidence_store import LOOK_INTERVAL_S, EvidenceExchange, EvidenceStore, Piece
 from sequencer.extraction import SplitOfHomes, extract_from_homes
-from sequencer.genesis import Genesis, genesis_of
+from sequencer.genesis import Genesis, genesis_of, trusted_from
 from sequencer.genesis_file import chain_spec_to_json
 from sequencer.verify import Home
 from tests.sequencer.epoch_archives import FullChain, full_chain, write_epoch_home
-from tests.support.epoch_chain import EpochChain
+from tests.support.epoch_chain import EpochChain, epoch_chain
 
 replace = msgspec.structs.replace
 JOLTEON = protocol_named("jolteon")
@@ -106,6 +118,37 @@ def test_a_signature_of_one_epoch_proves_nothing_in_another() -> None:
     mixed = replace(evidence, first=replace(evidence.first, subject=double(0, 5, 0).first.subject))
     for label in (0, 1):
         assert isinstance(judged(replace(mixed, epoch=label), trusted), Refusal)
+
+
+def test_a_key_that_nobody_possesses_frames_nobody() -> None:
+    """All of epoch 0 name a next set in which one key is x * G less an honest one: the sum of both is x * G, and who
+    knows x signs for the two. Such a set is refused, whoever committed it, and with it what it signed."""
+    chain = epoch_chain(((0, 1, 2, 3), (0, 1, 2, 3)), lengths=(3, 3), protocol="tendermint", scheme="bls")
+    scheme, mallory = chain.eras[0].scheme, chain.eras[0].keys[3]
+    honest, *others = chain.eras[1].info.validators.validators
+    minus = neg(decompress_G1(G1Compressed(int.from_bytes(honest.public_key, "big"))))
+    point = add(multiply(G1, int.from_bytes(mallory.export(), "big")), minus)
+    rogue = replace(others[2], public_key=compress_G1(point).to_bytes(48, "big"))
+    forged = (honest, *others[:2], rogue)
+    boundary = replace(chain.headers[2], next_validators_hash=ValidatorSet(forged).hash)
+    proof = CommitProof(epoch=0, headers=(), certificate=chain.eras[0].certify(boundary, "precommit"))
+    info = epoch_after(chain.spec, boundary, ValidatorSet(forged))
+    pair = [
+        Signed(subject, bitmap_of((0, 3)), mallory.sign(info.domain.bytes_to_sign(subject)))
+        for subject in (replace(vote(1, 5, name), kind="precommit") for name in (b"a", b"b"))
+    ]
+    trusted = genesis_of(chain.spec)
+    evidence = evidence_from(pair[0], pair[1], {}, info, trusted.protocol)
+    assert evidence is not None
+    assert isinstance(verify(evidence, info, trusted.protocol, scheme), Guilt)  # against a set of unproven keys
+    change = EpochChange(boundary=boundary, validators=forged, proof=proof)
+    refused = trusted.history.extend(change)
+    assert isinstance(refused, Refusal)
+    assert "validator-3 does not prove that it holds its key" in refused.reason
+    assert isinstance(judged(evidence, trusted), Refusal)
+    with pytest.raises(ValueError, match="does not prove"):
+        trusted_from(trusted, change)
+    assert isinstance(genesis_of(chain.spec).history.extend(chain.change(1)), EpochInfo)
 
 
 # --- finality votes ----------------------------------------------------------------------------------------------
