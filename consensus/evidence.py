@@ -27,6 +27,7 @@ from consensus.finality.types import FFG, FfgVote, FfgVoteSubject, LinkCertifica
 from consensus.offences import EQUIVOCATION, FFG_DOUBLE, FFG_SURROUND, Offence, Signed
 from consensus.protocols.definition import ProtocolDefinition, Statement
 from consensus.types import (
+    VALIDATORS_MAX,
     AggregateSignature,
     Bitmap,
     BlockHeader,
@@ -50,12 +51,23 @@ EVIDENCE_SIZE_MAX: Final = 512 * 1024
 """Four groups of 1,024 concatenated Ed25519 signatures (two own, two in headers), and room."""
 
 
-class SignedGroup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
-    """A canonical subject, and who signed it: ``signers`` as in :class:`consensus.types.Certificate`."""
+class GroupBeside(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """As :class:`SignedGroup`, of a group that was verified with one."""
 
     subject: Annotated[bytes, Meta(max_length=SUBJECT_SIZE_MAX)]
     signers: Bitmap
     signature: AggregateSignature
+
+
+class SignedGroup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
+    """A canonical subject, and who signed it: ``signers`` as in :class:`consensus.types.Certificate`. ``beside`` are
+    the other groups of its certificate, of other signers, where the signatures verify only together; nobody is guilty
+    by them."""
+
+    subject: Annotated[bytes, Meta(max_length=SUBJECT_SIZE_MAX)]
+    signers: Bitmap
+    signature: AggregateSignature
+    beside: Annotated[tuple[GroupBeside, ...], Meta(max_length=VALIDATORS_MAX)] = ()
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False, forbid_unknown_fields=True):
@@ -134,7 +146,7 @@ def verify(
     if fault is not None:
         return Refusal(f"evidence: {fault}")
     for group, subject, info in zip((evidence.first, evidence.second), subjects, infos, strict=True):
-        fault = _signature_fault(group, subject, info, scheme)
+        fault = _signature_fault(group, subject, info, scheme, definition)
         if fault is not None:
             return Refusal(f"evidence: {fault}")
     common = _common(evidence.first.signers, evidence.second.signers, *infos)
@@ -167,14 +179,20 @@ def epochs_of(evidence: Evidence, definition: ProtocolDefinition) -> tuple[Epoch
 
 
 def _subjects(evidence: Evidence, definition: ProtocolDefinition) -> tuple[Subject, Subject] | Malformed:
-    codec = Canonical[msgspec.Struct](*definition.subjects, FfgVoteSubject)
     subjects: list[Subject] = []
     for group in (evidence.first, evidence.second):
-        decoded = codec.decode(group.subject)
-        if isinstance(decoded, Malformed):
-            return Malformed(f"a subject is none of this protocol: {decoded.reason}")
-        subjects.append(cast("Subject", decoded))
+        subject = _subject(group.subject, definition)
+        if isinstance(subject, Malformed):
+            return subject
+        subjects.append(subject)
     return subjects[0], subjects[1]
+
+
+def _subject(data: bytes, definition: ProtocolDefinition) -> Subject | Malformed:
+    decoded = Canonical[msgspec.Struct](*definition.subjects, FfgVoteSubject).decode(data)
+    if isinstance(decoded, Malformed):
+        return Malformed(f"a subject is none of this protocol: {decoded.reason}")
+    return cast("Subject", decoded)
 
 
 def _foreign(evidence: Evidence, epoch: EpochInfo, definition: ProtocolDefinition) -> str | None:
@@ -209,16 +227,29 @@ def _innocent(evidence: Evidence, first: Subject, second: Subject, definition: P
     return None
 
 
-def _signature_fault(group: SignedGroup, subject: Subject, epoch: EpochInfo, scheme: Scheme) -> str | None:
-    if not group.signers or not is_canonical_bitmap(group.signers):
-        return "a bitmap of signers is empty or not canonical"
-    signers = signers_of(group.signers)
-    if signers[-1] >= len(epoch.validators):
-        return f"validator {signers[-1]} is none of this chain"
-    keys = [epoch.validators.public_keys[signer] for signer in signers]
-    if not scheme.verify_aggregate(keys, epoch.domain.bytes_to_sign(subject), group.signature):
-        return "a signature does not verify"
-    return None
+def _signature_fault(
+    group: SignedGroup, subject: Subject, epoch: EpochInfo, scheme: Scheme, definition: ProtocolDefinition
+) -> str | None:
+    groups: tuple[SignedGroup | GroupBeside, ...] = (group, *group.beside)
+    claims: list[tuple[list[bytes], bytes, bytes]] = []
+    seen: dict[ValidatorIndex, None] = {}
+    for each in groups:
+        stated = subject if each is group else _subject(each.subject, definition)
+        if isinstance(stated, Malformed):
+            return stated.reason
+        if stated.epoch != epoch.epoch:
+            return f"a subject of epoch {stated.epoch}"
+        if not each.signers or not is_canonical_bitmap(each.signers):
+            return "a bitmap of signers is empty or not canonical"
+        signers = signers_of(each.signers)
+        if signers[-1] >= len(epoch.validators):
+            return f"validator {signers[-1]} is none of this chain"
+        if any(signer in seen for signer in signers):
+            return "a signer is in two groups that verify together"
+        seen.update(dict.fromkeys(signers))
+        keys = [epoch.validators.public_keys[signer] for signer in signers]
+        claims.append((keys, epoch.domain.bytes_to_sign(stated), each.signature))
+    return None if scheme.verify_groups(claims) else "a signature does not verify"
 
 
 def _common(first: Bitmap, second: Bitmap, epoch: EpochInfo, other: EpochInfo) -> tuple[ValidatorIndex, ...]:
@@ -248,10 +279,13 @@ def evidence_from(
     epoch: EpochInfo,
     definition: ProtocolDefinition,
     other: EpochInfo | None = None,
+    *,
+    together: bool = False,
 ) -> Evidence | None:
     """Evidence from two groups, in whichever order they are an offence; None when somebody stands in both and may be
     honest, or nobody does, or a header that it takes is not in ``headers``. ``epoch`` is that of ``first``, ``other``
-    that of ``second`` where it is another. No signature is looked at."""
+    that of ``second`` where it is another. ``together``: with the groups that theirs were verified with. No signature
+    is looked at."""
     if not _common(first.signers, second.signers, epoch, epoch if other is None else other):
         return None
     for offence in offences_of(definition):
@@ -264,8 +298,8 @@ def evidence_from(
                     epoch=one.subject.epoch,
                     protocol=definition.name,
                     offence=offence.name,
-                    first=_group(one),
-                    second=_group(two),
+                    first=_group(one, together),
+                    second=_group(two, together),
                     headers=tuple(shown),
                 )
     return None
@@ -285,9 +319,19 @@ def _headers_for(
     return found
 
 
-def _group(signed: Signed) -> SignedGroup:
-    subject = encode(cast("msgspec.Struct", signed.subject))
-    return SignedGroup(subject=subject, signers=signed.signers, signature=signed.signature)
+def _group(signed: Signed, together: bool) -> SignedGroup:
+    beside = [
+        GroupBeside(subject=_bytes(each.subject), signers=each.signers, signature=each.signature)
+        for each in signed.together
+        if together and each.signers != signed.signers
+    ]
+    return SignedGroup(
+        subject=_bytes(signed.subject), signers=signed.signers, signature=signed.signature, beside=tuple(beside)
+    )
+
+
+def _bytes(subject: Subject) -> bytes:
+    return encode(cast("msgspec.Struct", subject))
 
 
 def evidence_of_report(

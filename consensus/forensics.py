@@ -134,6 +134,29 @@ def _groups(shown: Sequence[Signed], kept: Sequence[Signed], epoch: EpochInfo, l
     return tuple(ordered[:GROUPS_MAX])
 
 
+def _proof(
+    pair: tuple[Signed, Signed],
+    headers: Mapping[BlockId, BlockHeader],
+    epoch: EpochInfo,
+    definition: ProtocolDefinition,
+    scheme: Scheme,
+) -> tuple[Evidence, Guilt] | Refusal | None:
+    """What a pair of groups proves; None when it is no offence. Where a signature says nothing alone, those of the
+    groups beside it are shown too."""
+    refused: Refusal | None = None
+    for together in (False, True):
+        evidence = evidence_from(*pair, headers, epoch, definition, together=together)
+        if evidence is None:
+            return None
+        verdict = verify(evidence, epoch, definition, scheme)
+        if isinstance(verdict, Guilt):
+            return evidence, verdict
+        refused = verdict
+        if not any(signed.together for signed in pair):
+            break
+    return refused
+
+
 def _convict(
     groups: Sequence[Signed],
     headers: Mapping[BlockId, BlockHeader],
@@ -152,15 +175,12 @@ def _convict(
             common = members[before] & members[position]
             if failures > FAILURES_MAX or all(signer in guilty for signer in common):
                 continue
-            evidence = evidence_from(groups[before], group, headers, epoch, definition)
-            if evidence is None:
-                continue
-            verdict = verify(evidence, epoch, definition, scheme)
-            if isinstance(verdict, Guilt):
-                found.append(evidence)
-                guilty.update(dict.fromkeys(verdict.signers))
-            else:
+            proof = _proof((groups[before], group), headers, epoch, definition, scheme)
+            if isinstance(proof, Refusal):
                 failures += 1
+            elif proof is not None:
+                found.append(proof[0])
+                guilty.update(dict.fromkeys(proof[1].signers))
     validators = epoch.validators
     return Extraction(
         height=split[0].height,

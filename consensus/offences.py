@@ -55,11 +55,14 @@ class Offence:
 
 
 class Signed(NamedTuple):
-    """A subject, and the signers (a bitmap) whose joined signatures over it are here. One signer is a group too."""
+    """A subject, and the signers (a bitmap) whose joined signatures over it are here. One signer is a group too.
+    ``together`` are the groups that were verified with it, itself included, where its signature may say nothing without
+    theirs (``crypto/bls.py``)."""
 
     subject: Subject
     signers: Bitmap
     signature: bytes
+    together: tuple[Signed, ...] = ()
 
 
 def _equivocates(first: Subject, second: Subject, headers: Sequence[BlockHeader]) -> bool:

@@ -99,4 +99,5 @@ def signed_in_timeouts(proof: bytes) -> tuple[Signed, ...]:
         )
         for group in certificate.groups
     ]
-    return (*groups, signed_in_certificate(certificate.high_qc))
+    together = tuple(groups) if len(groups) > 1 else ()
+    return (*(group._replace(together=together) for group in groups), signed_in_certificate(certificate.high_qc))

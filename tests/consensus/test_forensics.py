@@ -13,13 +13,20 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from consensus.codec import digest
+from consensus.certificates import QuorumChecker
+from consensus.codec import digest, encode
 from consensus.engine import Refusal
-from consensus.evidence import Guilt, verify
+from consensus.evidence import Guilt, decode_evidence, encode_evidence, verify
 from consensus.forensics import Extraction, History, extract
+from consensus.protocols.chained_types import TimeoutCertificate, TimeoutGroup, TimeoutSubject
+from consensus.protocols.jolteon import Jolteon
 from consensus.protocols.registry import protocol_named
+from consensus.protocols.timeout_certificates import TimeoutCertifier
 from consensus.types import BlockHeader, Certificate, CommitProof, VoteSubject, bitmap_of
+from tests.support.chain import Chain
 from tests.support.committee import Committee, committee
+
+change = msgspec.structs.replace
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +101,75 @@ def test_two_certificates_of_one_view_are_enough(members: Committee, left: Histo
     assert isinstance(found, Extraction)
     assert {evidence.offence for evidence in found.evidence} == {"equivocation"}
     assert found.guilty == (1, 2)
+
+
+def given_up(members: Committee, view: int, high_qc_view: int, signers: tuple[int, ...]) -> TimeoutGroup:
+    subject = TimeoutSubject(epoch=0, view=view, high_qc_view=high_qc_view)
+    signature = members.scheme.aggregate([members.sign(signer, subject) for signer in signers])
+    assert signature is not None
+    return TimeoutGroup(high_qc_view=high_qc_view, signers=bitmap_of(signers), signature=signature)
+
+
+def shifted(members: Committee, first: TimeoutGroup, second: TimeoutGroup) -> tuple[TimeoutGroup, TimeoutGroup]:
+    """What anybody can make of two groups: their sum is the same, and neither verifies alone."""
+    point = members.keys[2].sign(b"any point will do")
+    moved = [
+        members.scheme.aggregate([group.signature, by])
+        for group, by in ((first, point), (second, bytes([point[0] ^ 0x20]) + point[1:]))
+    ]
+    assert moved[0] is not None
+    assert moved[1] is not None
+    return change(first, signature=moved[0]), change(second, signature=moved[1])
+
+
+def test_groups_that_verify_together_convict_together() -> None:
+    """::
+
+        b0(1) <- b1(2) <- b2(3)     votes of 0, 1 and 2: b1 is committed
+              <- x(4)  <- y(5)      votes of 0, 1 and 3, by a certificate that 0, 1 and 3 gave up view 3 with less
+
+    Whoever passed that certificate on has shifted its groups against each other.
+    """
+    members = committee(4, protocol="jolteon", scheme="bls")
+    chain = Chain(members)
+    b0 = chain.block(1)
+    b1 = chain.block(2, on=b0)
+    b2 = chain.block(3, on=b1)
+    groups = shifted(members, given_up(members, 3, 0, (0, 3)), given_up(members, 3, 1, (1,)))
+    tc = TimeoutCertificate(epoch=0, view=3, high_qc=chain.qc(b0), groups=groups)
+    rules = protocol_named("jolteon")
+    assert (
+        TimeoutCertifier(members.epoch, QuorumChecker(members.epoch, members.scheme, ("vote",)), Jolteon()).check(tc)
+        is None
+    )  # an honest replica accepts it, and keeps it
+    x = chain.block(4, on=chain.qc(b0), tc=tc)
+    y = chain.block(5, on=chain.qc(x, (0, 1, 3)))
+    left = History(headers=(b1.header,), proof=CommitProof(epoch=0, headers=(b2.header,), certificate=chain.qc(b2)))
+    right = History(
+        headers=(x.header,), proof=CommitProof(epoch=0, headers=(y.header,), certificate=chain.qc(y, (0, 1, 3)))
+    )
+    engine = rules.engine(spec=members.spec, epoch=members.epoch, scheme=members.scheme, me=None)
+    found = extract(
+        left, right, (encode(tc),), epoch=members.epoch, definition=rules, scheme=members.scheme, engine=engine
+    )
+    assert isinstance(found, Extraction)
+    assert found.guilty == (0, 1)
+    for evidence in found.evidence:
+        assert decode_evidence(encode_evidence(evidence)) == evidence
+        assert isinstance(verify(evidence, members.epoch, rules, members.scheme), Guilt)
+        assert not evidence.first.beside
+        (beside,) = evidence.second.beside
+        for wrong in (
+            (),
+            (beside, beside),
+            (change(beside, signers=evidence.second.signers),),
+            (change(beside, signers=bitmap_of((7,))),),
+            (change(beside, signers=b""),),
+            (change(beside, subject=evidence.second.subject),),
+            (change(beside, subject=b"none"),),
+        ):
+            false = change(evidence, second=change(evidence.second, beside=wrong))
+            assert isinstance(verify(false, members.epoch, rules, members.scheme), Refusal), wrong
 
 
 def test_what_is_no_split_accuses_nobody(members: Committee, left: History, right: History) -> None:
