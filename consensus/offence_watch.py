@@ -131,6 +131,7 @@ class OffenceWatch:
                 self._keep_header(peer, message)
             return None
         sender = self._signers.get(peer) or self._begin(peer)
+        # ``roles`` has signed messages only, and a kind only where the message has one.
         if sender is None or sender[0] != message.signer:  # type: ignore[attr-defined]
             return None
         signer, signed = sender

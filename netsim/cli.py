@@ -160,15 +160,16 @@ def report_sweep(total: Sweep, as_json: bool) -> None:
     """The summary of a sweep."""
     seconds = max(total.seconds, 1e-9)
     rates = sorted(total.rates) or [0.0]
+    percentiles = {
+        str(percent): round(rates[min(len(rates) * percent // 100, len(rates) - 1)], 1) for percent in (5, 50, 95)
+    }
     document = {
         "schedules": total.schedules,
         "violations": total.violations,
         "schedules_per_s": round(total.schedules / seconds, 1),
         "deliveries_per_s": round(total.deliveries / seconds),
         "findings": [msgspec.to_builtins(finding) for finding in total.findings],
-        "batch_rate_percentiles": {
-            str(percent): round(rates[min(len(rates) * percent // 100, len(rates) - 1)], 1) for percent in (5, 50, 95)
-        },
+        "batch_rate_percentiles": percentiles,
     }
     if as_json:
         say(document)
@@ -176,7 +177,7 @@ def report_sweep(total: Sweep, as_json: bool) -> None:
     typer.echo(
         f"{total.schedules} schedules, {total.violations} violations, {total.schedules / seconds:.0f} schedules/s, "
         f"{total.deliveries / seconds:.0f} deliveries/s; a worker's rate at 5/50/95 percent: "
-        f"{'/'.join(str(rate) for rate in document['batch_rate_percentiles'].values())}"  # type: ignore[attr-defined]
+        f"{'/'.join(map(str, percentiles.values()))}"
     )
     for finding in total.findings:
         typer.echo(f"  seed {finding.seed}: {finding.oracle}: {finding.text}")
@@ -247,7 +248,7 @@ def main() -> None:
     except BadSchedule as error:
         _errors.print(str(error), markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
-    except Exception:
+    except Exception:  # whatever it is: it is shown whole, and ends the program
         # With Python's own status, 1, an error of ours would read as a finding.
         traceback.print_exc()
         sys.exit(3)

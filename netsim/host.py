@@ -56,8 +56,10 @@ class Watcher(Protocol):
 class Recorder(Protocol):
     """Sees every message and event, for reports and exports."""
 
-    def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None:
-        """Told right after the message was pushed on the world's heap, before anything else is."""
+    def sending(
+        self, now: int, due_ns: int, sequence: int, source: Host, target: Host, message: msgspec.Struct
+    ) -> None:
+        """A message leaves, to arrive at ``due_ns`` as the event ``sequence``."""
         ...
 
     def lost(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None: ...

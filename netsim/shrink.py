@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -108,16 +109,20 @@ class _Shrinker:
                     return
                 parts = min(len(left), 2 * parts)
 
+    def without(self, name: str, left: tuple[object, ...]) -> Schedule:
+        """The best schedule with ``left`` in its list of that name."""
+        changed: dict[str, Any] = {name: left}
+        return self.best.replace(**changed)
+
     def one_pass(self) -> bool:
         """Everything once; True when something became shorter or simpler."""
         before = self.best
         self.fewer(self.best.epochs, self.epochs)
         for name in ("faults", "workload", "links", "clocks", "regions", "milestones"):
-            items: Sequence[Any] = getattr(self.best, name)
-            self.fewer(items, lambda left, name=name: self.best.replace(**{name: left}))  # type: ignore[misc]
+            self.fewer(getattr(self.best, name), partial(self.without, name))
         self.fewer(self.best.actors, lambda left: self.best.replace(actors=left))
         for number in range(len(self.best.actors)):
-            self.fewer(self.best.actors[number].moves, lambda left, number=number: self.moves(number, left))  # type: ignore[misc]
+            self.fewer(self.best.actors[number].moves, partial(self.moves, number))
         for view in range(max(self.result.views), 0, -1):
             self.try_one(without_view(self.best, view))
         for candidates in (simpler_epochs, simpler_links, simpler_moves, simpler_faults, simpler_stop):

@@ -50,6 +50,7 @@ def without_body(proposal: P) -> P:
     """What a leader signed is the block id: as evidence, and in memory, a proposal goes without its payload."""
     if not len(proposal.body):
         return proposal
+    # Every proposal is a Struct; a Protocol cannot say so.
     return msgspec.structs.replace(proposal, body=memoryview(b""))  # type: ignore[type-var]
 
 

@@ -239,13 +239,14 @@ class Diagram:
         since = float(HEAD_PX)
         found: list[str] = []
         for each in self.recorded.happenings:
-            turns = isinstance(each, Mark) and each.doing in ("view", "crash", "restart")
-            if each.node != node.position or not turns or each.at_ns > self.window.to_ns:
+            if each.node != node.position or each.at_ns > self.window.to_ns or not isinstance(each, Mark):
+                continue
+            if each.doing not in ("view", "crash", "restart"):
                 continue
             y = self.axis.y(each.at_ns)
             found.append(_piece(x, since, y, view, dead))
-            dead = each.doing == "crash" or (dead and each.doing != "restart")  # type: ignore[union-attr]
-            view, since = max(view, each.view), y  # type: ignore[union-attr]
+            dead = each.doing == "crash" or (dead and each.doing != "restart")
+            view, since = max(view, each.view), y
         found.append(_piece(x, since, self.axis.end, view, dead))
         return [piece for piece in found if piece]
 

@@ -272,16 +272,10 @@ class Tape:
         sent.copies.append(copy)
         return copy
 
-    def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None:
-        self._flying[sequence] = self._copy(now, source, target, message, self._due_ns(sequence))
-
-    def _due_ns(self, sequence: int) -> int:
-        """When the entry pushed last comes up: it lies between the end of the heap and its top."""
-        heap = self.world.heap
-        at = len(heap) - 1
-        while heap[at][1] != sequence:
-            at = (at - 1) >> 1
-        return heap[at][0]
+    def sending(
+        self, now: int, due_ns: int, sequence: int, source: Host, target: Host, message: msgspec.Struct
+    ) -> None:
+        self._flying[sequence] = self._copy(now, source, target, message, due_ns)
 
     def held(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None:
         copy = self._copy(now, source, target, message, None)
@@ -291,9 +285,10 @@ class Tape:
     def lost(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None:
         copy = self._copy(now, source, target, message, None)
         for fault in self.world.schedule.faults:
-            dropped = isinstance(fault, Drop) and copy.view == fault.view and copy.source == fault.source
-            if dropped and copy.target in fault.to and fault.message in ("", copy.kind):  # type: ignore[union-attr]
-                copy.why = "dropped by the schedule"
+            if isinstance(fault, Drop):
+                between = copy.view == fault.view and copy.source == fault.source and copy.target in fault.to
+                if between and fault.message in ("", copy.kind):
+                    copy.why = "dropped by the schedule"
             elif isinstance(fault, ViewPartition) and fault.view == copy.view:
                 copy.why = f"partition of view {fault.view}"
 

@@ -136,7 +136,7 @@ def run_suite(
             check(subject)
         except SuiteError as error:
             text = str(error)
-        except Exception as error:
+        except Exception as error:  # the author's code may raise anything, and the other checks still run
             text = f"the check ends\n  seen: {type(error).__name__}: {error}\n  mend: see what `messages` says first"
         seconds = round(time.process_time() - began, 3)
         outcomes.append(Outcome(check=name, passed=not text, seconds=seconds, text=text))

@@ -104,7 +104,9 @@ class Notes:
 
     # --- a recorder ---------------------------------------------------------------------------------------------
 
-    def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None:
+    def sending(
+        self, now: int, due_ns: int, sequence: int, source: Host, target: Host, message: msgspec.Struct
+    ) -> None:
         self.copies += 1
 
     def lost(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None:
