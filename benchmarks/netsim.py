@@ -4,9 +4,10 @@
     python -m benchmarks.netsim --bytecodes
 
 A schedule is four nodes up to view 12 under all oracles; deliveries are messages handled. "One decision" is the wall
-time per committed block of a fault-free run of n validators. The calibration loop is 10 million additions in plain
-Python: compare machines by it. ``--bytecodes`` counts the bytecodes and Python calls of a schedule and takes no time:
-they are the same on every machine under any load, so that two versions of the code can be compared.
+time per committed block of a fault-free run of n validators, the best of ``REPEATS`` runs. The calibration loop is
+10 million additions in plain Python: compare machines by it. ``--bytecodes`` counts the bytecodes and Python calls of a
+schedule and takes no time: they are the same on every machine under any load, so that two versions of the code can be
+compared.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from netsim.sweep import Variant, run_seed, sweep
 PROTOCOLS = ("jolteon", "hotstuff")
 SCENARIOS = ("calm", "swarm")
 COUNTED_SEEDS = range(100, 116)
+REPEATS = 5
 
 
 def calibration_s() -> float:
@@ -41,15 +43,19 @@ def calibration_s() -> float:
 
 
 def decision_ms(nodes: int, protocol: str) -> float:
-    """Wall milliseconds per committed block among ``nodes`` validators."""
+    """Wall milliseconds per committed block among ``nodes`` validators, the best of ``REPEATS`` runs: what another
+    program takes of the machine is not the simulator's."""
     schedule = Schedule(
         nodes=nodes, protocol=protocol, link=Link(latency=Constant(ms=5)), times=Times(view_timeout_ms=1000),
         stop=Stop(view=6),
     )  # fmt: skip
     run_schedule(schedule.replace(stop=Stop(view=1)))
-    began = time.perf_counter()
-    result = run_schedule(schedule)
-    return (time.perf_counter() - began) * 1000 / max(result.commits, 1)
+    found: list[float] = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        result = run_schedule(schedule)
+        found.append((time.perf_counter() - began) * 1000 / max(result.commits, 1))
+    return min(found)
 
 
 def rates(scenario: Scenario, protocol: str, schedules: int, jobs: int) -> tuple[float, float]:
