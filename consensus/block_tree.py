@@ -29,8 +29,8 @@ class Entry:
     """One block above the committed head. ``source`` is the peer that gave us this body, None for our own."""
 
     __slots__ = (
-        "block", "body", "certified_check_pending", "check_pending", "checked", "height", "parent", "recorded",
-        "refused", "source", "view",
+        "block", "body", "certified_check_pending", "check_pending", "checked", "follows", "height", "parent",
+        "recorded", "refused", "source", "view",
     )  # fmt: skip
 
     def __init__(self, block: Block, body: Body, source: PeerId | None = None) -> None:
@@ -43,6 +43,8 @@ class Entry:
         self.parent: BlockId = header.parent
         self.checked = False
         self.recorded = False
+        self.follows = False
+        """It may stand on its ancestors. What was judged once holds: their hashes are in its own."""
         self.refused = False
         """The payload was judged invalid: never voted for, kept so that it is not asked for again."""
         self.check_pending = False

@@ -138,9 +138,12 @@ class BlockPipeline:
         fault, said once; the block is refused for good, and whatever payload it has is not looked at."""
         if not path or path[-1].refused:
             return False
+        if path[-1].follows:
+            return True
         parent_timestamp_ms = path[-2].block.header.timestamp_ms if len(path) > 1 else self.tree.root.timestamp_ms
         fault = succession_fault(path, parent_timestamp_ms)
         if fault is None:
+            path[-1].follows = True
             return True
         path[-1].refused = True
         proposer = self._epoch.validators.peer_of(path[-1].block.header.proposer)
