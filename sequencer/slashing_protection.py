@@ -200,5 +200,5 @@ def _check_size(name: str, value: bytes, sizes: tuple[int, ...]) -> None:
 
 
 def _check_number(name: str, value: int) -> None:
-    if not 0 <= value <= rules.UINT64_MAX:
+    if not isinstance(value, int) or not 0 <= value <= rules.UINT64_MAX:
         raise ValueError(f"{name}: {value} is not an unsigned 64-bit number")

@@ -28,6 +28,7 @@ Database = Annotated[
 ]
 
 DEPTH_MAX: Final = 16
+_NO_BOUND: Final = Slot(0, 0, 0)
 _BRACKETS_OR_TEXT: Final = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
@@ -68,6 +69,11 @@ def import_command(
             if not database.exists():
                 SlashingProtection.open(database, root).close()
             with _alone(database) as protection:
+                if besides_from is not None:
+                    # What an import without a bound brought, another file does not make whole.
+                    held = protection.export_interchange(minimal=True)
+                    known = parse_interchange(held, protection.genesis_validators_root)
+                    _check_bound(database, known, besides_from)
                 merged = protection.import_interchange(document, raise_bounds=True, besides_from=besides_from)
         except InterchangeError as error:
             raise CommandError(f"{file}: {str(error).rstrip('.')}. Nothing was imported.", UNUSABLE) from None
@@ -114,18 +120,23 @@ def _besides_from(epoch: int | None, view: int) -> Slot | None:
     return None if epoch is None else Slot(epoch, view, 0)
 
 
-def _check_bound(file: Path, histories: Sequence[SigningHistory], named: Slot) -> None:
-    """A key that proposed in a view has most likely voted in it."""
+def _check_bound(source: Path, histories: Sequence[SigningHistory], named: Slot) -> None:
+    """A key that proposed in a view has most likely voted in it; one that signed anything has voted."""
     proposed = max((block.slot for history in histories for block in history.blocks), default=None)
-    if proposed is None:
-        return
-    last = proposal_slot(proposed)
-    if named <= last:
-        raise CommandError(
-            f"{file}: holds a proposal of epoch {last.epoch}, view {last.major}, so its keys have voted there. Name an "
-            "epoch, or a view of that epoch, above all in which they voted. Nothing was imported.",
-            UNUSABLE,
+    if proposed is not None and named <= (last := proposal_slot(proposed)):
+        raise _bound_too_low(
+            source, f"a proposal of epoch {last.epoch}, view {last.major}, so its keys have voted there"
         )
+    if named == _NO_BOUND and any(history.attestations for history in histories):
+        raise _bound_too_low(source, "votes of finality, so its keys have voted")
+
+
+def _bound_too_low(source: Path, held: str) -> CommandError:
+    return CommandError(
+        f"{source}: holds {held}. Name an epoch, or a view of that epoch, above all in which they voted. Nothing was "
+        "imported.",
+        UNUSABLE,
+    )
 
 
 def _say(merged: Merged, database: Path, *, whole: bool) -> None:

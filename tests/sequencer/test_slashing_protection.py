@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import apsw
 import pytest
@@ -113,6 +113,9 @@ def test_what_was_refused_leaves_no_trace(path: Path) -> None:
         (lambda p: p.check_and_record_block(ANNA.hex(), 1, None), "pubkey: 96 bytes of str"),
         (lambda p: p.check_and_record_block(ANNA, -1, None), "slot: -1"),
         (lambda p: p.check_and_record_block(ANNA, 2**64, None), "slot: 18446744073709551616"),
+        (lambda p: p.check_and_record_block(ANNA, cast("int", 7.0), None), "slot: 7.0"),
+        (lambda p: p.check_and_record_block(ANNA, cast("int", "7"), None), "slot: 7 "),
+        (lambda p: p.check_and_record_attestation(ANNA, 1, cast("int", None), None), "target_epoch: None"),
         (lambda p: p.check_and_record_block(ANNA, 1, b""), "signing_root: 0 bytes"),
         (lambda p: p.check_and_record_attestation(ANNA, -1, 1, None), "source_epoch: -1"),
         (lambda p: p.check_and_record_attestation(ANNA, 1, 2**64, None), "target_epoch"),

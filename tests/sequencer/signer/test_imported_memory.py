@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,6 +104,36 @@ def test_the_bound_of_an_import_can_be_a_view_and_never_falls(one: Chain, tmp_pa
     with moved.authority() as authority:
         assert ask(authority, moved, vote(19)) is Rule.BEGIN
         assert isinstance(ask(authority, moved, vote(20)), bytes)
+
+
+def test_the_bound_lies_above_what_the_database_holds_from_earlier_imports(one: Chain, tmp_path: Path) -> None:
+    """Another file, which holds less, does not make it whole."""
+    with one.authority() as authority:
+        for subject in (vote(5), proposal(7), ffg(0, 32)):
+            assert isinstance(ask(authority, one, subject), bytes)
+    moved, _ = moved_by_interchange(one, tmp_path / "moved.db")
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps(interchange(one)))
+    runner = CliRunner(env={"COLUMNS": "400"})
+    arguments = ["signer", "import", str(empty), "--database", str(moved.path), "--votes-from-epoch", "0"]
+    for named in ("0", "7"):
+        result = runner.invoke(app, [*arguments, "--votes-from-view", named])
+        assert result.exit_code == UNUSABLE
+        assert f"{moved.path}: holds a proposal of epoch 0, view 7" in result.stderr
+        with pytest.raises(PartialMemoryError), moved.authority():
+            pass
+    assert runner.invoke(app, [*arguments, "--votes-from-view", "8"]).exit_code == 0
+    with moved.authority() as authority:
+        assert ask(authority, moved, vote(5, 2)) is Rule.BEGIN
+
+
+def test_a_key_that_voted_on_finality_has_voted(one: Chain, tmp_path: Path) -> None:
+    with one.authority() as authority:
+        assert isinstance(ask(authority, one, ffg(0, 32)), bytes)
+    moved, result = moved_by_interchange(one, tmp_path / "moved.db", "--votes-from-epoch", "0")
+    assert result.exit_code == UNUSABLE
+    assert "holds votes of finality, so its keys have voted" in result.stderr
+    assert not moved.path.exists()
 
 
 def test_a_memory_that_an_import_changed_is_partial_too(one: Chain) -> None:
