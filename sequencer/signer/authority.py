@@ -133,14 +133,20 @@ class SigningAuthority:
         if of_protocol and not verdict.repeat and new.subject.slot < self._begin:
             return Refusal(
                 Rule.BEGIN,
-                f"asked for {shown(new.subject)}; what was signed below {self._begin} is not known here, but for what "
-                "an import brought",
+                f"asked for {shown(new.subject)}; what was signed below view {self._begin.major} of epoch "
+                f"{self._begin.epoch} is not known here, but for what an import brought",
             )
         slashable = as_slashable(new)
         if not verdict.repeat:
             refused = self._store.record(_change(public_key, new, verdict, slashable))
         else:
             refused = None if slashable is None else self._store.check(public_key, slashable)
+        if refused is not None and _may_be(refused.known, slashable):
+            return Refusal(
+                Rule.BEGIN,
+                f"asked for {shown(new.subject)}; an import brought a vote for this link without its signing root, so "
+                "whether it is the same one is not known here",
+            )
         if refused is not None:
             return Refusal(
                 Rule.SLASHABLE,
@@ -182,6 +188,16 @@ def as_slashable(entry: Entry) -> SignedBlock | SignedAttestation | None:
             return SignedAttestation(source.height, target.height, entry.signing_root)
         case _:
             return None
+
+
+def _may_be(known: object, asked: SignedBlock | SignedAttestation | None) -> bool:
+    """Whether a known vote of finality whose root nobody remembers, as in a minimal interchange, may be the one that is
+    asked for: a node asks again for its last one whenever it starts, and is not to blame."""
+    return (
+        isinstance(known, SignedAttestation)
+        and isinstance(asked, SignedAttestation)
+        and known == SignedAttestation(asked.source_epoch, asked.target_epoch)
+    )
 
 
 def proposal_slot(number: int) -> Slot:

@@ -6,8 +6,8 @@
   unanswered is then asked again, which gives the same answers.
 - **Refused**: :class:`SigningRefused`, which stops the node. Either its journal is older than what its key signed, or
   another node has the same key; going on would not help in either case.
-- **Not yet** (:attr:`Rule.BEGIN`): the operator named where the keys begin to sign, after an import. The node goes on
-  without that signature.
+- **Not yet** (:attr:`Rule.BEGIN`): the operator named where the keys begin to sign, after an import, or the import
+  leaves open whether this was signed. The node goes on without that signature.
 
 Requests are pipelined: up to ``PENDING_MAX`` are under way. They go out in the order in which they were asked, whatever
 breaks in between, so the slots of a kind grow for the signing process as they did for the node.
@@ -135,7 +135,7 @@ class RemoteSigner:
 
     async def sign(self, subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes | None:
         """The signature, when the process has given it: waits while it is away. None for what lies below where its
-        keys begin to sign. Raises :class:`SigningRefused`."""
+        keys begin to sign, and for what an import brought without saying what it was. Raises :class:`SigningRefused`."""
         if (domain.chain_id, domain.genesis_hash) != (self._open.chain_id, self._open.genesis_hash):
             raise ValueError("asked to sign for another chain than the signing process was opened for")
         if len(self._pending) >= WAITING_MAX:

@@ -52,7 +52,8 @@ class Rule(StrEnum):
     OFFENCE = "offence"
     SLASHABLE = "slashable"
     BEGIN = "begin"
-    """Below the slot from which on an import lets keys sign. Nothing is wrong with the node that asks."""
+    """Below the slot from which on an import lets keys sign, or a vote of finality that an import brought without its
+    signing root. Nothing is wrong with the node that asks."""
 
 
 @dataclass(frozen=True, slots=True)

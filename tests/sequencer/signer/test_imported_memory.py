@@ -152,6 +152,27 @@ def test_a_memory_that_an_import_changed_is_partial_too(one: Chain) -> None:
         assert isinstance(ask(authority, one, vote(20)), bytes)
 
 
+def test_a_last_vote_of_finality_without_its_root_is_not_the_fault_of_the_node(one: Chain, tmp_path: Path) -> None:
+    """After a minimal file: the node asks for it again at its next start."""
+    with one.authority() as authority:
+        for subject in (proposal(7), ffg(0, 32), ffg(32, 64)):
+            assert isinstance(ask(authority, one, subject), bytes)
+    minimal = tmp_path / "minimal.json"
+    with SlashingProtection.open_existing(one.path) as protection:
+        minimal.write_text(json.dumps(protection.export_interchange(minimal=True)))
+    moved = replace(one, path=tmp_path / "moved.db")
+    arguments = ["signer", "import", str(minimal), "--database", str(moved.path), "--votes-from-epoch", "1"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    for _ in range(2):
+        with moved.authority() as authority:
+            assert ask(authority, moved, ffg(32, 64)) is Rule.BEGIN
+            assert ask(authority, moved, ffg(31, 64)) is Rule.SLASHABLE
+            assert ask(authority, moved, ffg(31, 65)) is Rule.SLASHABLE
+    with moved.authority() as authority:
+        assert isinstance(ask(authority, moved, ffg(64, 96)), bytes)
+        assert ask(authority, moved, ffg(32, 64)) is Rule.ORDER
+
+
 async def test_a_node_goes_on_without_what_lies_below_the_bound(one: Chain) -> None:
     """It is no fault of the node, which asks again for its last subjects whenever it starts."""
     with SlashingProtection.open_existing(one.path) as protection:
