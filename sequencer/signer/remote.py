@@ -135,7 +135,8 @@ class RemoteSigner:
 
     async def sign(self, subject: Subject, public_key: bytes, domain: SigningDomain) -> bytes | None:
         """The signature, when the process has given it: waits while it is away. None for what lies below where its
-        keys begin to sign, and for what an import brought without saying what it was. Raises :class:`SigningRefused`."""
+        keys begin to sign, and for what an import brought without saying what it was. Raises
+        :class:`SigningRefused`."""
         if (domain.chain_id, domain.genesis_hash) != (self._open.chain_id, self._open.genesis_hash):
             raise ValueError("asked to sign for another chain than the signing process was opened for")
         if len(self._pending) >= WAITING_MAX:
