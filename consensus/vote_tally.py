@@ -116,10 +116,11 @@ class VoteTally:
             return IGNORED
         votes = self._views.get(view) or self._view(view)
         kind, signer = vote.kind, vote.signer
-        first = votes.first.get((kind, signer))
+        voter = (kind, signer)
+        first = votes.first.get(voter)
         if first is not None:
-            return self._second(votes, (kind, signer), first, vote)
-        votes.first[kind, signer] = vote
+            return self._second(votes, voter, first, vote)
+        votes.first[voter] = vote
         key = (kind, vote.epoch, vote.block_id, vote.height, vote.justify_view)
         counted = votes.subjects.get(key) or self._subject(votes, key)
         counted.signatures[signer] = vote.signature
