@@ -69,6 +69,7 @@ def _signer(signer: SignerState) -> dict[str, object]:
         "connections": signer.connections,
         "signatures": signer.signatures,
         "last_reason": signer.last_reason,
+        "withheld": signer.withheld,
         "round_trip_ns": signer.round_trip_ns,
     }
 
@@ -153,6 +154,8 @@ def unready_reasons(status: NodeStatus, lag_heights_max: Height = 16) -> list[st
     signer = status.signer
     if signer is not None and not signer.connected:
         reasons.append(f"the signing process is away, {signer.pending} signatures wait: {signer.last_reason}")
+    elif signer is not None and signer.withheld:
+        reasons.append(f"the signing process does not sign yet: {signer.withheld}")
     if status.pruned_below is not None:
         reasons.append(f"every peer has pruned what is missing here: they keep nothing below {status.pruned_below}")
     transport = status.transport

@@ -89,14 +89,15 @@ class SignerEndpoint:
 @dataclass(frozen=True, kw_only=True)
 class SignerState:
     """The signing process as people see it. ``pending``: requests without an answer. ``last_reason``: why there is no
-    connection, or why the last one ended. ``round_trip_ns``: smoothed, from sending a
-    request to its answer."""
+    connection, or why the last one ended. ``withheld``: why the last answer was no signature though the node goes on;
+    empty when it was one. ``round_trip_ns``: smoothed, from sending a request to its answer."""
 
     connected: bool
     pending: int
     connections: int
     signatures: int
     last_reason: str
+    withheld: str
     round_trip_ns: Nanoseconds | None
 
 
@@ -130,6 +131,7 @@ class RemoteSigner:
         self._connections = 0
         self._signatures = 0
         self._last_reason = ""
+        self._withheld = ""
         self._round_trip_ns: Nanoseconds | None = None
         self._rare_log = RareLog(_logger)
 
@@ -160,8 +162,10 @@ class RemoteSigner:
             del self._pending[number]
         match pending.answer:
             case SignatureMade(signature=signature):
+                self._withheld = ""
                 return signature
             case Refused(rule=Rule.BEGIN, reason=reason):
+                self._withheld = reason
                 self._rare_log.say("begin", f"not signed: {reason}")
                 return None
             case Refused(rule=rule, reason=reason):
@@ -177,6 +181,7 @@ class RemoteSigner:
             connections=self._connections,
             signatures=self._signatures,
             last_reason=self._last_reason,
+            withheld=self._withheld,
             round_trip_ns=self._round_trip_ns if self._connected else None,
         )
 

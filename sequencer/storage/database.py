@@ -230,7 +230,7 @@ def storage_errors(path: Path, layout: Layout) -> Iterator[None]:
         yield
     except apsw.FullError as error:
         raise StorageError(
-            f"{path}: the disk is full ({error}). Free space on its file system, then start the node again; nothing "
+            f"{path}: the disk is full ({error}). Free space on its file system, then start again; nothing "
             "that was acknowledged is lost."
         ) from error
     except (apsw.CorruptError, apsw.NotADBError, UnicodeDecodeError, DamagedError) as error:
@@ -240,7 +240,7 @@ def storage_errors(path: Path, layout: Layout) -> Iterator[None]:
     except (apsw.Error, OSError) as error:
         raise StorageError(
             f"{path}: {error}. Check that the directory exists and may be written, and the disk's health in the "
-            "system's log; then start the node again."
+            "system's log; then start again."
         ) from error
 
 
@@ -309,11 +309,11 @@ def check_meta(connection: apsw.Connection, path: Path, layout: Layout, genesis_
     """The genesis hash the file was made for. Raises :class:`StorageError` when that is not ``genesis_hash`` (None:
     any), or when the file holds something else."""
     if connection.execute("SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'meta'").get == 0:
-        raise StorageError(f"{path}: not a {layout.name}. Point the node's data directory elsewhere.")
+        raise StorageError(f"{path}: not a {layout.name}. Name another file or data directory.")
     meta = dict(connection.execute("SELECT key, value FROM meta WHERE key IN ('layout', 'version', 'genesis')"))
     if meta.get("layout") != layout.name:
         raise StorageError(
-            f"{path}: holds a {meta.get('layout')}, not a {layout.name}. Check the node's data directory."
+            f"{path}: holds a {meta.get('layout')}, not a {layout.name}. Check which file or data directory is named."
         )
     if meta.get("version") != layout.version:
         raise StorageError(
@@ -326,6 +326,6 @@ def check_meta(connection: apsw.Connection, path: Path, layout: Layout, genesis_
     if genesis_hash is not None and genesis_hash != stored:
         raise StorageError(
             f"{path}: belongs to the chain with genesis hash {stored.hex()}, not {genesis_hash.hex()}. Check which "
-            "chain spec and which data directory the node is given."
+            "chain spec goes with which file or data directory."
         )
     return stored

@@ -123,6 +123,8 @@ class SlashingStore:
             if not os.path.lexists(path):
                 if genesis_validators_root is None:
                     raise StorageError(f"{path}: there is no such file. Name the slashing protection database.")
+                if not path.parent.is_dir():
+                    raise StorageError(f"{path}: there is no directory {path.parent}. Make it first.")
                 _create(path, genesis_validators_root, besides_known=besides_known)
             undo.callback(os.close, lock_file(path, mode, create=True))
             sync_directory(path.parent)  # whoever made the file may not have come so far yet

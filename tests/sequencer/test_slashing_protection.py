@@ -358,6 +358,8 @@ def test_what_is_no_such_database_is_refused_and_left_alone(path: Path) -> None:
     with pytest.raises(StorageError, match=r"slashing\.db: damaged: .*Do not sign with its keys"):
         SlashingProtection.open(path, CHAIN)
     assert path.read_bytes() == b"notes" * 1000
+    with pytest.raises(StorageError, match=r"there is no directory .*elsewhere\. Make it first"):
+        SlashingProtection.open(path.parent / "elsewhere" / "slashing.db", CHAIN)
 
 
 def test_a_lost_file_beside_its_log_is_no_new_beginning(path: Path) -> None:

@@ -186,3 +186,16 @@ async def test_a_node_goes_on_without_what_lies_below_the_bound(one: Chain) -> N
                 assert one.verifies(signature, vote(20))
                 with pytest.raises(SigningRefused, match="contradiction"):
                     await signer.sign(vote(20, 2), one.key.public_key, one.domain)
+
+
+async def test_a_node_knows_that_nothing_is_signed_yet(one: Chain, tmp_path: Path) -> None:
+    with one.authority() as authority:
+        ask(authority, one, vote(5))
+    moved, _ = moved_by_interchange(one, tmp_path / "moved.db", "--votes-from-epoch", "1")
+    with moved.authority() as authority, socket_path() as path, trio.fail_after(60):
+        async with serving(authority, path), remote(moved, path) as signer:
+            assert await signer.sign(vote(6), one.key.public_key, one.domain) is None
+            assert "epoch 1" in signer.state().withheld
+            domain = msgspec.structs.replace(one.domain, epoch=1)
+            assert await signer.sign(vote(1, epoch=1), one.key.public_key, domain) is not None
+            assert signer.state().withheld == ""

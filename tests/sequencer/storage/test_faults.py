@@ -59,7 +59,7 @@ async def test_a_full_disk_stops_the_journal_and_loses_nothing_acknowledged(
         disk.write_budget_bytes = budget_bytes
         acknowledged, error = await append_until_refused(store, blocks)
         assert str(error).startswith(f"{path}: the disk is full (")
-        assert "Free space on its file system, then start the node again" in str(error)
+        assert "Free space on its file system, then start again" in str(error)
         assert (acknowledged > 0) is (budget_bytes > 20_000)
         disk.write_budget_bytes = None  # space again, but the journal stays stopped
         with pytest.raises(StorageError, match=r"nothing more is written after the first failure: .* the disk is full"):
