@@ -11,7 +11,7 @@ SCHEDULES = 1000000
 
 BIN = $(VENV)/bin
 ROOMS = consensus sequencer rollup_adapters netsim
-CODE := $(wildcard $(ROOMS) tests tools docs/conf.py)
+CODE := $(wildcard $(ROOMS) benchmarks tests tools docs/conf.py)
 INSTALL_INPUTS = pyproject.toml constraints.txt tools/make_venv.sh
 
 .PHONY: help install demo test lint bench sweep mutants docs

@@ -120,13 +120,15 @@ class Probe:
         if host.honest and view not in self.turns:
             self.turns[view] = (self.world.now, max(self.marks, default=0))
 
-    def sending(self, now: int, sequence: int, source: Host, target: Host, message: msgspec.Struct) -> None:
+    def sending(
+        self, now: int, due_ns: int, sequence: int, source: Host, target: Host, message: msgspec.Struct
+    ) -> None:
         self.copies += 1
         self.size_bytes += self._frame_bytes
         self.kinds[type(message).__name__] += 1
 
     def lost(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None:
-        self.sending(now, 0, source, target, message)
+        self.sending(now, now, 0, source, target, message)
 
     def held(self, now: int, source: Host, target: Host, message: msgspec.Struct) -> None:
         pass

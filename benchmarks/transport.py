@@ -24,7 +24,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from consensus.ports import Connected
+from consensus.ports import Frame
 from sequencer.transport import TlsIdentity, TlsTransport, TransportConfig, open_transport
 
 SMALL_BYTES = 200
@@ -151,8 +151,8 @@ async def measure_trio_tls(options: argparse.Namespace) -> Row:
 
 
 async def next_frame(transport: TlsTransport) -> bytes:
-    """The next frame, past connections."""
-    while isinstance(event := await transport.receive(), Connected):
+    """The next frame, past news of connections."""
+    while not isinstance(event := await transport.receive(), Frame):
         pass
     return event.data
 
